@@ -1,0 +1,42 @@
+# Every target sets up what it needs: on a machine with only Python >= 3.11, `make demo` and `make test` just work.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check format clean
+
+help:
+	@echo "make demo    align the embedded model and show it before and after (about two minutes)"
+	@echo "make test    the whole test suite"
+	@echo "make check   lint, formatting, types, layers, public names"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make clean   remove the virtual environment and caches"
+
+# constraints.txt pins the tested set; without it an open range of torch pulls gigabytes of GPU packages.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python >= 3.11 is needed, $$($(PYTHON) --version) found: make PYTHON=python3.11 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/textrl demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_public_names.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

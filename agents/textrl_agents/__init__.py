@@ -1,0 +1,1 @@
+"""Adapters that let stock RL libraries drive `textrl_env`, and the `textrl` command."""

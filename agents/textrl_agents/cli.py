@@ -1,0 +1,69 @@
+"""The `textrl` command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from textrl_agents.commands import bench, check, demo, evaluate, generate, train
+from textrl_env.errors import ConfigError, TextRLError
+
+
+class _Commands(TyperGroup):
+    """Reports errors that a user can act on in one line, on stderr, where other errors keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (TextRLError, OSError) as error:
+            if ctx.params.get("debug"):
+                typer.echo(traceback.format_exc(), err=True)
+            message = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+            typer.secho(f"error: {message}", fg="red", err=True)
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from textrl_env import __version__
+
+        typer.echo(f"textrl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def textrl(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Align language models with stock RL libraries, in a real Gymnasium environment."""
+
+
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("check")(check.check)
+app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Entry point of the `textrl` script."""
+    app()

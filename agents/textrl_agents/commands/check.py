@@ -1,0 +1,58 @@
+"""`textrl check`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+
+
+def check(
+    task: Annotated[str, typer.Option(help="Task whose model, reward and prompts are checked.")] = "sentiment",
+    model: Annotated[str | None, typer.Option(help="A folder or Hugging Face id, instead of the task's model.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="A name, file.py:function, ..., instead of the task's reward.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
+    set_threads(threads)
+    from textrl_agents.quiet import no_loading_bars
+    from textrl_agents.self_check import run_checks
+
+    with no_loading_bars():
+        results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype)
+    if as_json:
+        print_json([_as_dict(result) for result in results])
+    else:
+        _print(results)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+def _as_dict(result: Any) -> dict[str, Any]:
+    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result._asdict()  # type: ignore
+
+
+def _print(results: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in ("check", "ok", "value", "limit", "detail"):
+        table.add_column(column, justify="right" if column in ("value", "limit") else "left")
+    for result in results:
+        ok = Text("yes", "green") if result.ok else Text("NO", "bold red")
+        table.add_row(result.name, ok, _number(result.value), _number(result.limit), Text(str(result.detail or "")))
+    Console().print(table)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,84 @@
+"""`textrl generate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_env.errors import ConfigError
+
+
+def generate(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Run folder or checkpoint to sample from.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model instead of DIR: embedded, a folder or a Hugging Face id.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue; may be repeated. Without it, one a line from stdin.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses to each prompt.")] = 1,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest response. Default: 64 tokens, or what the model has room for.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Logits are divided by it. Default: as the policy was trained, else 1.")
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends a response; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue texts with a trained policy or any causal language model."""
+    if (folder is None) == (model is None):
+        raise ConfigError("give either a run folder or --model, and not both")
+    prompts = list(prompt or []) or _from_stdin()
+    set_threads(threads)
+    from textrl_agents.generation import generate as sample
+    from textrl_agents.quiet import no_loading_bars
+
+    with no_loading_bars():
+        completions = sample(
+            _policy(folder, model, device, dtype),
+            prompts,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            deterministic=greedy,
+            stop=stop or (),
+            seed=seed,
+        )
+    if as_json:
+        print_json([completion._asdict() for completion in completions])
+        return
+    for completion in completions:
+        typer.echo(f"{completion.prompt}{completion.response}")
+
+
+def _from_stdin() -> list[str]:
+    if sys.stdin.isatty():
+        raise ConfigError("no prompt: give --prompt TEXT, or texts on stdin, one a line")
+    prompts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+    if not prompts:
+        raise ConfigError("no prompt: stdin is empty, and there is no --prompt")
+    return prompts
+
+
+def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> Any:
+    from textrl_agents.run_folder import load_policy
+
+    if folder is not None:
+        return load_policy(folder, device=device, dtype=dtype)
+    from textrl_env.models import CausalLMActorCritic, load_model
+
+    loaded = load_model(str(model), device=device, dtype=dtype)
+    limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
+    return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))

@@ -1,0 +1,129 @@
+"""`textrl train`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from textrl_agents.commands.options import DEVICE_HELP, DTYPE_HELP
+from textrl_env.errors import ConfigError
+
+# Flags that a resumed run may still be given; all else is as it was.
+_RESUMABLE = ("timesteps",)
+
+
+def train(
+    lib: Annotated[str | None, typer.Option(help="RL library: sb3.  [default: sb3]")] = None,
+    algo: Annotated[str | None, typer.Option(help="Algorithm: ppo or a2c.  [default: ppo]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task: sentiment, exact, ...  [default: sentiment]")] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Tokens to generate in training.  [default: 200000]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder.  [default: runs/TASK-ALGO-SEED]")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to train: embedded, a folder or a Hugging Face id. Default: the task's.")
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
+    ] = None,
+    kl_coef: Annotated[
+        float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")
+    ] = None,
+    n_envs: Annotated[int | None, typer.Option(help="Responses sampled at once.  [default: 32]")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Tokens between evaluations on held-out prompts; 0: before and after alone.")
+    ] = None,
+    eval_episodes: Annotated[
+        int | None, typer.Option(help="Episodes of each evaluation; 0: never.  [default: 256]")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")] = None,
+    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP}  [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP}  [default: auto]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as algorithm.n_steps=32."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags go on top of it.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run, or this checkpoint of one, exactly where it stopped.")
+    ] = None,
+) -> None:
+    """Align a language model with a reward, and write a run folder.
+
+    The folder holds the policy in Hugging Face format, metrics, curve.png, samples.md and checkpoints. Ctrl-C saves a
+    checkpoint, and --resume goes on from it as if nothing had happened.
+    """
+    named = {
+        "lib": lib,
+        "algo": algo,
+        "task": task,
+        "timesteps": timesteps,
+        "seed": seed,
+        "out": None if out is None else str(out),
+        "model": model,
+        "reward": reward,
+        "kl_coef": kl_coef,
+        "n_envs": n_envs,
+        "eval_every": eval_every,
+        "eval_episodes": eval_episodes,
+        "save_every": save_every,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    flags = {name: value for name, value in named.items() if value is not None}
+    result = _resume(resume, flags, settings or config) if resume else _train(flags, settings or [], config)
+    exit_if_stopped(result)
+    _report(result)
+
+
+def exit_if_stopped(result: Any) -> None:
+    """Say how to continue a run that a signal has stopped, and end with its exit code."""
+    if result.finished:
+        return
+    typer.echo(
+        f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; "
+        f"continue with: textrl train --resume {result.folder}",
+        err=True,
+    )
+    raise typer.Exit(130 if result.stopped_by == signal.SIGINT else 1)
+
+
+def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> Any:
+    from textrl_agents.config import TrainConfig, parse_assignments, read_settings
+
+    # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
+    layers = [read_settings(config)] if config else []
+    resolved = TrainConfig.of(*layers, parse_assignments(settings), flags)
+    from textrl_agents.training import train as train_run
+
+    return train_run(resolved)
+
+
+def _resume(folder: Path, flags: dict[str, Any], others: Any) -> Any:
+    refused = [f"--{name.replace('_', '-')}" for name in flags if name not in _RESUMABLE]
+    if refused or others:
+        raise ConfigError(
+            f"--resume continues a run with its own settings; only --timesteps can change, "
+            f"and {', '.join(refused) or '--config and --set'} cannot"
+        )
+    from textrl_agents.training import resume as resume_run
+
+    return resume_run(folder, timesteps=flags.get("timesteps"))
+
+
+def _report(result: Any) -> None:
+    from rich.console import Console
+
+    from textrl_agents.tables import comparison_table, evaluation_table
+
+    console = Console()
+    if result.before is not None and result.after is not None:
+        console.print(comparison_table(result.before, result.after))
+    elif result.after is not None:
+        console.print(evaluation_table(result.after))
+    console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s. Run folder: {result.folder}", soft_wrap=True)

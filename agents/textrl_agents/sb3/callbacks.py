@@ -1,0 +1,182 @@
+"""Callbacks for stock SB3 algorithms: RLHF metrics, evaluation and samples on held-out prompts, progress.
+
+Two divergences appear side by side in the logs. SB3's `train/approx_kl` is measured from the *previous policy*, the one
+that sampled the rollout, and says how far one update moved. `objective/kl` is measured from the *reference*, per
+response, and says how far training has moved altogether; it is the one that `kl_coef` weighs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from textrl_agents.evaluation import Evaluation, evaluate
+from textrl_agents.progress import TrainingProgress
+from textrl_agents.sample_file import SampleFile
+from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_env import TextGenVectorEnv
+
+
+class RLHFMetrics(BaseCallback):
+    """Logs the episodes that ended in each rollout, under TRL's names.
+
+    `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
+    the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per
+    response), `objective/kl_coef`, `objective/gold_scores` and `objective/score_parts/<name>` where there are any,
+    and `rollout/episodes`, `rollout/eos_share`, `rollout/length_share`, `rollout/stop_share`.
+    """
+
+    def _on_rollout_end(self) -> None:
+        env, buffer = self.training_env, self.model.rollout_buffer  # type: ignore[attr-defined]
+        assert isinstance(env, TextVecEnv)
+        assert isinstance(buffer, EpisodeRolloutBuffer)
+        episodes = buffer.episodes
+        self.logger.record("objective/kl_coef", env.env.kl_penalty.coef)
+        self.logger.record("rollout/episodes", len(episodes))
+        if not episodes:
+            return
+        charged = np.array([episode.kl_sum for episode in episodes])
+        entropy = np.array(buffer.response_entropies)
+        # A cross-entropy charge holds the policy's entropy too: KL = cross-entropy - entropy.
+        kl = charged - entropy if env.env.rules.kl_mode == "cross_entropy" else charged
+        scores = np.array([episode.score for episode in episodes])
+        cost = np.array([episode.kl_coef for episode in episodes]) * charged
+        values = {
+            "kl": kl,
+            "scores": scores,
+            "non_score_reward": -cost,
+            "rlhf_reward": scores - cost,
+            "entropy": entropy,
+        }
+        if env.env.rules.gold is not None:
+            values["gold_scores"] = np.array([episode.gold_score for episode in episodes])
+        for name in episodes[0].score_parts:
+            values[f"score_parts/{name}"] = np.array([episode.score_parts[name] for episode in episodes])
+        for name, column in values.items():
+            self.logger.record(f"objective/{name}", float(column.mean()))
+        reasons = Counter(episode.finish_reason for episode in episodes)
+        for reason in ("eos", "length", "stop"):
+            self.logger.record(f"rollout/{reason}_share", reasons[reason] / len(episodes))
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class HeldoutEvaluation(BaseCallback):
+    """Evaluates the policy before training, every `every` tokens, and after training.
+
+    env: an environment of held-out prompts (`textrl_agents.evaluation.sibling_env`). every: 0 evaluates before and
+    after alone. samples: file that gets `sample_count` responses to the same prompts each time.
+
+    The random state of training is not touched: a run with evaluations has the same weights as one without. Logs
+    `eval/score`, `eval/gold_score`, `eval/kl`, `eval/penalized_return`, `eval/length`, `eval/entropy`, each with
+    `eval/<name>_ci95` (half the width of its 95% interval), `eval/distinct_1`, `eval/distinct_2`, `eval/eos_share`.
+    """
+
+    def __init__(
+        self,
+        env: TextGenVectorEnv,
+        *,
+        every: int = 0,
+        episodes: int = 256,
+        seed: int = 0,
+        samples: SampleFile | None = None,
+        sample_count: int = 4,
+        progress: TrainingProgress | None = None,
+    ):
+        super().__init__()
+        self.env, self.every, self.episodes, self.seed = env, every, episodes, seed
+        self.samples, self.sample_count, self.progress = samples, sample_count, progress
+        self.first: Evaluation | None = None  # before training; None in a resumed run
+        self.last: Evaluation | None = None
+        self._resumed_at = -1
+        self._in_rollout = False
+
+    def _on_training_start(self) -> None:
+        # The evaluation due at a checkpoint's own boundary was done before the checkpoint was written.
+        self._resumed_at = self.num_timesteps if self.num_timesteps > 0 else -1
+
+    def _on_rollout_start(self) -> None:
+        tokens = self.num_timesteps
+        self._in_rollout = True
+        per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
+        due = self.every > 0 and tokens // self.every > (tokens - per_rollout) // self.every
+        if tokens != self._resumed_at and (due or tokens == 0):
+            self.run()
+
+    def _on_training_end(self) -> None:
+        # `learn` also ends here when a callback has stopped it within a rollout: then this is not the final policy.
+        if not self._in_rollout:
+            self.run()
+
+    def _on_rollout_end(self) -> None:
+        self._in_rollout = False
+
+    def run(self) -> Evaluation:
+        """Evaluate now, and write the result to the log and the samples."""
+        policy = self.model.policy
+        assert isinstance(policy, CausalLMPolicy)
+        if self.progress is not None:
+            self.progress.note("evaluating")
+        result = evaluate(policy.actor_critic, env=self.env, episodes=self.episodes, seed=self.seed)
+        if self.progress is not None:
+            self.progress.note("training")
+        self.first = result if self.num_timesteps == 0 else self.first
+        self.last = result
+        for name, statistic in result.statistics.items():
+            self.logger.record(f"eval/{name}", statistic.mean)
+            self.logger.record(f"eval/{name}_ci95", statistic.half_width)
+        self.logger.record("eval/distinct_1", result.distinct_1)
+        self.logger.record("eval/distinct_2", result.distinct_2)
+        self.logger.record("eval/eos_share", result.finish_reasons["eos"])
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        # Now, with the tokens it belongs to; with it goes what the update before it has recorded.
+        self.logger.dump(self.num_timesteps)
+        if self.samples is not None:
+            self.samples.add(self.num_timesteps, result.records[: self.sample_count])
+        return result
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class ProgressBar(BaseCallback):
+    """Shows tokens, tokens/s, score, KL from the reference and time left; nothing where there is no terminal."""
+
+    def __init__(self, progress: TrainingProgress):
+        super().__init__()
+        self.progress = progress
+
+    def _on_training_start(self) -> None:
+        self.progress.start(self.num_timesteps, self.model._total_timesteps)
+
+    def _on_step(self) -> bool:
+        self.progress.advance(self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.rollout_buffer.episodes  # type: ignore[attr-defined]
+        if episodes:
+            score, kl = (
+                float(np.mean([getattr(episode, name) for episode in episodes])) for name in ("score", "kl_sum")
+            )
+            self.progress.measured(score, kl)
+
+    def _on_training_end(self) -> None:
+        self.progress.advance(self.num_timesteps)
+
+
+class StopOnRequest(BaseCallback):
+    """Ends `learn` at the next step once `requested()` is true."""
+
+    def __init__(self, requested: Callable[[], bool]):
+        super().__init__()
+        self.requested = requested
+
+    def _on_step(self) -> bool:
+        return not self.requested()

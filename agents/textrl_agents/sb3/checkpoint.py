@@ -1,0 +1,189 @@
+"""Checkpoints that resume exactly: N updates equal N/2, a save, a load in a new process, and N/2 more, bit by bit.
+
+A checkpoint is of a rollout's boundary: the last update is done and the next rollout has not begun. Everything but
+weights and optimizer is small, so `capture` can be called at every boundary; a run that is stopped in the middle of a
+rollout saves what was captured, since weights have not changed since, and loses only that rollout's samples.
+
+Contents: `policy/` (Hugging Face format with the value head), `adapter.safetensors` (LoRA alone), `optimizer.*` and
+`state.*` (JSON and safetensors), `manifest.json` (SHA-256 of each). No pickle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from textrl_agents.atomic_folder import atomic_folder, existing, verify
+from textrl_agents.random_state import random_state, set_random_state
+from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.state_files import load_state, save_state
+from textrl_env.errors import ConfigError, ModelError
+from textrl_env.models import load_model
+from textrl_env.models.actor_critic import VALUE_HEAD_FILE
+
+POLICY_FOLDER = "policy"
+ADAPTER_FILE = "adapter.safetensors"
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+
+
+def capture(agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """All state at a rollout's boundary but weights and optimizer, as a tree for `save_checkpoint`.
+
+    Cached keys and values are dropped, because a resumed run has none: both then compute the same last bits.
+    """
+    policy, env, buffer = _parts(agent)
+    _forget_cached(policy, env)
+    return {
+        "made_with": _made_with(agent),
+        "counters": {name: getattr(agent, name) for name in COUNTERS},
+        "last_obs": None if agent._last_obs is None else np.array(agent._last_obs),
+        "last_episode_starts": (
+            None if agent._last_episode_starts is None else np.array(agent._last_episode_starts, dtype=bool)
+        ),
+        "ep_info_buffer": [dict(info) for info in agent.ep_info_buffer or ()],
+        "env": env.env.state_dict(),
+        "ledger": {"kl": buffer.ledger.open_kl.copy(), "entropy": buffer.ledger.open_entropy.copy()},
+        "logged": _pending_log(agent),
+        "random": random_state(),
+    }
+
+
+def save_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    state: what `capture` gave at the boundary at which the present weights came to be; None captures now, which is
+    right between two calls of `learn` and at a rollout's start.
+    """
+    state = capture(agent) if state is None else state
+    policy, _, _ = _parts(agent)
+    core = policy.actor_critic
+    with atomic_folder(folder, manifest=True) as fresh:
+        core.save_pretrained(fresh / POLICY_FOLDER)
+        if _has_adapter(policy):
+            save_file(_adapter(policy), fresh / ADAPTER_FILE)
+        save_state(policy.optimizer.state_dict(), fresh, "optimizer")
+        save_state(state, fresh, "state")
+
+
+def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
+    """Put a freshly made agent where the saved one stood; go on with `learn(..., reset_num_timesteps=False)`.
+
+    The agent must be made with the arguments of the saved one. Raises ModelError naming the file that is broken, and
+    ConfigError where the agent is another one; the agent is then unchanged or half-loaded, and must not be trained.
+    """
+    folder = existing(folder)
+    verify(folder)
+    policy, env, buffer = _parts(agent)
+    state = load_state(folder, "state")
+    if state["made_with"] != _made_with(agent):
+        changed = sorted(key for key, value in _made_with(agent).items() if state["made_with"].get(key) != value)
+        was, now = ({key: values.get(key) for key in changed} for values in (state["made_with"], _made_with(agent)))
+        raise ConfigError(f"{folder} was saved by another agent, with {was}; this one has {now}")
+    _load_weights(policy, folder)
+    optimizer_state = load_state(folder, "optimizer")
+    # JSON turns keys into text and tuples into lists.
+    optimizer_state["state"] = {int(key): value for key, value in optimizer_state["state"].items()}
+    for saved, own in zip(optimizer_state["param_groups"], policy.optimizer.param_groups, strict=True):
+        saved.update({key: tuple(saved[key]) for key, value in own.items() if isinstance(value, tuple)})
+    policy.optimizer.load_state_dict(optimizer_state)
+    env.env.load_state_dict(state["env"])
+    env.drain_finished()
+    buffer.ledger.open_kl[...] = state["ledger"]["kl"]
+    buffer.ledger.open_entropy[...] = state["ledger"]["entropy"]
+    for name in COUNTERS:
+        setattr(agent, name, state["counters"][name])
+    agent._last_obs, agent._last_episode_starts = state["last_obs"], state["last_episode_starts"]
+    agent.ep_info_buffer = deque(state["ep_info_buffer"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    _restore_log(agent, state["logged"])
+    _forget_cached(policy, env)
+    set_random_state(state["random"])
+
+
+def _parts(agent: OnPolicyAlgorithm) -> tuple[CausalLMPolicy, TextVecEnv, EpisodeRolloutBuffer]:
+    policy, env, buffer = agent.policy, agent.env, agent.rollout_buffer
+    wanted = ((policy, CausalLMPolicy), (env, TextVecEnv), (buffer, EpisodeRolloutBuffer))
+    for part, kind in wanted:
+        if not isinstance(part, kind):
+            raise ConfigError(f"checkpoints are of agents with a {kind.__name__}, got {type(part).__name__}")
+    return policy, env, buffer  # type: ignore[return-value]
+
+
+def _made_with(agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """What must be the same for a run to go on exactly."""
+    policy, env, _ = _parts(agent)
+    return {
+        "algorithm": type(agent).__name__,
+        "task": env.env.task.name,
+        "n_envs": env.num_envs,
+        "n_steps": agent.n_steps,
+        "max_length": env.env.rules.max_length,
+        "vocabulary": env.env.rules.vocabulary.size,
+        "kl_mode": env.env.rules.kl_mode,
+        "trained_tensors": sum(1 for parameter in policy.parameters() if parameter.requires_grad),
+    }
+
+
+def _has_adapter(policy: CausalLMPolicy) -> bool:
+    return hasattr(policy.actor_critic.model, "disable_adapter")
+
+
+def _adapter(policy: CausalLMPolicy) -> dict[str, Any]:
+    """What LoRA trains of the model; the frozen rest is loaded anew from where it came."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in policy.actor_critic.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _load_weights(policy: CausalLMPolicy, folder: Path) -> None:
+    core = policy.actor_critic
+    if _has_adapter(policy):
+        weights, source = load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE
+    else:
+        # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
+        source = folder / POLICY_FOLDER
+        weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
+    values = load_file(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
+    result = core.model.load_state_dict(weights, strict=not _has_adapter(policy))
+    missing = set(core.value_state()) - set(values)
+    if result.unexpected_keys or missing:
+        raise ModelError(f"{source} does not fit this agent's model: {[*result.unexpected_keys, *missing][:5]}")
+    core.load_state_dict(values, strict=False)
+
+
+def _forget_cached(policy: CausalLMPolicy, env: TextVecEnv) -> None:
+    policy.actor_critic.clear_cache()
+    reference = env.env.kl_penalty.reference
+    # The reference decodes with a cache of its own where the KL is charged step by step.
+    if reference is not None and reference._decoder is not None:
+        reference._decoder.clear()
+
+
+def _pending_log(agent: OnPolicyAlgorithm) -> dict[str, Any]:
+    """What is recorded and not written yet: SB3 writes an update's values after the next rollout."""
+    logger = getattr(agent, "_logger", None)
+    if logger is None:
+        return {}
+    return {
+        name: [float(value), logger.name_to_count[name], list(logger.name_to_excluded.get(name, ()))]
+        for name, value in logger.name_to_value.items()
+        if isinstance(value, (int, float, np.number))
+    }
+
+
+def _restore_log(agent: OnPolicyAlgorithm, pending: dict[str, Any]) -> None:
+    logger = getattr(agent, "_logger", None)
+    if logger is None:
+        return
+    for name, (value, count, excluded) in pending.items():
+        logger.name_to_value[name], logger.name_to_count[name] = value, count
+        logger.name_to_excluded[name] = tuple(excluded)

@@ -1,0 +1,168 @@
+"""SB3's actor-critic policy interface over the shared policy core."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+
+from textrl_env.errors import ConfigError, ModelError
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, load_model
+from textrl_env.models.packing import pack_observations
+
+SPACES_FILE = "policy_spaces.json"
+
+
+class CausalLMPolicy(ActorCriticPolicy):
+    """A causal language model as an SB3 policy.
+
+    model, tokenizer: what `textrl_env.models.load_model` takes. A module is copied, unless `share_model` or it is a
+        peft model, whose reference is itself with the adapter off.
+    sampling, value_trunk, entropy_gradient, cache: see CausalLMActorCritic.
+    device, dtype: where and how a model given by name is loaded.
+
+    Observations are id tensors, or the PackedEpisodes that EpisodeRolloutBuffer yields.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Discrete,
+        lr_schedule: Schedule,
+        use_sde: bool = False,
+        *,
+        model: Any = "embedded",
+        tokenizer: Any = None,
+        sampling: SamplingParams | None = None,
+        value_trunk: str = "shared",
+        entropy_gradient: bool = True,
+        cache: bool = True,
+        share_model: bool = False,
+        device: Any = "auto",
+        dtype: Any = "auto",
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ):
+        if use_sde:
+            raise ConfigError("use_sde is for continuous actions; tokens are discrete")
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"eps": 1e-5} if issubclass(optimizer_class, torch.optim.Adam) else {}
+        # BasePolicy, not ActorCriticPolicy: there are no feature extractors and heads to build.
+        BasePolicy.__init__(
+            self,
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self.use_sde = False
+        loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype)
+        module = loaded.model
+        if module is model and not share_model and not hasattr(module, "disable_adapter"):
+            module = copy.deepcopy(module).requires_grad_(True)
+        self.actor_critic = CausalLMActorCritic(
+            module,
+            loaded.tokenizer,
+            max_length=int(observation_space.shape[0]),
+            sampling=sampling,
+            value_trunk=value_trunk,
+            entropy_gradient=entropy_gradient,
+            cache=cache,
+        )
+        if self.actor_critic.vocabulary.size != action_space.n:
+            raise ConfigError(
+                f"the policy's model emits {self.actor_critic.vocabulary.size} tokens and the environment takes "
+                f"{action_space.n}: give both the same model"
+            )
+        self.last_log_probs = torch.zeros(0)
+        self._lr = lr_schedule
+        self.optimizer = self._make_optimizer(lr_schedule(1))
+
+    def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return self.optimizer_class(trained, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    @property
+    def device(self) -> torch.device:
+        return self.actor_critic.device
+
+    def forward(
+        self, obs: torch.Tensor, deterministic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L]."""
+        action = self.actor_critic.act(obs, deterministic=deterministic)
+        self.last_log_probs = action.log_probs
+        return action.tokens, action.values[:, None], action.log_probs
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return self.actor_critic.act(observation, deterministic=deterministic).tokens
+
+    def evaluate_actions(
+        self,
+        obs: Any,
+        actions: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values [M, 1], log-probabilities [M] and entropies [M] of M transitions, with gradients."""
+        actions = actions.long().flatten()
+        packed = obs if isinstance(obs, PackedEpisodes) else pack_observations(obs, actions)
+        values, log_probs, entropy = self.actor_critic.evaluate(packed, actions)
+        return values[:, None], log_probs, entropy
+
+    def get_distribution(self, obs: Any) -> CategoricalDistribution:
+        """The distribution sampled, over the V tokens; carries gradients for PackedEpisodes."""
+        distribution = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
+        if isinstance(obs, PackedEpisodes):
+            return distribution.proba_distribution(self.actor_critic.packed_logits(obs))
+        return distribution.proba_distribution(self.actor_critic.logits(obs))
+
+    def predict_values(self, obs: Any) -> torch.Tensor:
+        """State values [N, 1]."""
+        return self.actor_critic.values(obs)[:, None]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "sampling": self.actor_critic.sampling,
+            "value_trunk": self.actor_critic.value_trunk,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder: the model in Hugging Face format, the value head, and the spaces. No pickle."""
+        folder = Path(path)
+        self.actor_critic.save_pretrained(folder)
+        shape = {"max_length": int(self.observation_space.shape[0]), "vocab_size": int(self.action_space.n)}  # type: ignore
+        (folder / SPACES_FILE).write_text(json.dumps(shape) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMPolicy:  # type: ignore[override]
+        """Read a folder that `save` wrote."""
+        folder = Path(path)
+        if not (folder / SPACES_FILE).is_file():
+            raise ModelError(f"{folder} is not a folder written by CausalLMPolicy.save: it has no {SPACES_FILE}")
+        shape = json.loads((folder / SPACES_FILE).read_text())
+        core = CausalLMActorCritic.from_pretrained(folder, device=str(device))
+        policy = cls(
+            gymnasium.spaces.Box(-1, shape["vocab_size"] - 1, (shape["max_length"],), np.int64),
+            gymnasium.spaces.Discrete(shape["vocab_size"]),
+            cls._dummy_schedule,
+            model=core.model,
+            tokenizer=core.tokenizer,
+            sampling=core.sampling,
+            value_trunk=core.value_trunk,
+            share_model=True,
+            device=device,
+        )
+        policy.actor_critic.load_state_dict(core.value_state(), strict=False)
+        return policy

@@ -1,0 +1,146 @@
+"""A rollout buffer of episodes: each token stored once, each sequence run once in an update.
+
+SB3's buffer keeps a full observation for every transition and an update runs the model on every prefix: O(T^2) memory
+and work. This one keeps the ids that were generated and yields minibatches of whole sequences with the place of every
+transition. `PPO.train()` sees flat tensors of transitions as ever, and cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+from textrl_agents.sb3.ledger import EpisodeLedger
+from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_env.errors import ConfigError
+from textrl_env.mdp import Episode
+from textrl_env.models import CausalLM, PackedEpisodes, pack
+
+
+class EpisodeRolloutBuffer(RolloutBuffer):
+    """`RolloutBuffer` for token sequences.
+
+    env: the TextVecEnv being sampled; needed to charge the deferred KL.
+    The other arguments are SB3's. `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so
+    that each has about `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "auto",
+        gae_lambda: float = 0.95,
+        gamma: float = 1.0,
+        n_envs: int = 1,
+        *,
+        ledger: EpisodeLedger | None = None,
+        env: TextVecEnv | None = None,
+    ):
+        if env is None and ledger is None:
+            raise ConfigError("EpisodeRolloutBuffer needs rollout_buffer_kwargs={'env': the TextVecEnv}")
+        self.ledger = ledger if ledger is not None else EpisodeLedger(env)  # type: ignore[arg-type]
+        self.episodes: list[Episode] = []  # that ended in this rollout
+        self.response_entropies: list[float] = []  # summed -log pi of each
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+
+    def bind(self, env: TextVecEnv, policy: CausalLM | None = None) -> None:
+        """Follow `env` from here on; `policy` is needed by the "full" KL estimator alone."""
+        self.ledger.env = env
+        if policy is not None:
+            self.ledger.policy = policy
+
+    def reset(self) -> None:
+        shape = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros(shape, dtype=np.int64)
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self.returns = np.zeros(shape, dtype=np.float32)
+        self.advantages = np.zeros(shape, dtype=np.float32)
+        self.episode_starts = np.zeros(shape, dtype=np.float32)
+        # Stay on the model's device while sampling: one transfer a rollout instead of two a step.
+        self._values = torch.zeros(shape, device=self.device)
+        self._log_probs = torch.zeros(shape, device=self.device)
+        self._prefixes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(self.n_envs)]
+        self._packed: PackedEpisodes | None = None
+        self.generator_ready = False
+        BaseBuffer.reset(self)
+
+    def add(
+        self,
+        obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: torch.Tensor,
+        log_prob: torch.Tensor,
+    ) -> None:
+        at = self.pos
+        for row in range(self.n_envs) if at == 0 else np.flatnonzero(episode_start):
+            ids = obs[row]
+            self._prefixes[row].append((at, ids[ids >= 0].copy()))
+        self.actions[at] = action.reshape(self.n_envs)
+        self.rewards[at] = reward
+        self.episode_starts[at] = episode_start
+        self._values[at] = value.detach().flatten()
+        self._log_probs[at] = log_prob.detach().flatten()
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
+        """Charge the deferred KL to the rewards, then SB3's GAE."""
+        sequences, first_actions, stretches, steps, rows = [], [], [], [], []
+        for row, starts in enumerate(self._prefixes):
+            ends = [start for start, _ in starts[1:]] + [self.buffer_size]
+            for (start, prefix), end in zip(starts, ends, strict=True):
+                sequences.append(np.concatenate([prefix, self.actions[start:end, row]]))
+                first_actions.append(len(prefix))
+                stretches.append((row, end < self.buffer_size or bool(dones[row])))
+                steps.append(np.arange(start, end))
+                rows.append(np.full(end - start, row))
+        self._place = (np.concatenate(steps), np.concatenate(rows))
+        self._packed = pack(sequences, first_actions, self.device)
+        self._sequences, self._first_actions = sequences, np.array(first_actions)
+        log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
+        costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches)
+        if costs is not None:
+            self.rewards[self._place] -= costs
+        self.values = self._values.cpu().numpy()
+        self.log_probs = self._log_probs.cpu().numpy()
+        super().compute_returns_and_advantage(last_values, dones)
+
+    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        """Minibatches of whole sequences: `observations` is a PackedEpisodes, the rest flat, one entry a transition."""
+        if self._packed is None:
+            raise ConfigError("the rollout buffer is not full yet: collect a whole rollout before get()")
+        sizes = np.array([len(ids) for ids in self._sequences]) - self._first_actions
+        total = int(sizes.sum())
+        count = 1 if batch_size is None else max(1, round(total / batch_size))
+        order = np.random.permutation(len(sizes))
+        # Cut where the running count passes the ideal boundary nearest, so that the minibatches are alike in size.
+        middles = np.cumsum(sizes[order]) - sizes[order] / 2
+        batch_of = np.minimum((middles * count / total).astype(np.int64), count - 1)
+        offsets = np.cumsum(sizes) - sizes
+        for batch in range(count):
+            chosen = order[batch_of == batch]
+            if not len(chosen):
+                continue
+            packed = self._packed
+            if count > 1:
+                parts = [self._sequences[i] for i in chosen]
+                packed = pack(parts, self._first_actions[chosen], self.device)
+            else:
+                chosen = np.arange(len(sizes))
+            flat = np.concatenate([np.arange(offsets[i], offsets[i] + sizes[i]) for i in chosen])
+            steps, rows = self._place[0][flat], self._place[1][flat]
+            columns: list[Any] = [
+                self.to_torch(column[steps, rows])
+                for column in (self.values, self.log_probs, self.advantages, self.returns)
+            ]
+            yield RolloutBufferSamples(packed, packed.actions, *columns)  # type: ignore[arg-type]

@@ -1,0 +1,174 @@
+"""One training run with Stable-Baselines3: the agent of a `TrainConfig`, its callbacks, and `learn`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common import logger as sb3_logger
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from textrl_agents.config import TrainConfig
+from textrl_agents.evaluation import Evaluation, sibling_env
+from textrl_agents.metrics_file import MetricsFile
+from textrl_agents.progress import TrainingProgress
+from textrl_agents.run_folder import RunFolder
+from textrl_agents.sample_file import SampleFile
+from textrl_agents.sb3.agent import ALGORITHMS, WarmupSchedule, make_agent
+from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.checkpoint import load_checkpoint
+from textrl_agents.sb3.checkpointing import Checkpoints
+from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.models import CausalLMActorCritic
+
+EVAL_ROWS = 64
+# Arguments of SB3's algorithms that the run decides.
+_NOT_IN_ALGORITHM = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
+
+
+class SB3Run:
+    """An agent, built and ready to learn. Building it writes nothing."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
+        arguments = _algorithm_arguments(config)
+        sources = {"model": config.model, "tokenizer": config.tokenizer, "reward": config.reward}
+        env_kwargs = {
+            "task": config.task,
+            "kl_coef": config.kl_coef,
+            "device": config.device,
+            "dtype": config.dtype,
+            **{name: value for name, value in sources.items() if value is not None},
+            **config.env,
+        }
+        self.agent: OnPolicyAlgorithm = make_agent(
+            config.algo, n_envs=config.n_envs, env_kwargs=env_kwargs, lora=config.lora, seed=config.seed, **arguments
+        )
+        env = self.agent.env
+        assert isinstance(env, TextVecEnv)
+        self._eval_env = None
+        if config.eval_episodes:
+            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes), prompts=self._heldout(env))
+        self.evaluation: HeldoutEvaluation | None = None
+        self.checkpoints: Checkpoints | None = None
+
+    @property
+    def actor_critic(self) -> CausalLMActorCritic:
+        assert isinstance(self.agent.policy, CausalLMPolicy)
+        return self.agent.policy.actor_critic
+
+    @property
+    def timesteps(self) -> int:
+        """Tokens that the weights have been trained on: those of the newest checkpoint."""
+        return self.checkpoints.saved_at if self.checkpoints is not None else 0
+
+    @property
+    def before(self) -> Evaluation | None:
+        return self.evaluation.first if self.evaluation is not None else None
+
+    @property
+    def after(self) -> Evaluation | None:
+        return self.evaluation.last if self.evaluation is not None else None
+
+    def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
+        """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
+        self.run = run
+        self.agent.set_logger(sb3_logger.Logger(str(run.path), _log_outputs(run)))
+        if checkpoint is not None:
+            load_checkpoint(self.agent, checkpoint)
+
+    def learn(
+        self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train to `config.timesteps`; False where `stop_requested` ended it early. Call `start` first."""
+        config, agent, run = self.config, self.agent, self.run
+        callbacks: list[BaseCallback] = [StopOnRequest(stop_requested), RLHFMetrics()]
+        if progress is not None:
+            callbacks.append(ProgressBar(progress))
+        if self._eval_env is not None:
+            self.evaluation = HeldoutEvaluation(
+                self._eval_env,
+                every=config.eval_every or 0,
+                episodes=config.eval_episodes,
+                seed=config.seed,
+                samples=SampleFile(run.samples) if config.samples else None,
+                sample_count=config.samples,
+                progress=progress,
+            )
+            callbacks.append(self.evaluation)
+        self.checkpoints = Checkpoints(run, every=config.save_every or 0, keep=config.keep_checkpoints)
+        callbacks.append(self.checkpoints)
+        try:
+            # SB3 adds the tokens so far where it is told to keep counting.
+            remaining = config.timesteps - agent.num_timesteps
+            agent.learn(remaining, callback=callbacks, reset_num_timesteps=agent.num_timesteps == 0)
+            finished = not self.checkpoints.in_rollout
+            if finished and agent.logger.name_to_value:
+                agent.logger.dump(agent.num_timesteps)  # the last update's, which SB3 writes after the next rollout
+            return finished
+        finally:
+            agent.logger.close()
+
+    def save_after_error(self) -> Path | None:
+        """Save a checkpoint of the last boundary where the error came from sampling; None where from an update."""
+        if self.checkpoints is None or not self.checkpoints.in_rollout:
+            return None
+        return self.checkpoints.save()
+
+    def _heldout(self, env: TextVecEnv) -> Any:
+        """What to evaluate on: None for the task's held-out prompts, the training prompts where there are none."""
+        if self.config.heldout_prompts is not None:
+            return self.config.heldout_prompts
+        if "prompts" in self.config.env:
+            return self.config.env["prompts"]
+        task = env.env.task
+        if task.heldout_prompts is not None:
+            return None
+        return task.prompts() if callable(task.prompts) else task.prompts
+
+
+def _algorithm_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Checked against the algorithm's signature; a mapping as learning rate becomes a schedule."""
+    if config.algo not in ALGORITHMS:
+        raise UnknownName("algorithm", config.algo, ALGORITHMS)
+    names = [*inspect.signature(ALGORITHMS[config.algo].__init__).parameters]
+    known = [name for name in names if name not in _NOT_IN_ALGORITHM and not name.startswith("rollout_buffer")]
+    for name in config.algorithm:
+        if name not in known:
+            raise UnknownName(f"argument of {config.algo}", name, known)
+    arguments = dict(config.algorithm)
+    rate = arguments.get("learning_rate")
+    if isinstance(rate, dict):
+        try:
+            arguments["learning_rate"] = WarmupSchedule(**rate)
+        except TypeError:
+            raise ConfigError(f"learning_rate takes peak, warmup and final, got {sorted(rate)}") from None
+    return arguments
+
+
+class _JSONLines(sb3_logger.KVWriter):
+    """SB3's own JSON writer empties the file when it opens it; this one appends."""
+
+    def __init__(self, file: MetricsFile):
+        self.file = file
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        hidden = {key for key, formats in key_excluded.items() if "json" in (formats or ())}
+        self.file.add(step, {key: value for key, value in key_values.items() if key not in hidden})
+
+    def close(self) -> None:
+        """Nothing stays open between two writes."""
+
+
+def _log_outputs(run: RunFolder) -> list[sb3_logger.KVWriter]:
+    outputs: list[sb3_logger.KVWriter] = [_JSONLines(MetricsFile(run.metrics))]
+    if sb3_logger.SummaryWriter is not None:
+        outputs.append(sb3_logger.TensorBoardOutputFormat(str(run.path)))
+    return outputs

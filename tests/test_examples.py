@@ -1,0 +1,40 @@
+"""Every example runs as its docstring says, from the folder a reader would be in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "quickstart.py": [],
+    "custom_reward.py": ["--timesteps", "2048"],
+    "sb3_ppo.py": ["--timesteps", "4096", "--episodes", "16"],
+    "sb3_by_hand.py": ["--timesteps", "2560"],
+    "plain_reinforce.py": ["--updates", "2", "--rows", "8"],
+}
+SHOWS = {
+    "quickstart.py": "kl_sum",
+    "custom_reward.py": "short_and_exclaiming",
+    "sb3_ppo.py": "after",
+    "sb3_by_hand.py": "score",
+    "plain_reinforce.py": "update   1",
+}
+
+
+def test_every_example_is_run():
+    assert set(SMALL) == {path.name for path in (ROOT / "examples").glob("*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_example_runs(name: str, tmp_path: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'agents'}"}
+    command = [sys.executable, str(ROOT / "examples" / name), *SMALL[name]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert SHOWS[name] in done.stdout

@@ -1,0 +1,221 @@
+"""Loading models: names, folders and modules, devices and types, LoRA, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from textrl_env import TextGenEnv
+from textrl_env.errors import ConfigError, ModelError, UnknownName
+from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SamplingParams, Vocabulary, load_model, pack
+from textrl_env.models.loading import resolve_device, resolve_dtype
+
+# peft still asks transformers for an attribute under its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+IDS = torch.tensor([[4, 9, 30, 7, 100]])
+
+
+@pytest.fixture
+def folder(make_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> Path:
+    """A model and its tokenizer, saved in bf16."""
+    make_model("llama").bfloat16().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder(folder: Path):
+    loaded = load_model(folder, device="cpu")
+    assert not loaded.model.training
+    assert loaded.model.dtype == torch.float32, "half precision is slow on a CPU"
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.testing.assert_close(loaded.model(input_ids=IDS).logits, plain(input_ids=IDS).logits, atol=0, rtol=0)
+    assert loaded.tokenizer("hello")["input_ids"][0] == loaded.tokenizer.bos_token_id
+    assert load_model(str(folder), device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_the_embedded_model():
+    """CHECKS 41 in part: the default needs no name and no network."""
+    loaded = load_model(device="cpu")
+    assert Vocabulary.of(*loaded).size >= len(loaded.tokenizer)
+    assert sum(weight.numel() for weight in loaded.model.parameters()) < 2e6
+
+
+def test_a_module_is_used_as_it_is(make_model: Any, tiny_tokenizer: Any):
+    model = make_model("llama").train()
+    loaded = load_model(model, tokenizer=tiny_tokenizer, device="cpu")
+    assert loaded.model is model
+    assert not model.training
+    assert loaded.tokenizer is tiny_tokenizer
+
+
+def test_devices_and_types():
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto").type == automatic
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_dtype("auto", torch.device("cuda")) == "auto", "a GPU keeps the checkpoint's own type"
+    assert resolve_dtype(torch.float16, torch.device("cpu")) == torch.float16
+    with pytest.raises(UnknownName, match=r"unknown device 'gpu'.*cuda"):
+        resolve_device("gpu")
+    with pytest.raises(ConfigError, match=r"device 'cuda:99' cannot be used here: .*Use device='auto' or 'cpu'"):
+        resolve_device("cuda:99")
+    with pytest.raises(UnknownName, match=r"Did you mean 'bfloat16'"):
+        resolve_dtype("bfloat61", torch.device("cpu"))
+    with pytest.raises(ConfigError, match="device"):
+        resolve_device(3)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_loaded(folder: Path, make_model: Any, tmp_path: Path):
+    """CHECKS 35 in part: each error names the file or folder."""
+    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+        load_model(tmp_path / "nothing")
+    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+        load_model("./nothing")
+    with pytest.raises(ModelError, match="LlamaForCausalLM, which brings no tokenizer: pass tokenizer="):
+        load_model(make_model("llama"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model .*cannot be loaded"):
+        load_model(folder)
+
+
+def test_a_folder_without_a_tokenizer(folder: Path):
+    for path in [*folder.glob("*token*"), *folder.glob("vocab*")]:
+        path.unlink()
+    with pytest.raises(ModelError, match=r"has no tokenizer\. Save one there.*or name another with tokenizer="):
+        load_model(folder)
+
+
+def test_code_beside_a_model_is_never_run(folder: Path, tmp_path: Path):
+    """CHECKS 37: neither run nor asked about; the message says what kind of model is refused."""
+    ran = tmp_path / "ran"
+    (folder / "modeling_evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config.update(model_type="evil", auto_map={k: f"modeling_evil.{k}" for k in ("AutoConfig", "AutoModelForCausalLM")})
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(folder)
+    assert not ran.exists()
+
+
+def test_models_that_are_no_decoders_are_refused(tiny_tokenizer: Any):
+    from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+
+    small = {"vocab_size": 320, "num_layers": 1, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_heads": 2}
+    t5 = T5ForConditionalGeneration(T5Config(**small, decoder_start_token_id=0))
+    bert = BertModel(
+        BertConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+    for model in (t5, bert):
+        with pytest.raises(ModelError, match=r"decoder|causal|head"):
+            TextGenEnv("exact", model=model, tokenizer=tiny_tokenizer, prompts=["hello"], reward="length")
+
+
+def test_a_model_that_changes_its_logits_in_its_own_way_is_refused(make_model: Any):
+    """Rewards computed from other logits than the model's would be wrong in silence."""
+    model = make_model("llama")
+    original = model.forward
+
+    def shifted(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+    model.forward = shifted
+    with pytest.raises(ModelError, match=r"not its head applied to its decoder's states"):
+        CausalLM(model)
+
+
+def lora(make_model: Any, tiny_tokenizer: Any) -> Any:
+    """A LoRA model whose adapter does something."""
+    pytest.importorskip("peft")
+    model = load_model(make_model("llama"), tokenizer=tiny_tokenizer, device="cpu", lora={"r": 4}).model
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    return model
+
+
+def test_lora_trains_an_adapter_and_the_value_head_alone(make_model: Any, tiny_tokenizer: Any):
+    """The frozen weights' bytes do not change in an update (CHECKS 27)."""
+    model = lora(make_model, tiny_tokenizer)
+    policy = CausalLMActorCritic(model, tiny_tokenizer, max_length=20)
+    torch.nn.init.normal_(policy.value_head.weight)
+    trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+    assert all("lora_" in name or name.startswith("value_head.") for name in trained)
+    assert any("lora_" in name for name in trained)
+    before = {name: weight.clone() for name, weight in policy.named_parameters()}
+    packed = pack([IDS[0].numpy()], [2], "cpu")
+    evaluated = policy.evaluate(packed)
+    (evaluated.log_probs.sum() + evaluated.values.sum()).backward()
+    torch.optim.Adam([weight for weight in policy.parameters() if weight.requires_grad], lr=0.1).step()
+    for name, weight in policy.named_parameters():
+        assert torch.equal(weight, before[name]) != (name in trained), name
+
+
+def test_the_reference_of_a_lora_policy_is_itself_with_the_adapter_off(make_model: Any, tiny_tokenizer: Any):
+    """Step by step and for whole episodes, while the policy has the adapter on; the adapter stays trainable."""
+    model = lora(make_model, tiny_tokenizer)
+    policy = CausalLMActorCritic(model, tiny_tokenizer, max_length=20)
+    reference = Reference(model, policy.vocabulary, SamplingParams(), 20)
+    base = CausalLM(make_model("llama"))
+    packed = pack([IDS[0].numpy()], [2], "cpu")
+    with torch.no_grad():
+        logits = base.project(base.hidden(packed.input_ids))[0, 1:].masked_fill(policy.banned, -torch.inf)
+    wanted = logits.log_softmax(-1).gather(-1, packed.actions[:, None]).squeeze(-1)
+    torch.testing.assert_close(reference.episode_log_probs(packed), wanted, atol=1e-5, rtol=0)
+    observation = np.full((1, 20), -1)
+    for step in range(3):
+        observation[0, : 2 + step] = IDS[0, : 2 + step]
+        policy.act(torch.from_numpy(observation))  # between the steps, with the adapter on
+        got = reference.step_log_probs(observation, IDS[0, 2 + step : 3 + step].numpy())
+        assert got[0] == pytest.approx(float(wanted[step]), abs=1e-5)
+    on = policy.evaluate(packed).log_probs
+    assert (on - wanted).abs().max() > 0.1, "the adapter does nothing: the test shows nothing"
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_saved_lora_policy_stands_alone(make_model: Any, tiny_tokenizer: Any, tmp_path: Path):
+    """CHECKS 42: merged, so that plain transformers loads it; the live policy keeps its adapter."""
+    model = lora(make_model, tiny_tokenizer)
+    policy = CausalLMActorCritic(model, tiny_tokenizer, max_length=20)
+    with torch.no_grad():
+        wanted = model(input_ids=IDS).logits
+    policy.save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=IDS).logits, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(input_ids=IDS).logits, wanted, atol=0, rtol=0)
+    assert hasattr(policy.model, "disable_adapter")
+    loaded = CausalLMActorCritic.from_pretrained(tmp_path, device="cpu")
+    packed = pack([IDS[0].numpy()], [2], "cpu")
+    torch.testing.assert_close(loaded.evaluate(packed).log_probs, policy.evaluate(packed).log_probs, atol=1e-4, rtol=0)
+
+
+def test_lora_settings_that_peft_refuses(make_model: Any, tiny_tokenizer: Any):
+    pytest.importorskip("peft")
+    for settings in ({"r": -1}, {"rank": 4}, {"target_modules": ["no_such_layer"]}):
+        with pytest.raises(ConfigError, match="is refused by peft"):
+            load_model(make_model("llama"), tokenizer=tiny_tokenizer, device="cpu", lora=settings)
+
+
+@pytest.fixture
+def _no_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    original: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else original(name, *a))
+
+
+@pytest.mark.usefixtures("_no_peft")
+def test_a_missing_extra_names_its_own_fix(make_model: Any, tiny_tokenizer: Any):
+    with pytest.raises(ImportError, match=r"pip install 'textrl-env\[peft\]'"):
+        load_model(make_model("llama"), tokenizer=tiny_tokenizer, lora={"r": 4})

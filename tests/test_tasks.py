@@ -1,0 +1,206 @@
+"""Tasks: the registry, and how a task's parts and the arguments that override them become an environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from textrl_env import Task, TextGenEnv, register_task
+from textrl_env.errors import ConfigError, PromptError, UnknownName
+from textrl_env.models import SamplingParams, ScriptedModel
+from textrl_env.tasks import get_task, registry, task_names
+from textrl_env.tasks.exact import letter_tokenizer, steps_forward
+
+EOS = 5  # of task "exact"
+
+
+def say(env: TextGenEnv, tokens: list[int], **reset: Any) -> list[tuple]:
+    """Every step's result for given tokens."""
+    env.reset(**reset)
+    return [env.step(token) for token in tokens]
+
+
+@pytest.fixture
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_registered_task_is_known_by_its_name():
+    exact = get_task("exact")
+    task = dataclasses.replace(exact, name="mine", prompts=["b"])
+    register_task(task)
+    assert "mine" in task_names()
+    assert get_task("mine") is task
+    env = TextGenEnv("mine")
+    assert env.task is task
+    assert env.reset()[0].tolist()[:2] == [1, -1]
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_function_is_called_once_at_first_use():
+    made: list[Task] = []
+
+    def make() -> Task:
+        made.append(Task("lazy", prompts=["b"], reward="length"))
+        return made[-1]
+
+    register_task(make, "lazy")
+    assert "lazy" in task_names()
+    assert made == []
+    assert get_task("lazy") is get_task("lazy") is made[0]
+    assert len(made) == 1
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_what_cannot_be_registered():
+    task = Task("mine", prompts=["b"], reward="length")
+    register_task(task)
+    for name in ("mine", "exact"):
+        with pytest.raises(ConfigError, match=f"{name!r} is registered already"):
+            register_task(task, name)
+    with pytest.raises(ConfigError, match="a function and its name"):
+        register_task(lambda: task)
+    with pytest.raises(ConfigError, match="takes a Task"):
+        register_task("mine", "other")  # type: ignore[arg-type]
+
+
+def test_built_in_tasks():
+    assert {"exact", "sentiment"} <= set(task_names())
+    for name in task_names():
+        task = get_task(name)
+        assert task.name == name
+        assert task.description, "the command line lists it"
+        assert task.heldout_prompts is not None
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown task 'sentimnt'\. Did you mean 'sentiment'\? Known: .*exact"):
+        get_task("sentimnt")
+
+
+def test_the_split_chooses_the_prompts():
+    task = dataclasses.replace(get_task("exact"), heldout_prompts=lambda: ["e"])
+    assert [prompt.text for prompt in TextGenEnv(task, split="heldout").prompts] == ["e"]
+    assert [prompt.text for prompt in TextGenEnv(task).prompts] == ["a", "c"]
+    assert [prompt.text for prompt in TextGenEnv(task, split="heldout", prompts=["b"]).prompts] == ["b"]
+    without = dataclasses.replace(task, heldout_prompts=None)
+    with pytest.raises(ConfigError, match="task 'exact' has no heldout prompts; pass prompts="):
+        TextGenEnv(without, split="heldout")
+
+
+def test_every_argument_overrides_the_tasks_part():
+    env = TextGenEnv(
+        "exact",
+        prompts=["bb"],
+        reward="length",
+        kl_coef=0.125,
+        kl_estimator="k3",
+        kl_mode="log_ratio",
+        max_new_tokens=2,
+        max_prompt_tokens=4,
+        sampling=SamplingParams(temperature=0.5),
+        stop=["e"],
+    )
+    rules = env.rules
+    assert (rules.kl_penalty.coef, rules.kl_penalty.estimator, rules.kl_mode) == (0.125, "k3", "log_ratio")
+    assert (rules.max_new_tokens, rules.max_prompt_tokens, rules.max_length) == (2, 4, 6)
+    assert rules.kl_penalty.reference.sampling.temperature == 0.5
+    assert rules.stop.strings == ("e",)
+    assert env.prompts[0].ids.tolist() == [1, 1]
+
+
+def test_a_prompt_longer_than_the_limit_is_cut_or_refused_as_the_task_says():
+    """CHECKS 8, through the environment."""
+    task = get_task("exact")
+    assert TextGenEnv(task, prompts=["abc"], max_prompt_tokens=2).reset()[0][:2].tolist() == [1, 2]
+    refusing = dataclasses.replace(task, prompt_overflow="error")
+    with pytest.raises(PromptError, match=r"has 3 tokens, more than max_prompt_tokens=2"):
+        TextGenEnv(refusing, prompts=["abc"], max_prompt_tokens=2).reset()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"task": "exakt"}, UnknownName, "unknown task 'exakt'. Did you mean 'exact'"),
+        ({"render_mode": "rgb_array"}, ConfigError, "render_mode must be one of ansi, human"),
+        ({"kl_mode": "log-ratio"}, UnknownName, "Did you mean 'log_ratio'"),
+        ({"kl_estimator": "k4"}, UnknownName, "unknown kl_estimator 'k4'"),
+        ({"kl_estimator": "full"}, ConfigError, "kl_mode='deferred'"),
+        ({"kl_coef": -1.0}, ConfigError, "kl_coef must be a finite number >= 0"),
+        ({"kl_coef": "high"}, ConfigError, "kl_coef must be a number"),
+        ({"max_new_tokens": 0}, ConfigError, "max_new_tokens must be a whole number >= 1, got 0"),
+        ({"max_new_tokens": 2.5}, ConfigError, "max_new_tokens must be a whole number"),
+        ({"max_new_tokens": "5"}, ConfigError, "max_new_tokens must be a whole number"),
+        ({"max_prompt_tokens": 0}, ConfigError, "max_prompt_tokens must be"),
+        ({"max_prompt_tokens": True}, ConfigError, "max_prompt_tokens must be"),
+        ({"max_new_tokens": 100}, ConfigError, r"1 \+ 100 exceeds the 16 positions"),
+        ({"device": "cudo"}, UnknownName, "Did you mean 'cuda'"),
+        ({"dtype": "float33"}, UnknownName, "Did you mean 'float32'"),
+        ({"split": "test"}, UnknownName, "unknown split 'test'"),
+        ({"sampling": {"temprature": 1.0}}, ConfigError, "temperature, top_k and top_p"),
+        ({"sampling": {"temperature": 0.0}}, ConfigError, "temperature must be > 0"),
+        ({"sampling": {"temperature": "hot"}}, ConfigError, "temperature"),
+        ({"sampling": 0.7}, ConfigError, "temperature, top_k and top_p"),
+        ({"stop": "."}, ConfigError, "list of non-empty strings"),
+        ({"stop": [""]}, ConfigError, "list of non-empty strings"),
+        ({"stop": 5}, ConfigError, "list of non-empty strings"),
+        ({"reward": "embeded"}, UnknownName, "Did you mean 'embedded'"),
+        ({"reward": lambda texts: texts}, ConfigError, "prompts"),
+        ({"prompts": []}, PromptError, "empty"),
+        ({"model": 5}, ConfigError, "causal LM, got int"),
+        ({"model": 5, "tokenizer": letter_tokenizer()}, ConfigError, "causal LM, got int"),
+    ],
+    ids=repr,
+)
+def test_arguments_that_cannot_work(arguments: dict[str, Any], error: type[Exception], match: str):
+    with pytest.raises(error, match=match):
+        TextGenEnv(**{"task": "exact", **arguments})
+
+
+def test_the_gold_score_is_reported_and_never_paid():
+    gold = dataclasses.replace(get_task("exact"), gold=lambda prompts, completions: [-7.0] * len(prompts))
+    steps = say(TextGenEnv(gold, kl_coef=0.0), [1, EOS], options={"prompt": "a"})
+    assert steps[-1][4]["gold_score"] == -7.0
+    assert sum(step[1] for step in steps) == steps[-1][4]["score"] == 1.0
+    assert "gold_score" not in say(TextGenEnv("exact"), [EOS])[-1][4]
+
+
+def test_score_parts_of_a_composite():
+    env = TextGenEnv("exact", reward={"steps": (steps_forward, 2.0), "length": ("length", 0.0)})
+    info = say(env, [1, 2, EOS], options={"prompt": "a"})[-1][4]
+    assert info["score"] == pytest.approx(4.0)
+    assert info["score_parts"].keys() == {"steps", "length"}
+    assert info["score_parts"]["steps"] == 2.0
+
+
+def test_columns_of_the_prompts_reach_the_reward():
+    def wanted(prompts: list[str], completions: list[str], answer: list[str]) -> list[float]:
+        return [float(a == c) for a, c in zip(answer, completions, strict=True)]
+
+    rows = [{"prompt": "a", "answer": "bb"}, {"prompt": "c", "answer": "dd"}]
+    env = TextGenEnv("exact", prompts=rows, reward=wanted)
+    assert say(env, [1, 1, EOS], options={"prompt_index": 0})[-1][4]["score"] == 1.0
+    assert say(env, [1, 1, EOS], options={"prompt_index": 1})[-1][4]["score"] == 0.0
+    own = {"prompt": "e", "columns": {"answer": "b"}}
+    assert say(env, [1, EOS], options=own)[-1][4]["score"] == 1.0
+
+
+def test_the_reference_does_not_follow_a_model_that_the_caller_trains():
+    """The environment's model may be the module that an agent trains: the reference is a copy of it at the start."""
+    tokenizer = letter_tokenizer()
+    model = ScriptedModel(torch.zeros(6, 6), eos_token_id=EOS)
+    as_argument = TextGenEnv("exact", model=model, tokenizer=tokenizer)
+    as_part = TextGenEnv(
+        Task("own", prompts=["a"], reward="length", model=model, tokenizer=tokenizer, max_new_tokens=3)
+    )
+    with torch.no_grad():
+        model.lm_head.weight[1] += 3.0
+    for env in (as_argument, as_part):
+        assert model.lm_head.weight.requires_grad, "the caller's model was frozen"
+        (step,) = say(env, [1], options={"prompt": "a"})
+        assert step[4]["ref_log_prob"] == pytest.approx(-math.log(6), abs=1e-6)

@@ -1,0 +1,101 @@
+"""What `step` accepts as an action: a token id, alone or with the policy's log-probability of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textrl_env.errors import InvalidAction
+
+# A log-probability a little above 0 is rounding; more is a mistake, such as a probability or a reward passed instead.
+LOG_PROB_SLACK = 1e-4
+
+
+class TokenAction(NamedTuple):
+    """A token with the log-probability (nats) the policy gave it: scalars, or arrays [N] for a vector environment.
+
+    A float64 row `[token, log_prob]` says the same, for libraries that can pass on arrays alone.
+    """
+
+    token: Any
+    log_prob: Any
+
+
+class ParsedActions(NamedTuple):
+    """N checked actions."""
+
+    tokens: np.ndarray  # int64 [N], all in [0, V)
+    log_probs: np.ndarray  # float64 [N], NaN where not given
+
+
+def parse_action(action: Any, vocab_size: int) -> ParsedActions:
+    """One action of a single environment. Raises InvalidAction."""
+    if isinstance(action, TokenAction):
+        return _parse(_array(action.token).reshape(-1), _array(action.log_prob).reshape(-1), 1, vocab_size)
+    array = _array(action)
+    if array.shape == (2,) and array.dtype.kind == "f":
+        array = array[None]
+    elif array.shape != () and array.shape != (1,):
+        raise InvalidAction(
+            f"an action is one token id, TokenAction(token, log_prob) or a float row [token, log_prob]; "
+            f"got {_show(action)}"
+        )
+    return parse_actions(array if array.ndim == 2 else array.reshape(1), 1, vocab_size)
+
+
+def parse_actions(actions: Any, count: int, vocab_size: int) -> ParsedActions:
+    """`count` actions of a vector environment: ids [N], TokenAction of arrays [N], a list of them, or rows [N, 2]."""
+    if isinstance(actions, TokenAction):
+        return _parse(_array(actions.token), _array(actions.log_prob), count, vocab_size)
+    if isinstance(actions, (list, tuple)) and any(isinstance(action, TokenAction) for action in actions):
+        pairs = [parse_action(action, vocab_size) for action in actions]
+        tokens, log_probs = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        return _parse(tokens, log_probs, count, vocab_size)
+    array = _array(actions)
+    if array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind == "f":
+        if not np.equal(array[:, 0], np.floor(array[:, 0])).all():
+            raise InvalidAction(f"rows [token, log_prob] need whole token ids, got {_show(array[:, 0])}")
+        return _parse(array[:, 0].astype(np.int64), array[:, 1], count, vocab_size)
+    return _parse(array, None, count, vocab_size)
+
+
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor, on any device
+        value = value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InvalidAction(f"actions must form an array, got {_show(value)}") from None
+
+
+def _parse(tokens: np.ndarray, log_probs: np.ndarray | None, count: int, vocab_size: int) -> ParsedActions:
+    if tokens.shape != (count,):
+        raise InvalidAction(
+            f"expected {count} token id(s), shape ({count},); got shape {tokens.shape}: {_show(tokens)}"
+        )
+    if tokens.dtype.kind not in "iu":
+        raise InvalidAction(f"token ids must be integers, got {tokens.dtype}: {_show(tokens)}")
+    outside = (tokens < 0) | (tokens >= vocab_size)
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise InvalidAction(f"token ids must be in [0, {vocab_size}), got {tokens[row]} at index {row}")
+    tokens = tokens.astype(np.int64, copy=False)
+    if log_probs is None:
+        return ParsedActions(tokens, np.full(count, np.nan))
+    if log_probs.shape != (count,) or log_probs.dtype.kind not in "fiu":
+        raise InvalidAction(f"expected {count} log-probability(ies), shape ({count},); got {_show(log_probs)}")
+    log_probs = log_probs.astype(np.float64)
+    wrong = (log_probs > LOG_PROB_SLACK) | np.isinf(log_probs)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InvalidAction(
+            f"log-probabilities must be finite and <= 0, got {log_probs[row]} at index {row}. "
+            "Pass log pi(token | state), not a probability."
+        )
+    return ParsedActions(tokens, log_probs)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 120 else text[:117] + '...'}"

@@ -1,0 +1,163 @@
+"""The single environment: one episode at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from textrl_env.actions import TokenAction, parse_action
+from textrl_env.errors import ConfigError, PromptError, ResetNeeded
+from textrl_env.kl import KLPenalty
+from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
+from textrl_env.prompts import Prompt, PromptSet
+from textrl_env.render import RENDER_MODES, Renderer
+from textrl_env.tasks.assembly import assemble
+
+
+class Unknown(float):
+    """NaN that equals itself: infos of equal episodes must compare equal, and Gymnasium's checker compares by `==`."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unknown)
+
+    def __hash__(self) -> int:
+        return hash(Unknown)
+
+
+UNKNOWN = Unknown("nan")
+
+
+class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
+    """Token generation as a Markov decision process.
+
+    ## Description
+    A prompt is drawn, and the agent writes a response to it, one token an action. The response is scored when it ends,
+    and every token pays a penalty for leaving the reference model: `kl_coef` times an estimate of the KL divergence.
+
+    ## Action Space
+    `Discrete(V)`: the next token's id, where V is what the model's head can emit. To charge the exact log-ratio the
+    environment must learn the policy's log-probability: `TokenAction(token, log_prob)` or a float64 row
+    `[token, log_prob]` carries it.
+
+    ## Observation Space
+    `Box(-1, V-1, (max_length,), int64)`: prompt and response so far, right-padded with -1, which is never a token.
+    `max_length = max_prompt_tokens + max_new_tokens`. `textrl_env.wrappers` offers a Hugging Face dict and text.
+
+    ## Rewards
+    `r_t = [t is last] * score(prompt, response) - kl_coef * k(log pi(a_t|s_t), log pi_ref(a_t|s_t))`, plus a per-token
+    score where the reward gives one. `kl_mode` says what is charged:
+
+    | kl_mode | charge |
+    |---|---|
+    | `"auto"` | the log-ratio where the first action brings a log-prob, else the cross-entropy; never mixed |
+    | `"log_ratio"` | the log-ratio; raises MissingLogProb without a log-prob |
+    | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`, which with an entropy bonus of `kl_coef` is KL-regularised RL |
+    | `"deferred"` | nothing: an adapter charges whole episodes through `env.kl_penalty` |
+
+    ## Starting State
+    A prompt drawn uniformly with `np_random`. `reset(options={"prompt": text or messages})` or
+    `options={"prompt_index": i}` choose one.
+
+    ## Episode End
+    `terminated` at EOS, at a stop string, and at `max_new_tokens`; `info["finish_reason"]` says which. The score is
+    paid in each case: the limit is part of the task. `truncated` is left to outer time limits.
+
+    `info` at every step: `ref_log_prob`, `kl` (NaN where unknown). At the end also `prompt`, `response`, `score`,
+    `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode` (`r`, `l`).
+    The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
+
+    ## Arguments
+    `task` bundles the rest, and each other argument overrides its part: `model`, `tokenizer`, `prompts`, `reward`,
+    `kl_coef` (a number, or `{"value", "target", "horizon"}` for an adaptive one), `kl_estimator` ("k1", "k2", "k3",
+    "full"), `kl_mode`, `max_new_tokens`, `max_prompt_tokens`, `sampling`, `stop`, `split` ("train" or "heldout"),
+    `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `render_mode` ("ansi" or "human").
+
+    ## Version History
+    - v0: first release.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, task: Any = "sentiment", *, render_mode: str | None = None, **arguments: Any):
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {render_mode!r}")
+        self.task, self.rules, self.prompts, self.model_name = assemble(task, **arguments)
+        self.observation_space = observation_space(self.rules)
+        self.action_space = gymnasium.spaces.Discrete(self.rules.vocabulary.size)
+        self.render_mode = render_mode
+        self._mdp = TokenMDP(self.rules, 1)
+        self._renderer = Renderer(self.rules.tokenizer) if render_mode is not None else None
+
+    @property
+    def kl_penalty(self) -> KLPenalty:
+        """Scores whole episodes against the reference; holds the coefficient."""
+        return self.rules.kl_penalty
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.rules.tokenizer
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        prompt = choose_prompt(self.prompts, self.np_random, options)
+        self._mdp.reset_rows([0], [prompt])
+        if self._renderer is not None:
+            self._renderer.start(prompt.ids)
+            self._show()
+        return self._mdp.ids[0].copy(), {}
+
+    def step(self, action: int | TokenAction | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self._mdp.running[0] and self._mdp.prompts[0] is None:
+            raise ResetNeeded("call reset() before the first step()")
+        actions = parse_action(action, self.rules.vocabulary.size)
+        transition = self._mdp.step(actions)
+        info = {key: UNKNOWN if value != value else value for key, value in step_info(transition, 0).items()}
+        if self._renderer is not None:
+            self._renderer.add(int(actions.tokens[0]), float(transition.rewards[0]), transition.episodes)
+            self._show()
+        terminated = bool(transition.terminated[0])
+        return self._mdp.ids[0].copy(), float(transition.rewards[0]), terminated, False, info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """`"ansi"`: the text so far. `"human"` prints it as it grows, at each reset and step."""
+        if self._renderer is None:
+            gymnasium.logger.warn("render() was called without a render_mode: pass render_mode='ansi' to gym.make")
+            return None
+        return self._renderer.text() if self.render_mode == "ansi" else None
+
+    def _show(self) -> None:
+        if self.render_mode == "human" and self._renderer is not None:
+            self._renderer.print_new()
+
+
+def observation_space(rules: EpisodeRules) -> gymnasium.spaces.Box:
+    """`Box(-1, V-1, (max_length,), int64)`."""
+    return gymnasium.spaces.Box(-1, rules.vocabulary.size - 1, (rules.max_length,), np.int64)
+
+
+def choose_prompt(prompts: PromptSet, np_random: np.random.Generator, options: dict[str, Any] | None) -> Prompt:
+    """The prompt that `options` names, or one drawn uniformly."""
+    options = options or {}
+    if "prompt" in options:
+        return prompts.encode(options["prompt"], options.get("columns"))
+    if "prompt_index" in options:
+        index = options["prompt_index"]
+        whole = isinstance(index, (int, np.integer)) and not isinstance(index, bool)
+        if not (whole and 0 <= index < len(prompts)):
+            raise PromptError(f"prompt_index must be a whole number in [0, {len(prompts)}), got {index!r}")
+        return prompts[int(index)]
+    return prompts.sample(np_random)
+
+
+def step_info(transition: Transition, row: int) -> dict[str, Any]:
+    """`info` of one row after a step."""
+    info: dict[str, Any] = {
+        "ref_log_prob": float(transition.ref_log_probs[row]),
+        "kl": float(transition.kl[row]),
+    }
+    ended: Episode | None = next((episode for at, episode in transition.episodes if at == row), None)
+    return info if ended is None else {**info, **ended.info()}

@@ -1,0 +1,114 @@
+"""Every error this package raises on purpose.
+
+TextRLError
+|-- ConfigError                (ValueError)    an argument cannot work; raised before anything is built
+|   |-- UnknownName            (LookupError)   task, reward, algorithm, device ...: suggests the near name
+|   |-- ModelError                             a model folder that cannot be used
+|   |   |-- TokenizerMismatch                  tokenizer and head cannot go together
+|   |   `-- AssetError                         an embedded file is missing or was changed
+|   `-- PromptError                            a prompt that cannot be encoded
+|       |-- PromptTooLong                      names both lengths
+|       `-- EmptyPrompt                        no token, and the tokenizer has no BOS
+|-- StepError                                  a call of `step` that cannot be carried out; no state has changed
+|   |-- InvalidAction          (ValueError)    not a token id in [0, V)
+|   |-- MissingLogProb         (ValueError)    `kl_mode` needs the policy's log-probability
+|   `-- ResetNeeded            (RuntimeError)  step before reset, or after the end
+|-- RewardError                                a reward function failed; names the function and the sample
+|   |-- RewardRaised                           it raised; the original error is the cause
+|   |-- InvalidScore           (ValueError)    NaN, inf, None, text, or a wrong number of scores
+|   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+`-- MissingExtra               (ImportError)   an optional dependency; names the `pip install` that adds it
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TextRLError(Exception):
+    """Base of every error raised on purpose by textrl-env."""
+
+
+class ConfigError(TextRLError, ValueError):
+    """An argument cannot work. Raised before anything is built or changed."""
+
+
+class UnknownName(ConfigError, LookupError):
+    """A name that is not registered. The message lists the known ones and suggests the nearest."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]):
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
+        return type(self), (self.kind, self.name, self.known)
+
+
+class ModelError(ConfigError):
+    """A model, or a folder of one, that cannot be used."""
+
+
+class TokenizerMismatch(ModelError):
+    """The tokenizer and the model's head cannot go together."""
+
+
+class AssetError(ModelError):
+    """An embedded file is missing, or is not the one that was shipped."""
+
+
+class PromptError(ConfigError):
+    """A prompt that cannot be encoded."""
+
+
+class PromptTooLong(PromptError):
+    """A prompt longer than `max_prompt_tokens`; the message names both lengths."""
+
+
+class EmptyPrompt(PromptError):
+    """A prompt without a token, where the tokenizer has no BOS to stand in for it."""
+
+
+class StepError(TextRLError):
+    """A call of `step` that cannot be carried out. The environment's state has not changed."""
+
+
+class InvalidAction(StepError, ValueError):
+    """An action that is not a token id in [0, V), or has the wrong shape or type."""
+
+
+class MissingLogProb(StepError, ValueError):
+    """`kl_mode` needs the policy's log-probability and the action did not bring it."""
+
+
+class ResetNeeded(StepError, RuntimeError):
+    """`step` was called before `reset`, or after the episode's end."""
+
+
+class RewardError(TextRLError):
+    """A reward function failed. The message names the function and the sample."""
+
+
+class RewardRaised(RewardError):
+    """The reward function raised; the original error is this one's cause."""
+
+
+class InvalidScore(RewardError, ValueError):
+    """The reward function returned something that is not one finite number per sample."""
+
+
+class RewardTimeout(RewardError, TimeoutError):
+    """The reward function did not answer within its limit."""
+
+
+class MissingExtra(TextRLError, ImportError):
+    """An optional dependency is not installed; the message is the command that adds it."""
+
+    def __init__(self, extra: str, package: str):
+        self.extra, self.package = extra, package
+        super().__init__(f"{package} is not installed. Add it with: pip install 'textrl-env[{extra}]'")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.extra, self.package)

@@ -1,0 +1,346 @@
+"""The batched transition: append a token, charge the KL, stop, score.
+
+The single and the vector environment are two faces of this one class, so they cannot drift apart. A step is carried
+out in two halves: everything that can fail is computed first (actions, reference, rewards), and only then is state
+written. An error therefore leaves every row exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from textrl_env.actions import ParsedActions
+from textrl_env.errors import ConfigError, MissingLogProb, ResetNeeded, UnknownName
+from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
+from textrl_env.models.vocabulary import Vocabulary
+from textrl_env.prompts import Prompt, PromptSet
+from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
+from textrl_env.stopping import StopStrings
+from textrl_env.tokenization import decode_responses
+
+UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
+
+# What a TokenMDP knows of its rows besides their prompts.
+_ROW_ARRAYS = (
+    "ids",
+    "lengths",
+    "prompt_lengths",
+    "running",
+    "returns",
+    "kl_sums",
+    "token_scores",
+    "kl_coefs",
+    "charges",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeRules:
+    """What an episode is: its vocabulary, limits, reward and KL charge."""
+
+    tokenizer: Any
+    vocabulary: Vocabulary
+    reward: Any
+    kl_penalty: KLPenalty
+    kl_mode: str
+    max_prompt_tokens: int
+    max_new_tokens: int
+    stop: StopStrings
+    gold: Any = None
+
+    def __post_init__(self) -> None:
+        if self.kl_mode not in KL_MODES:
+            raise UnknownName("kl_mode", self.kl_mode, KL_MODES)
+        for name in ("max_prompt_tokens", "max_new_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+        if self.kl_mode != "deferred":
+            estimate_kl(self.kl_penalty.estimator, torch.zeros(1))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest observation."""
+        return self.max_prompt_tokens + self.max_new_tokens
+
+
+@dataclass
+class Episode:
+    """A finished episode, as it is reported in `info`."""
+
+    prompt: Any  # str, or chat messages
+    response: str
+    response_ids: np.ndarray  # int64 [n]
+    finish_reason: str  # "eos", "stop" or "length"
+    score: float
+    score_parts: dict[str, float]
+    kl_sum: float  # what was charged, without the coefficient; NaN in deferred mode until the adapter charges it
+    kl_coef: float
+    gold_score: float | None
+    statistics: dict[str, float | int] = field(default_factory=dict)  # r: the return, l: tokens
+
+    def info(self) -> dict[str, Any]:
+        """The keys that `info` has at an episode's end. `episode` is shared, so a deferred charge shows in it."""
+        info = {
+            "prompt": self.prompt,
+            "response": self.response,
+            "finish_reason": self.finish_reason,
+            "score": self.score,
+            "score_parts": dict(self.score_parts),
+            "kl_sum": self.kl_sum,
+            "kl_coef": self.kl_coef,
+            "episode": self.statistics,
+        }
+        return info if self.gold_score is None else {**info, "gold_score": self.gold_score}
+
+
+class Transition(NamedTuple):
+    """One step of N rows."""
+
+    rewards: np.ndarray  # float64 [N], 0 for rows that did not take part
+    terminated: np.ndarray  # bool [N]
+    ref_log_probs: np.ndarray  # float64 [N], nats, NaN in deferred mode
+    kl: np.ndarray  # float64 [N], the estimator's term; NaN where the policy's log-prob is unknown
+    episodes: list[tuple[int, Episode]]  # (row, episode) of the rows that ended
+
+
+class TokenMDP:
+    """N independent episodes under the same rules."""
+
+    def __init__(self, rules: EpisodeRules, num_rows: int):
+        self.rules, self.num_rows = rules, num_rows
+        self.ids = np.full((num_rows, rules.max_length), -1, dtype=np.int64)
+        self.lengths = np.zeros(num_rows, dtype=np.int64)
+        self.prompt_lengths = np.zeros(num_rows, dtype=np.int64)
+        self.running = np.zeros(num_rows, dtype=bool)
+        self.prompts: list[Prompt | None] = [None] * num_rows
+        self.returns = np.zeros(num_rows)
+        self.kl_sums = np.zeros(num_rows)
+        self.token_scores = np.zeros(num_rows)
+        self.kl_coefs = np.zeros(num_rows)
+        self.charges = np.zeros(num_rows, dtype=np.int8)
+        self._is_eos = np.zeros(rules.vocabulary.size, dtype=bool)
+        self._is_eos[rules.vocabulary.eos_ids] = True
+        self._scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
+        # The charge of an episode whose log-probs are not seen yet.
+        self._initial_charge = {
+            "auto": UNDECIDED,
+            "log_ratio": LOG_RATIO,
+            "cross_entropy": CROSS_ENTROPY,
+            "deferred": DEFERRED,
+        }[rules.kl_mode]
+
+    def reset_rows(self, rows: Sequence[int] | np.ndarray, prompts: Sequence[Prompt]) -> None:
+        """Start an episode in each of `rows`, from its prompt."""
+        for row, prompt in zip(rows, prompts, strict=True):
+            length = len(prompt.ids)
+            self.ids[row, :length] = prompt.ids
+            self.ids[row, length:] = -1
+            self.lengths[row] = self.prompt_lengths[row] = length
+            self.prompts[row] = prompt
+        self.running[rows] = True
+        self.returns[rows] = self.kl_sums[rows] = self.token_scores[rows] = 0.0
+        # The coefficient of an episode is the one in force when it starts: its return stays a sum of like terms.
+        self.kl_coefs[rows] = self.rules.kl_penalty.coef
+        self.charges[rows] = self._initial_charge
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in flight: copies of the arrays [N, ...], and where each row's prompt comes from.
+
+        A prompt of the set is its index; any other is its text (or messages) and columns.
+        """
+        return {name: getattr(self, name).copy() for name in _ROW_ARRAYS} | {
+            "prompts": [
+                None
+                if prompt is None
+                else prompt.index
+                if prompt.index >= 0
+                else {"text": prompt.text, "columns": prompt.columns}
+                for prompt in self.prompts
+            ]
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], prompts: PromptSet) -> None:
+        """Go on where `state_dict` was taken.
+
+        prompts: the set that the rows' prompts are from. Raises ConfigError where rows or prompts do not fit, and then
+        has changed nothing.
+        """
+        restored: list[Prompt | None] = []
+        if np.shape(state["ids"]) != self.ids.shape or len(state["prompts"]) != self.num_rows:
+            raise ConfigError(
+                f"saved rows have the shape {np.shape(state['ids'])}, this environment's {self.ids.shape}: "
+                "build it with the arguments of the one that was saved"
+            )
+        for row, source in enumerate(state["prompts"]):
+            if isinstance(source, int) and source >= len(prompts):
+                raise ConfigError(f"row {row} was saved with prompt {source}, and there are now {len(prompts)}")
+            if isinstance(source, Mapping):
+                restored.append(prompts.encode(source["text"], source["columns"]))
+            else:
+                restored.append(None if source is None else prompts[source])
+            prompt = restored[-1]
+            if prompt is not None and not np.array_equal(prompt.ids, state["ids"][row][: state["prompt_lengths"][row]]):
+                raise ConfigError(f"the prompt of row {row} is not the one it was saved with: {prompt.text!r:.80}")
+        for name in _ROW_ARRAYS:
+            getattr(self, name)[...] = state[name]
+        self.prompts = restored
+
+    def step(self, actions: ParsedActions, live: np.ndarray | None = None) -> Transition:
+        """Advance the rows where `live` (bool [N]; all by default) by one token each.
+
+        Raises ResetNeeded, MissingLogProb or a RewardError, and then has changed nothing.
+        """
+        live = np.ones(self.num_rows, dtype=bool) if live is None else live
+        if not self.running[live].all():
+            row = int(np.flatnonzero(live & ~self.running)[0])
+            state = "has ended" if self.prompts[row] is not None else "was never started"
+            raise ResetNeeded(f"the episode in row {row} {state}: call reset() before step()")
+        tokens = actions.tokens
+        ref_log_probs, kl, charged, charges = self._charge(actions, live)
+        rewards = -self.kl_coefs * charged if charged is not None else np.zeros(self.num_rows)
+        rewards[~live] = 0.0
+        token_scores = self._newest_token_scores(tokens, live)
+        if token_scores is not None:
+            rewards += token_scores
+        ended, reasons = self._endings(tokens, live)
+        episodes = self._score(ended, reasons, tokens, charged, token_scores) if ended else []
+        for row, episode in episodes:
+            # Token scores were paid as they came; the rest of the score is paid here.
+            paid = self.token_scores[row] + (0.0 if token_scores is None else token_scores[row])
+            rewards[row] += episode.score - paid
+
+        # Nothing below can fail.
+        rows = np.flatnonzero(live)
+        self.ids[rows, self.lengths[rows]] = tokens[rows]
+        self.lengths[rows] += 1
+        self.charges = charges
+        self.returns += rewards
+        if charged is not None:
+            self.kl_sums[rows] += charged[rows]
+        if token_scores is not None:
+            self.token_scores += token_scores
+        self.running[ended] = False
+        for row, episode in episodes:
+            episode.statistics.update(r=float(self.returns[row]), l=len(episode.response_ids))
+        terminated = np.zeros(self.num_rows, dtype=bool)
+        terminated[ended] = True
+        self._adapt(episodes)
+        return Transition(rewards, terminated, ref_log_probs, kl, episodes)
+
+    def _charge(
+        self, actions: ParsedActions, live: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Reference log-probs, displayed KL, charged KL (None if deferred) and the rows' charges after this step."""
+        if self._initial_charge == DEFERRED:
+            unknown = np.full(self.num_rows, np.nan)
+            return unknown, unknown, None, self.charges
+        known = ~np.isnan(actions.log_probs)
+        decided = np.where(known, LOG_RATIO, CROSS_ENTROPY)
+        charges = np.where(live & (self.charges == UNDECIDED), decided, self.charges).astype(np.int8)
+        if (missing := live & (charges == LOG_RATIO) & ~known).any():
+            row = int(np.flatnonzero(missing)[0])
+            raise MissingLogProb(
+                f"kl_mode={self.rules.kl_mode!r} needs the policy's log-probability at every step, and row {row} "
+                "came without. Pass TokenAction(token, log_prob) or a float64 row [token, log_prob], or use "
+                "kl_mode='cross_entropy' for agents that cannot report one."
+            )
+        reference = self.rules.kl_penalty.reference
+        if reference is None:
+            raise ConfigError(f"kl_mode={self.rules.kl_mode!r} needs a reference model")
+        ref_log_probs = reference.step_log_probs(self.ids, np.where(live, actions.tokens, 0))
+        ref_log_probs[~live] = np.nan
+        log_ratio = torch.from_numpy(actions.log_probs - ref_log_probs)
+        kl = estimate_kl(self.rules.kl_penalty.estimator, log_ratio).numpy()
+        charged = np.where(charges == LOG_RATIO, kl, -ref_log_probs)
+        charged[~live] = 0.0
+        return ref_log_probs, kl, charged, charges
+
+    def _newest_token_scores(self, tokens: np.ndarray, live: np.ndarray) -> np.ndarray | None:
+        if not self._scores_tokens:
+            return None
+        rows = np.flatnonzero(live).tolist()
+        prompts = [self._prompt(row) for row in rows]
+        ids = [self._response_ids(row, tokens).tolist() for row in rows]
+        scores = np.zeros(self.num_rows)
+        texts = [prompt.text for prompt in prompts]
+        newest = score_newest_tokens(self.rules.reward, texts, ids, _columns(prompts))
+        if newest is not None:
+            scores[rows] = newest
+        return scores
+
+    def _endings(self, tokens: np.ndarray, live: np.ndarray) -> tuple[list[int], list[str]]:
+        """Rows that end with these tokens, and why."""
+        eos = self._is_eos[tokens] & live
+        full = (self.lengths - self.prompt_lengths + 1 >= self.rules.max_new_tokens) & live
+        stopped = np.zeros_like(eos)
+        if self.rules.stop.strings:
+            rows = np.flatnonzero(live & ~eos).tolist()
+            responses = [self._response_ids(row, tokens) for row in rows]
+            stopped[rows] = self.rules.stop.hit(tokens[rows], responses)
+        ended = np.flatnonzero(eos | full | stopped).tolist()
+        return ended, ["eos" if eos[row] else "stop" if stopped[row] else "length" for row in ended]
+
+    def _score(
+        self,
+        ended: list[int],
+        reasons: list[str],
+        tokens: np.ndarray,
+        charged: np.ndarray | None,
+        token_scores: np.ndarray | None,
+    ) -> list[tuple[int, Episode]]:
+        """The episodes of rows that end now, all scored in one call of the reward."""
+        prompts = [self._prompt(row) for row in ended]
+        ids = [self._response_ids(row, tokens) for row in ended]
+        texts = [prompt.text for prompt in prompts]
+        after_text = [isinstance(text, str) for text in texts]
+        responses = decode_responses(self.rules.tokenizer, ids, after_text=after_text)
+        call = (texts, responses, [response.tolist() for response in ids], _columns(prompts))
+        scored = score_episodes(self.rules.reward, *call)
+        gold = None if self.rules.gold is None else score_episodes(self.rules.gold, *call).scores
+        earlier = self.token_scores if token_scores is None else self.token_scores + token_scores
+        episodes = []
+        for place, row in enumerate(ended):
+            parts = {name: float(part[place]) for name, part in scored.parts.items()}
+            if self._scores_tokens:
+                parts["token_scores"] = float(earlier[row])
+            kl_sum = np.nan if charged is None else self.kl_sums[row] + charged[row]
+            episodes.append(
+                (
+                    row,
+                    Episode(
+                        prompt=texts[place],
+                        response=responses[place],
+                        response_ids=ids[place],
+                        finish_reason=reasons[place],
+                        score=float(scored.scores[place] + earlier[row]),
+                        score_parts=parts,
+                        kl_sum=float(kl_sum),
+                        kl_coef=float(self.kl_coefs[row]),
+                        gold_score=None if gold is None else float(gold[place]),
+                    ),
+                )
+            )
+        return episodes
+
+    def _adapt(self, episodes: list[tuple[int, Episode]]) -> None:
+        sums = [episode.kl_sum for row, episode in episodes if self.charges[row] == LOG_RATIO]
+        if sums:
+            self.rules.kl_penalty.update(float(np.mean(sums)), len(sums))
+
+    def _prompt(self, row: int) -> Prompt:
+        prompt = self.prompts[row]
+        assert prompt is not None  # only running rows are asked
+        return prompt
+
+    def _response_ids(self, row: int, tokens: np.ndarray) -> np.ndarray:
+        return np.append(self.ids[row, self.prompt_lengths[row] : self.lengths[row]], tokens[row])
+
+
+def _columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    return {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}

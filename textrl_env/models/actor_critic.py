@@ -1,0 +1,226 @@
+"""The policy core that every adapter shares: a causal LM that acts, and a value head that judges the state.
+
+`act` serves rollouts (cached, one token a row), `evaluate` serves updates (one forward per episode). Both give the
+log-probability of the distribution sampled, so the ratio of an update's first minibatch is 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from textrl_env.errors import ConfigError, ModelError
+from textrl_env.models.causal_lm import CausalLM
+from textrl_env.models.decoder import SlotDecoder
+from textrl_env.models.loading import load_model
+from textrl_env.models.packing import PackedEpisodes, state_hidden
+from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
+from textrl_env.models.sampling import SamplingParams, sample, warp
+from textrl_env.models.vocabulary import Vocabulary
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+SETTINGS_FILE = "actor_critic.json"
+VALUE_TRUNKS = ("shared", "separate")
+
+
+class Action(NamedTuple):
+    """One step of N rows."""
+
+    tokens: torch.Tensor  # int64 [N]
+    log_probs: torch.Tensor  # float32 [N]
+    values: torch.Tensor  # float32 [N]
+
+
+class Evaluation(NamedTuple):
+    """M transitions under the current weights; carries gradients."""
+
+    values: torch.Tensor  # float32 [M]
+    log_probs: torch.Tensor  # float32 [M]
+    entropy: torch.Tensor  # float32 [M], nats
+
+
+class CausalLMActorCritic(nn.Module):
+    """A causal language model with a value head.
+
+    model: a Hugging Face causal LM, plain or wrapped by peft (then only the adapter and the value head train).
+    tokenizer: the model's own.
+    sampling: how tokens are drawn.
+    max_length: tokens of the longest observation.
+    value_trunk: "shared" puts the value head on the policy's own states; "separate" gives it a copy of the decoder,
+        for twice the memory and a value loss that cannot disturb the policy.
+    entropy_gradient: False spares the entropy's backward pass where its coefficient is 0.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        sampling: SamplingParams | None = None,
+        value_trunk: str = "shared",
+        entropy_gradient: bool = True,
+        cache: bool = True,
+    ):
+        super().__init__()
+        if value_trunk not in VALUE_TRUNKS:
+            raise ConfigError(f"value_trunk must be one of {', '.join(VALUE_TRUNKS)}, got {value_trunk!r}")
+        self.model, self.tokenizer = model, tokenizer
+        self.sampling = sampling or SamplingParams()
+        self.value_trunk, self.entropy_gradient, self.cache = value_trunk, entropy_gradient, cache
+        self.max_length = max_length
+        self.vocabulary = Vocabulary.of(model, tokenizer)
+        self.chunk_elements: int | None = CHUNK_ELEMENTS
+        self.lm = CausalLM(model)
+        # bool [V], ids that are never sampled, or None; a buffer, so that it moves with the weights.
+        self.banned: torch.Tensor | None
+        self.register_buffer("banned", self.vocabulary.banned(self.lm.device), persistent=False)
+        self.value_body = copy.deepcopy(self.lm.body) if value_trunk == "separate" else None
+        if self.value_body is not None:
+            self.value_body.requires_grad_(True)
+        # Zero, so that the first advantages are the returns and no random value disturbs the first update.
+        self.value_head = nn.Linear(self.lm.hidden_size, 1, device=self.lm.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self._decoder: SlotDecoder | None = None
+        self._value_decoder: SlotDecoder | None = None
+        self.train(False)
+
+    def train(self, mode: bool = True) -> CausalLMActorCritic:
+        """Dropout stays off in updates too: with it the ratio of old and new policy would be noise."""
+        return super().train(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CausalLMActorCritic:
+        self.clear_cache()  # moved or cast: what was cached is elsewhere
+        self._decoder = self._value_decoder = None
+        return super()._apply(fn, recurse)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    def clear_cache(self) -> None:
+        """Forget cached keys and values. Never needed for correctness: weights and ids are compared at every step."""
+        for decoder in (self._decoder, self._value_decoder):
+            if decoder is not None:
+                decoder.clear()
+
+    @torch.no_grad()
+    def act(self, observations: torch.Tensor, *, deterministic: bool = False) -> Action:
+        """Sample the next token of observations int64 [N, L], right-padded with -1."""
+        hidden = self._policy_decoder().last_hidden(observations)
+        drawn = sample(self.lm.project(hidden), self.sampling, self.banned, deterministic=deterministic)
+        return Action(drawn.tokens, drawn.log_probs, self._values_after(observations, hidden))
+
+    @torch.no_grad()
+    def values(self, observations: torch.Tensor) -> torch.Tensor:
+        """State values float32 [N] of observations int64 [N, L]."""
+        hidden = observations if self.value_body is not None else self._policy_decoder().last_hidden(observations)
+        return self._values_after(observations, hidden)
+
+    @torch.no_grad()
+    def logits(self, observations: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [N, V] of the distribution sampled, -inf where an id cannot be drawn."""
+        hidden = self._policy_decoder().last_hidden(observations)
+        return warp(self.lm.project(hidden), self.sampling, self.banned)
+
+    def packed_logits(self, packed: PackedEpisodes) -> torch.Tensor:
+        """`logits` of every transition of whole sequences, [M, V], with gradients; takes M * V * 4 bytes."""
+        return warp(self.lm.project(state_hidden(self.lm, packed)), self.sampling, self.banned)
+
+    def evaluate(self, packed: PackedEpisodes, actions: torch.Tensor | None = None) -> Evaluation:
+        """Values, log-probabilities and entropies of M transitions, by one forward over each sequence.
+
+        actions: int64 [M] to evaluate instead of the packed ones.
+        """
+        hidden = state_hidden(self.lm, packed)
+        statistics = token_statistics(
+            hidden,
+            packed.actions if actions is None else actions,
+            self.lm.project,
+            self.sampling,
+            self.banned,
+            self.lm.vocab_size,
+            entropy="gradient" if self.entropy_gradient else "value",
+            chunk_elements=self.chunk_elements,
+        )
+        assert statistics.entropy is not None
+        if self.value_body is not None:
+            hidden = state_hidden(self._value_lm(), packed)
+        return Evaluation(self._value_of(hidden), statistics.log_probs, statistics.entropy)
+
+    def _value_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+
+    def _values_after(self, observations: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        if self.value_body is not None:
+            if self._value_decoder is None:
+                self._value_decoder = SlotDecoder(self._value_lm(), self.max_length, cache=self.cache)
+            hidden = self._value_decoder.last_hidden(observations)
+        return self._value_of(hidden)
+
+    def _value_lm(self) -> CausalLM:
+        return self.lm.with_body(self.value_body)
+
+    def _policy_decoder(self) -> SlotDecoder:
+        # Built at the first step: it probes the model where it then lives.
+        if self._decoder is None:
+            self._decoder = SlotDecoder(self.lm, self.max_length, cache=self.cache)
+        return self._decoder
+
+    def value_state(self) -> dict[str, torch.Tensor]:
+        """The tensors that are not the language model's: the value head, and its trunk if it has one."""
+        return {
+            name: tensor.detach().contiguous()
+            for name, tensor in self.state_dict().items()
+            if name.startswith(("value_head.", "value_body."))
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that plain `AutoModelForCausalLM.from_pretrained` loads, with the value head beside it.
+
+        A LoRA adapter is merged into a copy of the weights, so that the folder stands alone.
+        """
+        folder = Path(folder)
+        model = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_file(self.value_state(), folder / VALUE_HEAD_FILE)
+        settings = {
+            "max_length": self.max_length,
+            "value_trunk": self.value_trunk,
+            "sampling": vars(self.sampling),
+        }
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "auto", dtype: str = "auto", **overrides: Any
+    ) -> CausalLMActorCritic:
+        """Load what `save_pretrained` wrote. `overrides` replace saved settings (max_length, sampling, ...)."""
+        folder = Path(folder)
+        if not (folder / SETTINGS_FILE).is_file():
+            raise ModelError(
+                f"{folder} has no {SETTINGS_FILE}: it is not a folder written by CausalLMActorCritic.save_pretrained. "
+                "To start from a plain model use load_model."
+            )
+        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        settings["sampling"] = SamplingParams(**settings["sampling"])
+        loaded = load_model(folder, device=device, dtype=dtype)
+        actor_critic = cls(loaded.model, loaded.tokenizer, **{**settings, **overrides})
+        try:
+            state = load_file(folder / VALUE_HEAD_FILE, device=str(actor_critic.device))
+        except Exception as error:
+            raise ModelError(f"{folder / VALUE_HEAD_FILE} cannot be read: {error}") from error
+        missing = actor_critic.load_state_dict(state, strict=False)
+        if missing.unexpected_keys:
+            raise ModelError(f"{folder / VALUE_HEAD_FILE} does not fit: unexpected {missing.unexpected_keys}")
+        return actor_critic

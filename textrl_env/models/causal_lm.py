@@ -1,0 +1,122 @@
+"""A Hugging Face causal LM as the two functions everything here is made of: hidden states, and their projection.
+
+Splitting the model at its head is what lets the vocabulary projection run only where it is needed (the last token
+while sampling, the response's tokens in an update) and in chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from typing import Any
+
+import torch
+
+from textrl_env.errors import ModelError
+
+PROBE_TOKENS = 5
+# Relative to the largest logit. bf16 keeps 8 bits of mantissa, and the two paths round at different places.
+PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class CausalLM:
+    """A view on a causal LM (plain, or wrapped by peft); holds no weights of its own. Switches dropout off.
+
+    adapter_off: run the model with its LoRA adapter disabled, which makes it the reference of its own policy.
+    """
+
+    def __init__(self, model: Any, *, adapter_off: bool = False):
+        self.model = model.eval()
+        self.adapter_off = adapter_off
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.config = base.config.get_text_config()
+        self.body, self.head = base.get_decoder(), base.get_output_embeddings()
+        if self.body is None or self.body is base or self.head is None:
+            raise ModelError(
+                f"{type(base).__name__} has no separate decoder and head; a decoder-only causal LM is needed"
+            )
+        self.vocab_size = int(self.head.weight.shape[0])
+        self.hidden_size = int(self.head.weight.shape[1])
+        self._parameters = list(model.parameters())
+        self._takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+        self._check_projection()
+
+    def with_body(self, body: Any) -> CausalLM:
+        """The same view with another decoder in front, such as a value trunk copied from this one."""
+        other = copy.copy(self)
+        other.body, other._parameters = body, list(body.parameters())
+        return other
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence the model was built for, or None where it has no such limit."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def weights_version(self) -> tuple[int, int]:
+        """Changes whenever a weight does: by an optimizer, a load or a move. Caches are valid for one version."""
+        version, where = 0, 0
+        for parameter in self._parameters:
+            version += parameter._version
+            where ^= parameter.data_ptr()
+        return version, where
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cache: Any = None,
+    ) -> torch.Tensor:
+        """The last layer's states [B, T, H] of ids [B, T].
+
+        Right padding needs no mask: attention is causal, so no real token sees what stands after it.
+        """
+        arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": cache is not None}
+        if attention_mask is not None:
+            arguments["attention_mask"] = attention_mask
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        if position_ids is not None and self._takes_positions:
+            arguments["position_ids"] = position_ids
+        with self._adapter():
+            return self.body(**arguments).last_hidden_state
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] in fp32 of states [..., H]."""
+        logits = self.head(hidden.to(self.head.weight.dtype)).float()
+        # The three ways in which published decoder models change the head's output.
+        if (factor := getattr(self.config, "logit_scale", None)) is not None:
+            logits = logits * factor
+        if (divisor := getattr(self.config, "logits_scaling", None)) is not None:
+            logits = logits / divisor
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def _adapter(self) -> contextlib.AbstractContextManager[Any]:
+        return self.model.disable_adapter() if self.adapter_off else contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _check_projection(self) -> None:
+        """Refuse a model whose logits are not `project(hidden(ids))`: its rewards would be wrong in silence."""
+        ids = torch.arange(PROBE_TOKENS, device=self.device)[None] % self.vocab_size
+        with self._adapter():
+            expected = self.model(input_ids=ids, use_cache=False).logits.float()
+        got = self.project(self.hidden(ids))
+        error = (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
+        if not error <= PROBE_TOLERANCE[self.dtype]:
+            raise ModelError(
+                f"{type(self.model).__name__}: its logits are not its head applied to its decoder's states "
+                f"(relative difference {error:.1e}). Models that change their logits in a way of their own "
+                "are not supported."
+            )

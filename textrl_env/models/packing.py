@@ -1,0 +1,105 @@
+"""Episodes as whole sequences, with the place of every transition in them.
+
+One forward over a sequence gives the states of all its transitions, where one prefix per transition would run the
+model again for every token. The algorithm on top sees a flat batch of M transitions and never knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from textrl_env.models.causal_lm import CausalLM
+
+# Sequences run together. Enough tokens to fill a device; sorted by length, so that little of it is padding.
+GROUP_TOKENS = 2048
+MAX_PADDING = 1.2
+
+
+class PackedEpisodes(NamedTuple):
+    """B sequences and the M transitions in them.
+
+    The state of transition m is `input_ids[rows[m], : columns[m] + 1]`, and its action is `actions[m]`.
+    """
+
+    input_ids: torch.Tensor  # int64 [B, T], right-padded with 0
+    lengths: np.ndarray  # int64 [B], tokens of each sequence that are states of some transition
+    rows: torch.Tensor  # int64 [M]
+    columns: torch.Tensor  # int64 [M]
+    actions: torch.Tensor  # int64 [M]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def pack(sequences: Sequence[np.ndarray], first_actions: Sequence[int], device: torch.device | str) -> PackedEpisodes:
+    """Pack sequences of ids whose tokens from `first_actions[i]` on are actions (at least one each)."""
+    # The last token is an action that nothing follows: no state ends there.
+    lengths = np.array([len(ids) - 1 for ids in sequences], dtype=np.int64)
+    counts = lengths + 1 - np.asarray(first_actions, dtype=np.int64)
+    padded = np.zeros((len(sequences), lengths.max(initial=1) + 1), dtype=np.int64)
+    for row, ids in enumerate(sequences):
+        padded[row, : len(ids)] = ids
+    rows = np.repeat(np.arange(len(sequences)), counts)
+    ends = np.repeat(np.cumsum(counts), counts)
+    columns = np.arange(len(rows)) - ends + np.repeat(lengths, counts)
+    actions = padded[rows, columns + 1]
+    place = torch.from_numpy(np.stack([rows, columns, actions])).to(device)
+    return PackedEpisodes(torch.from_numpy(padded[:, :-1]).to(device), lengths, *place)
+
+
+def pack_observations(observations: torch.Tensor, actions: torch.Tensor) -> PackedEpisodes:
+    """One transition a row: observations int64 [M, L] right-padded with -1, actions [M]."""
+    lengths = (observations >= 0).sum(dim=1)
+    host_lengths = lengths.cpu().numpy()
+    ids = observations[:, : max(int(host_lengths.max()), 1)].clamp(min=0).long()
+    rows = torch.arange(len(ids), device=ids.device)
+    return PackedEpisodes(ids, host_lengths, rows, lengths - 1, actions.long().flatten())
+
+
+def length_groups(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in groups of similar length: at least `GROUP_TOKENS` each, cut where padding would exceed `MAX_PADDING`."""
+    order = np.argsort(lengths, kind="stable")
+    start, real = 0, 0
+    for stop, row in enumerate(order):
+        longest = int(lengths[row])
+        if real >= GROUP_TOKENS and (stop - start + 1) * longest > MAX_PADDING * (real + longest):
+            yield order[start:stop]
+            start, real = stop, 0
+        real += longest
+    yield order[start:]
+
+
+def state_hidden(lm: CausalLM, packed: PackedEpisodes, *, max_tokens: int | None = None) -> torch.Tensor:
+    """The model's states [M, H] at every transition, by one forward over each sequence.
+
+    max_tokens: sequences run together hold at most this many tokens (for scoring without gradients, where memory is
+    all that limits the batch); None runs each group whole.
+    """
+    groups = list(length_groups(packed.lengths))
+    if max_tokens is not None:
+        groups = [part for group in groups for part in _parts(group, packed.lengths, max_tokens)]
+    if len(groups) == 1:
+        return lm.hidden(packed.input_ids)[packed.rows, packed.columns]
+    rows = packed.rows.cpu().numpy()
+    pieces, places = [], []
+    for group in groups:
+        index_in_group = np.full(len(packed.lengths), -1)
+        index_in_group[group] = np.arange(len(group))
+        place = np.flatnonzero(index_in_group[rows] >= 0)
+        at = torch.from_numpy(place).to(packed.rows.device)
+        local_rows = torch.from_numpy(index_in_group[rows[place]]).to(at.device)
+        ids = packed.input_ids[torch.from_numpy(group).to(at.device), : int(packed.lengths[group].max())]
+        pieces.append(lm.hidden(ids)[local_rows, packed.columns[at]])
+        places.append(at)
+    # Transitions back in their own order: out[places] = pieces, written as a gather to keep the gradient simple.
+    return torch.cat(pieces)[torch.cat(places).argsort()]
+
+
+def _parts(group: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    rows = max(1, max_tokens // max(1, int(lengths[group].max())))
+    for start in range(0, len(group), rows):
+        yield group[start : start + rows]

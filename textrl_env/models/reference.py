@@ -1,0 +1,63 @@
+"""The frozen model that the policy must stay near."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from textrl_env.models.causal_lm import CausalLM
+from textrl_env.models.decoder import SlotDecoder
+from textrl_env.models.packing import PackedEpisodes, state_hidden
+from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
+from textrl_env.models.sampling import SamplingParams, log_softmax_in_support
+from textrl_env.models.vocabulary import Vocabulary
+
+
+class Reference:
+    """Log-probabilities under the reference, step by step or for whole episodes.
+
+    model: a causal LM. It is frozen, unless it is a peft model: then the reference is the same weights with the
+    adapter off, and the adapter stays trainable.
+    sampling: as the policy's, so that both log-probabilities are of distributions made the same way.
+    max_length: tokens of the longest observation.
+    """
+
+    # Tokens in one forward of scoring, and rows of logits held at a time.
+    max_tokens = 16384
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, sampling: SamplingParams, max_length: int):
+        adapter_off = hasattr(model, "disable_adapter")
+        if not adapter_off:
+            model.requires_grad_(False)
+        self.lm = CausalLM(model, adapter_off=adapter_off)
+        self.sampling = sampling
+        self.banned = vocabulary.banned(self.lm.device)
+        self.chunk_rows = max(1, CHUNK_ELEMENTS // vocabulary.size)
+        self._max_length = max_length
+        self._decoder: SlotDecoder | None = None
+
+    @torch.no_grad()
+    def step_log_probs(self, observations: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """log pi_ref(token | observation), float64 [N], of observations int64 [N, L] and tokens int64 [N]."""
+        if self._decoder is None:
+            self._decoder = SlotDecoder(self.lm, self._max_length)
+        hidden = self._decoder.last_hidden(torch.from_numpy(observations).to(self.lm.device))
+        actions = torch.from_numpy(tokens).to(hidden.device)
+        log_probs, _ = log_softmax_in_support(self.lm.project(hidden), actions, self.sampling, self.banned)
+        return log_probs.double().cpu().numpy()
+
+    @torch.no_grad()
+    def episode_log_probs(self, packed: PackedEpisodes) -> torch.Tensor:
+        """log pi_ref of every action of whole episodes, float32 [M], by one forward over each."""
+        hidden = state_hidden(self.lm, packed, max_tokens=self.max_tokens)
+        return token_statistics(
+            hidden,
+            packed.actions,
+            self.lm.project,
+            self.sampling,
+            self.banned,
+            self.lm.vocab_size,
+            entropy="none",
+        ).log_probs

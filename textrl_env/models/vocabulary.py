@@ -1,0 +1,52 @@
+"""Which ids a model can emit, which of them its tokenizer knows, and which end a response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from textrl_env.errors import TokenizerMismatch
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The action space's contents.
+
+    size: V, what the head can emit.
+    eos_ids: int64, the ids that end a response; empty where the model has none.
+    known: bool [V], False for ids of the head that the tokenizer does not know. They are never sampled.
+    """
+
+    size: int
+    eos_ids: np.ndarray
+    known: np.ndarray
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> Vocabulary:
+        """Read off a Hugging Face causal LM and its tokenizer.
+
+        Heads are often padded to a round number, so a head larger than the tokenizer is ordinary: the surplus is
+        masked. A tokenizer with ids that the head cannot emit is another model's, and refused.
+        """
+        size = int(model.get_output_embeddings().weight.shape[0])
+        ids = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
+        if ids.max(initial=-1) >= size:
+            raise TokenizerMismatch(
+                f"the tokenizer has ids up to {ids.max()}, but the model's head emits only {size} tokens. "
+                "They do not belong together: load the tokenizer saved with this model, or resize the model's "
+                "embeddings to len(tokenizer) first."
+            )
+        known = np.zeros(size, dtype=bool)
+        known[ids] = True
+        eos = [tokenizer.eos_token_id]
+        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        eos += configured if isinstance(configured, (list, tuple)) else [configured]
+        eos_ids = np.array(sorted({int(i) for i in eos if i is not None and i < size}), dtype=np.int64)
+        return cls(size, eos_ids, known)
+
+    def banned(self, device: torch.device) -> torch.Tensor | None:
+        """bool [V] on `device`, True where an id must never be sampled; None where all may."""
+        return None if self.known.all() else torch.from_numpy(~self.known).to(device)

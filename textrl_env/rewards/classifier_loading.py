@@ -1,0 +1,146 @@
+"""Loading a sequence classifier, and settling what its configuration leaves open: label, padding, length."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from textrl_env.errors import ConfigError, ModelError, UnknownName
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> torch.nn.Module:
+    """`AutoModelForSequenceClassification` from a folder or id; code that comes with a model is never run.
+
+    Raises:
+        ModelError: There is no such model, or it has no trained classification head. (Transformers would make
+            up a random head for a plain language model and go on.)
+    """
+    source = _source(model)
+    log = transformers_logging.get_logger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)  # its report of missing weights; what matters of it is raised below
+    try:
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # OSError, ValueError, SafetensorError ...: which one depends on what is wrong
+        raise ModelError(f"reward model {source!r} cannot be loaded: {_first_line(error)}") from error
+    finally:
+        log.setLevel(level)
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(
+            f"reward model {source!r} is no trained classifier: it has no weights for {missing}. "
+            "Give a model that was trained and saved as a sequence classifier"
+        )
+    return loaded
+
+
+def load_tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer from a folder or id, or a copy of a loaded one, so that its settings can be changed.
+
+    Raises:
+        ModelError: The folder has no tokenizer, or it cannot be loaded.
+    """
+    if not isinstance(tokenizer, (str, os.PathLike)):
+        return copy.deepcopy(tokenizer)
+    source = _source(tokenizer)
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"the folder {source!r} has no tokenizer; save one there with its save_pretrained({source!r}), "
+            "or name another: ClassifierReward(model, tokenizer=...)"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {source!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def label_index(config: Any, label: str | int | None) -> int:
+    """The index of the label whose logit is the score.
+
+    Raises:
+        ConfigError: There are several labels and none was chosen, or the index is out of range.
+        UnknownName: No label has this name; the message lists them and suggests the nearest.
+    """
+    names = [str(config.id2label.get(index, index)) for index in range(config.num_labels)]
+    if label is None:
+        if len(names) == 1:
+            return 0
+        raise ConfigError(f"the classifier has {len(names)} labels: choose one with label=. Labels: {', '.join(names)}")
+    if isinstance(label, str):
+        if label not in names:
+            raise UnknownName("label", label, names)
+        return names.index(label)
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(names):
+        raise ConfigError(f"label must be a name or an index in [0, {len(names)}), got {label!r}")
+    return label
+
+
+def longest_input(config: Any, tokenizer: Any) -> int:
+    """The most tokens that both the model's positions and the tokenizer allow."""
+    text_config = config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if text_config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer"):
+        positions -= text_config.pad_token_id + 1  # their positions are counted from behind the padding id
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def settle_padding(config: Any, tokenizer: Any) -> int | None:
+    """The id to pad with, also written into the config: Hugging Face classifiers find a row's end by it.
+
+    The config's own id comes first, because the model was built with it; then the tokenizer's. Any other
+    special token does as well, as padding is masked. None where there is none: rows are then scored one at a
+    time, for an ordinary token might end a text.
+    """
+    text_config = config.get_text_config()
+    candidates = [
+        text_config.pad_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+    ]
+    usable = [
+        i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < _vocabulary(text_config)
+    ]
+    text_config.pad_token_id = usable[0] if usable else None
+    return text_config.pad_token_id
+
+
+def _vocabulary(config: Any) -> int:
+    return int(getattr(config, "vocab_size", 0))
+
+
+def _source(model: str | os.PathLike[str]) -> str:
+    """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
+    text = os.fspath(model)
+    is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if is_path:
+        raise ModelError(f"the model folder {str(folder)!r} does not exist")
+    return text
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

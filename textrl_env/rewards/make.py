@@ -1,0 +1,125 @@
+"""From what a user writes, in code, on a command line or in YAML, to a reward."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.rewards.composite import CompositeReward
+from textrl_env.rewards.function import FunctionReward
+from textrl_env.rewards.protocol import Reward
+from textrl_env.rewards.registry import make_registered, registered_rewards
+from textrl_env.rewards.signature import check_signature
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def make_reward(spec: Any, **kwargs: Any) -> Reward:
+    """A reward from any of these:
+
+    - a registered name, such as `"embedded"`; `kwargs` go to its factory,
+    - a function `f(prompts, completions, **columns) -> list[float]`, which becomes a `FunctionReward`,
+    - `"path/to/file.py:function"`, the same for a function in a file (the file is run),
+    - the folder of a sequence classifier, its Hugging Face id or the loaded module: a `ClassifierReward`,
+    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a
+      `CompositeReward`,
+    - a reward object with `detailed` or `score_tokens`, or a `FunctionReward`: returned as it is. Any other callable is
+      treated as a function, so that it gets a time limit.
+
+    Raises:
+        UnknownName: No reward has this name; the message suggests the nearest.
+        ConfigError: A function with the wrong signature, a file without the function, or a malformed list.
+        ModelError: A folder that holds no usable classifier.
+    """
+    if isinstance(spec, (str, os.PathLike)):
+        return _from_text(os.fspath(spec), kwargs)
+    if isinstance(spec, Mapping) or (isinstance(spec, (list, tuple)) and not _is_weighted(spec)):
+        return _composite(spec, kwargs)
+    if isinstance(spec, (list, tuple)):
+        return _composite([spec], kwargs)
+    if hasattr(spec, "forward") and hasattr(spec, "config"):
+        from textrl_env.rewards.classifier import ClassifierReward  # a loaded module: torch is there already
+
+        return ClassifierReward(spec, **kwargs)
+    return _from_callable(spec, kwargs)
+
+
+def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
+    if text in registered_rewards():
+        return make_registered(text, **kwargs)
+    path, colon, function = text.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_callable(_load_function(Path(path).expanduser(), function), kwargs)
+    if text.endswith(".py"):
+        raise ConfigError(f"reward {text!r} names no function; write {text + ':function'!r}")
+    if Path(text).expanduser().is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
+        from textrl_env.rewards.classifier import ClassifierReward
+
+        return ClassifierReward(text, **kwargs)
+    return make_registered(text)  # raises UnknownName
+
+
+def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
+    is_complete = not inspect.isclass(reward) and (
+        isinstance(reward, FunctionReward) or hasattr(reward, "detailed") or hasattr(reward, "score_tokens")
+    )
+    if not is_complete:
+        return FunctionReward(reward, **kwargs)
+    if kwargs:
+        raise ConfigError(f"{reward!r} is a reward already, so it takes no arguments; got {sorted(kwargs)}")
+    check_signature(reward)
+    return reward
+
+
+def _composite(specs: Any, kwargs: dict[str, Any]) -> Reward:
+    if kwargs:
+        raise ConfigError(f"a composite of rewards takes no arguments; got {sorted(kwargs)}. Give them to its parts")
+    if isinstance(specs, Mapping):
+        if "reward" in specs and specs.keys() <= {"reward", "weight"}:
+            return CompositeReward([_part(specs)])
+        return CompositeReward({name: _part(entry) for name, entry in specs.items()})
+    return CompositeReward([_part(entry) for entry in specs])
+
+
+def _part(entry: Any) -> Any:
+    """An entry of a composite: a reward, or (reward, weight)."""
+    if isinstance(entry, Mapping) and "reward" in entry:
+        unknown = sorted(set(entry) - {"reward", "weight"})
+        if unknown:
+            raise UnknownName("key of a reward's entry", unknown[0], ("reward", "weight"))
+        return make_reward(entry["reward"]), entry.get("weight", 1.0)
+    if _is_weighted(entry):
+        return make_reward(entry[0]), entry[1]
+    return make_reward(entry)
+
+
+def _is_weighted(entry: Any) -> bool:
+    """(spec, weight); also as a list, for YAML has no tuples."""
+    return isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], (int, float))
+
+
+def _load_function(path: Path, name: str) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"reward {f'{path}:{name}'!r}: there is no file {str(path)!r}")
+    module_name = f"textrl_reward_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"reward file {str(path)!r} cannot be imported")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look their module up by name
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ConfigError(f"reward file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UnknownName(f"function in {str(path)!r}", name, public)
+    return getattr(module, name)

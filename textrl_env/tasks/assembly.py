@@ -1,0 +1,128 @@
+"""From a task and the arguments that override it to the parts an environment runs on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.kl import KLPenalty
+from textrl_env.mdp import EpisodeRules
+from textrl_env.models.loading import LoadedModel, load_model
+from textrl_env.models.reference import Reference
+from textrl_env.models.sampling import SamplingParams
+from textrl_env.models.vocabulary import Vocabulary
+from textrl_env.prompts import PromptSet
+from textrl_env.rewards import make_reward
+from textrl_env.stopping import StopStrings
+from textrl_env.tasks.registry import Task, get_task
+
+SPLITS = ("train", "heldout")
+
+
+class Assembly(NamedTuple):
+    """The parts of an environment."""
+
+    task: Task
+    rules: EpisodeRules
+    prompts: PromptSet
+    model_name: str | None  # the model's name or folder, where another copy of it can be loaded by that
+
+
+def assemble(
+    task: str | Task = "sentiment",
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    reward: Any = None,
+    kl_coef: float | Mapping[str, float] | Any = None,
+    kl_estimator: str | None = None,
+    kl_mode: str = "auto",
+    max_new_tokens: int | None = None,
+    max_prompt_tokens: int | None = None,
+    sampling: SamplingParams | Mapping[str, float] | None = None,
+    stop: Sequence[str] | None = None,
+    split: str = "train",
+    lora: Mapping[str, Any] | None = None,
+    device: Any = "auto",
+    dtype: Any = "auto",
+) -> Assembly:
+    """Resolve every part; None means the task's own. Raises a ConfigError before anything is half built."""
+    task = get_task(task)
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    rewarder = make_reward(task.reward if reward is None else reward)
+    gold = None if task.gold is None else make_reward(task.gold)
+    params = _sampling(task.sampling if sampling is None else sampling)
+    source = _prompt_source(task, split) if prompts is None else prompts
+    new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+    prompt_tokens = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+
+    loaded = _load(task, model, tokenizer, device=device, dtype=dtype, lora=lora)
+    vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
+    reference = Reference(_frozen(loaded.model, model), vocabulary, params, prompt_tokens + new_tokens)
+    limit = reference.lm.max_positions
+    if limit is not None and prompt_tokens + new_tokens > limit:
+        raise ConfigError(
+            f"max_prompt_tokens + max_new_tokens = {prompt_tokens} + {new_tokens} exceeds the {limit} positions "
+            f"of {type(loaded.model).__name__}; lower one of them"
+        )
+    rules = EpisodeRules(
+        tokenizer=loaded.tokenizer,
+        vocabulary=vocabulary,
+        reward=rewarder,
+        kl_penalty=KLPenalty(
+            reference,
+            task.kl_coef if kl_coef is None else kl_coef,
+            task.kl_estimator if kl_estimator is None else kl_estimator,
+        ),
+        kl_mode=kl_mode,
+        max_prompt_tokens=prompt_tokens,
+        max_new_tokens=new_tokens,
+        stop=StopStrings(task.stop if stop is None else stop, loaded.tokenizer, vocabulary.known),
+        gold=gold,
+    )
+    prompt_set = PromptSet(source, loaded.tokenizer, max_prompt_tokens=prompt_tokens, overflow=task.prompt_overflow)
+    name = task.model if model is None else model
+    # With an adapter the policy is the very module that the reference runs without it, not another copy by name.
+    by_name = isinstance(name, (str, Path)) and lora is None
+    return Assembly(task, rules, prompt_set, str(name) if by_name else None)
+
+
+def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:
+    if isinstance(sampling, SamplingParams):
+        return sampling
+    try:
+        return SamplingParams(**sampling)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"sampling takes temperature, top_k and top_p, got {dict(sampling)}") from None
+
+
+def _prompt_source(task: Task, split: str) -> Any:
+    source = task.prompts if split == "train" else task.heldout_prompts
+    if source is None:
+        raise ConfigError(f"task {task.name!r} has no {split} prompts; pass prompts=")
+    return source() if callable(source) else source
+
+
+def _load(task: Task, model: Any, tokenizer: Any, **arguments: Any) -> LoadedModel:
+    if model is None:
+        tokenizer = task.tokenizer if tokenizer is None else tokenizer
+        model = task.model
+        if callable(model) and not hasattr(model, "get_output_embeddings"):
+            model, own_tokenizer = model()
+            tokenizer = own_tokenizer if tokenizer is None else tokenizer
+    return load_model(model, tokenizer=tokenizer, **arguments)
+
+
+def _frozen(loaded: Any, given: Any) -> Any:
+    """A reference of its own where the caller holds the module and may train it.
+
+    A peft model is shared on purpose: its reference is the same weights with the adapter off.
+    """
+    if given is loaded and not hasattr(loaded, "disable_adapter"):
+        return copy.deepcopy(loaded)
+    return loaded

@@ -1,0 +1,277 @@
+"""Text to token ids and back, with the three traps closed that plain calls of a tokenizer leave open.
+
+- Text that spells a control token (`<|im_end|>`) is encoded as that text. A plain call would turn it into the
+  control token itself, so that a prompt could end its own turn.
+- A prompt ends where its text ends: the EOS that some tokenizers append is left out.
+- A response is decoded once from all of its ids, because a character can be split over several tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from textrl_env.errors import EmptyPrompt, PromptError
+
+Ids = list[int]
+
+_SPACE_MARK = "\u2581"  # how SentencePiece vocabularies write a space
+
+
+def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
+    """The ids of a text prompt: what the tokenizer puts in front (BOS), then the text, and nothing behind it.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        text: Any text. Control tokens that it spells are encoded as text.
+
+    Raises:
+        EmptyPrompt: There is no text, and the tokenizer has no BOS token that could stand in for it.
+    """
+    plain = _encode(tokenizer, text)
+    if not plain:
+        if tokenizer.bos_token_id is None:
+            raise EmptyPrompt(
+                f"the prompt {text!r} has no tokens, and {type(tokenizer).__name__} has no BOS token "
+                "to start from; give a prompt with text, or set tokenizer.bos_token"
+            )
+        return [tokenizer.bos_token_id]
+    full = _encode(tokenizer, text, add_special_tokens=True)
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[: start + len(plain)]
+    return full  # a tokenizer that puts special tokens into the text itself: leave its ids alone
+
+
+def check_messages(messages: Any) -> None:
+    """Raise `PromptError` unless `messages` is a chat: a list of dicts with texts as `role` and `content`."""
+    if not isinstance(messages, (list, tuple)):
+        raise PromptError(f"a chat must be a list of messages, got {type(messages).__name__}: {messages!r:.80}")
+    if not messages:
+        raise PromptError("a chat needs at least one message, got an empty list")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise PromptError(
+                f"message {number} of a chat must be a dict with 'role' and 'content', "
+                f"got {type(message).__name__}: {message!r:.80}"
+            )
+        for key in ("role", "content"):
+            if key not in message:
+                raise PromptError(f"message {number} of a chat has no {key!r}; its keys are {sorted(message)}")
+            if not isinstance(message[key], str):
+                raise PromptError(
+                    f"{key!r} of message {number} of a chat must be a string, got {type(message[key]).__name__}"
+                )
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer: str | None = None) -> Ids:
+    """The ids of a chat in the tokenizer's own template.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        messages: `[{"role": ..., "content": ...}, ...]`. The template's control tokens become control tokens;
+            control tokens spelled inside a message become text.
+        answer: None ends with the template's generation prompt, which is what a policy continues. A string is
+            added as the assistant's message, which is what a reward model reads.
+
+    Returns:
+        Where no message spells a control token: exactly what `apply_chat_template` gives.
+
+    Raises:
+        PromptError: The tokenizer has no chat template, the messages are malformed, or the template refuses
+            them.
+    """
+    check_messages(messages)
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise PromptError(
+            f"{type(tokenizer).__name__} has no chat template, so chat messages cannot be encoded; "
+            "set tokenizer.chat_template, or give prompts as text"
+        )
+    chat = [dict(message) for message in messages]
+    if answer is not None:
+        chat.append({"role": "assistant", "content": answer})
+    control = _control_tokens(tokenizer)
+    if not any(token in text for text in _strings(chat) for token in control):
+        return _encode(tokenizer, _render(tokenizer, chat, answer is None), split_special_tokens=False)
+
+    return _encode_with_hidden(tokenizer, chat, control, answer is None)
+
+
+def _encode_with_hidden(
+    tokenizer: Any, chat: list[dict[str, Any]], control: dict[str, Any], add_generation_prompt: bool
+) -> Ids:
+    """The ids of a chat whose messages spell control tokens.
+
+    What the messages spell is hidden while the template is rendered, so that all control tokens in the
+    rendered text are the template's own. These become stand-ins that an otherwise blind copy of the tokenizer
+    knows; then the hidden words come back, and the copy reads them as text, with the same boundaries and
+    spaces as ever.
+    """
+    spelled = _any_of(control)
+    hidden: dict[str, str] = {}
+    nonce = secrets.token_hex(8)
+
+    def hide(match: re.Match[str]) -> str:
+        return hidden.setdefault(match[0], f"hidden{nonce}n{len(hidden)}n")
+
+    masked = _map_strings(lambda text: spelled.sub(hide, text), chat)
+    rendered = _render(tokenizer, masked, add_generation_prompt)
+    blind, stand_ins, real_ids = _blind_copy(tokenizer, control)
+    rendered = spelled.sub(lambda match: stand_ins[match[0]], rendered)
+    for text, mark in hidden.items():
+        rendered = rendered.replace(mark, text)
+    if tokenizer.is_fast:
+        return [real_ids.get(i, i) for i in _encode(blind, rendered)]
+    # A tokenizer written in Python knows no added tokens at all while it splits special ones.
+    by_stand_in = {stand_in: tokenizer.convert_tokens_to_ids(text) for text, stand_in in stand_ins.items()}
+    ids: Ids = []
+    for piece in re.split(f"({_any_of(by_stand_in).pattern})", rendered):
+        ids += [by_stand_in[piece]] if piece in by_stand_in else _encode(tokenizer, piece)
+    return ids
+
+
+def decode_response(tokenizer: Any, ids: Iterable[int], *, after_text: bool = True) -> str:
+    """The text of a response, decoded once from all of its ids.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        ids: Response ids. Special tokens, and ids that the tokenizer does not know, are skipped.
+        after_text: The response continues a text, so that prompt + response must be the whole text: the
+            leading space that SentencePiece decoders strip is kept. False for chats, where a turn's first
+            space is not part of it.
+
+    Returns:
+        Text. A character whose bytes are incomplete at the end becomes U+FFFD; nothing here raises for any
+        ids.
+    """
+    return decode_responses(tokenizer, [ids], after_text=after_text)[0]
+
+
+def decode_responses(
+    tokenizer: Any, responses: Sequence[Iterable[int]], *, after_text: bool | Sequence[bool] = True
+) -> list[str]:
+    """`decode_response` for n responses; `after_text` is one value for all, or n values."""
+    flags = [after_text] * len(responses) if isinstance(after_text, bool) else after_text
+    known = _known_ids(tokenizer)
+    texts = []
+    for ids, keeps_space in zip(responses, flags, strict=True):
+        listed = ids.tolist() if hasattr(ids, "tolist") else ids  # Python ints: twice as fast as NumPy's
+        kept = [int(i) for i in listed if i in known]
+        text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if keeps_space and kept:
+            text = _with_leading_space(tokenizer, kept, text)
+        texts.append(text)
+    return texts
+
+
+def _with_leading_space(tokenizer: Any, ids: Ids, text: str) -> str:
+    tokens = tokenizer.convert_ids_to_tokens(ids[:8], skip_special_tokens=True)
+    if not tokens or not tokens[0].startswith(_SPACE_MARK):
+        return text
+    written = "".join(tokens)
+    missing = (len(written) - len(written.lstrip(_SPACE_MARK))) - (len(text) - len(text.lstrip(" ")))
+    return " " + text if missing == 1 else text
+
+
+_vocabularies: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+
+
+def _known_ids(tokenizer: Any) -> frozenset[int]:
+    """All ids of the tokenizer (a vocabulary may have holes). Read again when tokens were added."""
+    size = len(tokenizer)
+    cached = _vocabularies.get(tokenizer)
+    if cached is None or cached[0] != size:
+        cached = _vocabularies[tokenizer] = (size, frozenset(tokenizer.get_vocab().values()))
+    return cached[1]
+
+
+def _encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True) -> Ids:
+    return tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        split_special_tokens=split_special_tokens,
+        return_attention_mask=False,
+        verbose=False,  # a long prompt is our own business: it is truncated or refused later
+    )["input_ids"]
+
+
+def _render(tokenizer: Any, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:  # jinja's errors: which ones depends on the template
+        roles = [message["role"] for message in chat]
+        raise PromptError(f"the chat template refused a chat with the roles {roles}: {error}") from error
+
+
+def _control_tokens(tokenizer: Any) -> dict[str, Any]:
+    """Text -> AddedToken of every token that the tokenizer declares special."""
+    declared = set(tokenizer.all_special_tokens)
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content: token for token in added if token.special or token.content in declared}
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the texts, the longest first; nothing if there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
+def _map_strings(function: Any, value: Any) -> Any:
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map_strings(function, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map_strings(function, item) for item in value]
+    return value
+
+
+_blind_copies: WeakKeyDictionary[Any, tuple[int, tuple[Any, dict[str, str], dict[int, int]]]] = WeakKeyDictionary()
+
+
+def _blind_copy(tokenizer: Any, control: dict[str, Any]) -> tuple[Any, dict[str, str], dict[int, int]]:
+    """A copy of the tokenizer that knows each control token under another spelling only.
+
+    Returns:
+        The copy, {control token's text: its stand-in}, {stand-in's id: control token's id}. A stand-in strips
+        the spaces around it exactly as its original does.
+    """
+    size = len(tokenizer)
+    cached = _blind_copies.get(tokenizer)
+    if cached is None or cached[0] != size:
+        blind = copy.deepcopy(tokenizer)
+        nonce = secrets.token_hex(8)
+        stand_ins = {text: f"standin{nonce}n{number}n" for number, text in enumerate(control)}
+        same = ("lstrip", "rstrip", "single_word")
+        blind.add_tokens(
+            [
+                type(token)(
+                    stand_ins[text],
+                    special=False,
+                    normalized=False,
+                    **{flag: getattr(token, flag) for flag in same},
+                )
+                for text, token in control.items()
+            ]
+        )
+        real_ids = {
+            blind.convert_tokens_to_ids(stand_in): tokenizer.convert_tokens_to_ids(text)
+            for text, stand_in in stand_ins.items()
+        }
+        cached = _blind_copies[tokenizer] = (size, (blind, stand_ins, real_ids))
+    return cached[1]
