@@ -21,7 +21,7 @@ class MetricsFile:
         """Write one line. Values that are not numbers or text are left out; NaN, which JSON lacks, is null."""
         line: dict[str, Any] = {STEP: step}
         for key, value in sorted(values.items()):
-            value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+            value = value.item() if getattr(value, "shape", None) == () else value
             if isinstance(value, (int, float, str)):
                 line[key] = None if isinstance(value, float) and not math.isfinite(value) else value
         with self.path.open("a", encoding="utf-8") as file:

@@ -28,7 +28,7 @@ class SampleFile:
         for record in records:
             gold = [_number(record.gold_score)] if has_gold else []
             texts = [_cell(prompt_text(record.prompt)), _cell(record.response)]
-            lines.append(_row([*texts, _number(record.score), *gold, f"{record.kl:.2f}", record.finish_reason]))
+            lines.append(_row([*texts, _number(record.score), *gold, _number(record.kl), record.finish_reason]))
         before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE
         self.path.write_text(before + "\n".join(lines) + "\n", encoding="utf-8")
 

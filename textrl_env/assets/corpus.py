@@ -70,11 +70,18 @@ def collate(rows: Sequence[list[int]], pad: int) -> Batch:
     return Batch(input_ids, labels)
 
 
-def training_batches(rng: Random, tokenizer: PreTrainedTokenizerBase, rows: int, limit: int) -> Iterator[Batch]:
-    """Batches of fresh documents without end: `rows` of similar length each, cut at `limit` ids."""
+def training_batches(rng: Random, tokenizer: PreTrainedTokenizerBase, tokens: int, limit: int) -> Iterator[Batch]:
+    """Batches of fresh documents without end, each of about `tokens` ids, documents cut at `limit` ids.
+
+    A batch holds documents of similar length, which saves padding, and as many as fill it: with a fixed number
+    of rows, a mean over the batch would count a short document's tokens for more, and the model would end early.
+    """
     while True:
-        pool = sorted((d.ids[:limit] for d in documents(rng, tokenizer, 16 * rows)), key=len)
-        starts = list(range(0, len(pool), rows))
-        rng.shuffle(starts)
-        for start in starts:
-            yield collate(pool[start : start + rows], tokenizer.eos_token_id)
+        pool = sorted((document.ids[:limit] for document in documents(rng, tokenizer, 1024)), key=len)
+        batches: list[list[list[int]]] = [[]]
+        for row in pool:
+            if (len(batches[-1]) + 1) * len(row) > tokens and batches[-1]:
+                batches.append([])
+            batches[-1].append(row)
+        rng.shuffle(batches)
+        yield from (collate(batch, tokenizer.eos_token_id) for batch in batches)

@@ -45,7 +45,7 @@ def train_reward_model(
     """A reward model trained with the Bradley-Terry loss on the pools' pairs, and its last training loss.
 
     Each step takes some prompts and some texts of each, and all pairs among a prompt's texts:
-    loss = mean over pairs of -log sigmoid(r_better - r_worse) + CENTRING * (mean r)^2
+    loss = mean over pairs of -log sigmoid(r_better - r_worse) + CENTRING * (mean r of unspoilt texts)^2
     (Bradley and Terry 1952; as in Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1).
     The loss does not fix the scores' level, so the second term centres it. Afterwards the head is scaled so
     that the policy's own texts have scores of standard deviation 1.
@@ -56,15 +56,17 @@ def train_reward_model(
     def loss() -> torch.Tensor:
         rows: list[list[int]] = []
         gold: list[list[float]] = []
+        natural: list[bool] = []
         for ids, pool in rng.sample(encoded, PROMPTS_A_STEP):
             chosen = rng.sample(range(len(pool)), min(TEXTS_A_PROMPT, len(pool)))
             rows += [ids[i] for i in chosen]
             gold.append([pool[i].gold for i in chosen])
+            natural += [pool[i].source != "spoilt" for i in chosen]
         target = torch.tensor(gold)  # [P, K]
         reward = _logits(model, tokenizer, rows, chunk=48).view_as(target)
         better = target[:, :, None] - target[:, None, :] > MARGIN  # [P, K, K]
         difference = (reward[:, :, None] - reward[:, None, :])[better]
-        return -nn.functional.logsigmoid(difference).mean() + CENTRING * reward.mean() ** 2
+        return -nn.functional.logsigmoid(difference).mean() + CENTRING * reward.flatten()[natural].mean() ** 2
 
     last = optimise(model, loss, steps=steps, learning_rate=LEARNING_RATE, label="reward")
     own = [candidate.text for pool in pools for candidate in pool if candidate.source == "policy"]

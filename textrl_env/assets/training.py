@@ -19,7 +19,7 @@ from textrl_env.assets.tokenizer import TURN_END
 CONTEXT = 512
 TRAINED_LENGTH = 256
 """Longer documents are cut here in training; dialogues of three long answers are the only ones that are."""
-BATCH_ROWS = 64
+BATCH_TOKENS = 2560
 LEARNING_RATE = 4e-3
 
 
@@ -87,7 +87,7 @@ def new_policy(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
 def train_policy(tokenizer: PreTrainedTokenizerBase, rng: Random, steps: int) -> tuple[LlamaForCausalLM, float]:
     """A policy trained on `steps` batches of fresh documents, and its last training loss in nats a token."""
     model = new_policy(tokenizer)
-    batches = training_batches(rng, tokenizer, BATCH_ROWS, TRAINED_LENGTH)
+    batches = training_batches(rng, tokenizer, BATCH_TOKENS, TRAINED_LENGTH)
 
     def loss() -> torch.Tensor:
         batch = next(batches)
@@ -108,8 +108,8 @@ def held_out_losses(
     nats: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
     drawn = sorted(documents(rng, tokenizer, count), key=lambda document: len(document.ids))
-    for start in range(0, len(drawn), BATCH_ROWS):
-        part = drawn[start : start + BATCH_ROWS]
+    for start in range(0, len(drawn), 64):
+        part = drawn[start : start + 64]
         batch = collate([document.ids[:CONTEXT] for document in part], tokenizer.eos_token_id)
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         losses = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none")

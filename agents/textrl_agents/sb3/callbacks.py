@@ -72,6 +72,7 @@ class HeldoutEvaluation(BaseCallback):
 
     env: an environment of held-out prompts (`textrl_agents.evaluation.sibling_env`). every: 0 evaluates before and
     after alone. samples: file that gets `sample_count` responses to the same prompts each time.
+    evaluated_at: tokens of the checkpoint that a resumed run goes on from; what was due there was done before it.
 
     The random state of training is not touched: a run with evaluations has the same weights as one without. Logs
     `eval/score`, `eval/gold_score`, `eval/kl`, `eval/penalized_return`, `eval/length`, `eval/entropy`, each with
@@ -88,25 +89,22 @@ class HeldoutEvaluation(BaseCallback):
         samples: SampleFile | None = None,
         sample_count: int = 4,
         progress: TrainingProgress | None = None,
+        evaluated_at: int | None = None,
     ):
         super().__init__()
         self.env, self.every, self.episodes, self.seed = env, every, episodes, seed
         self.samples, self.sample_count, self.progress = samples, sample_count, progress
         self.first: Evaluation | None = None  # before training; None in a resumed run
         self.last: Evaluation | None = None
-        self._resumed_at = -1
+        self._evaluated_at = evaluated_at
         self._in_rollout = False
-
-    def _on_training_start(self) -> None:
-        # The evaluation due at a checkpoint's own boundary was done before the checkpoint was written.
-        self._resumed_at = self.num_timesteps if self.num_timesteps > 0 else -1
 
     def _on_rollout_start(self) -> None:
         tokens = self.num_timesteps
         self._in_rollout = True
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
         due = self.every > 0 and tokens // self.every > (tokens - per_rollout) // self.every
-        if tokens != self._resumed_at and (due or tokens == 0):
+        if tokens != self._evaluated_at and (due or tokens == 0):
             self.run()
 
     def _on_training_end(self) -> None:

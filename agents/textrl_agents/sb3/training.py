@@ -79,7 +79,7 @@ class SB3Run:
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
-        self.run = run
+        self.run, self.resumed = run, checkpoint is not None
         self.agent.set_logger(sb3_logger.Logger(str(run.path), _log_outputs(run)))
         if checkpoint is not None:
             load_checkpoint(self.agent, checkpoint)
@@ -101,6 +101,7 @@ class SB3Run:
                 samples=SampleFile(run.samples) if config.samples else None,
                 sample_count=config.samples,
                 progress=progress,
+                evaluated_at=agent.num_timesteps if self.resumed else None,
             )
             callbacks.append(self.evaluation)
         self.checkpoints = Checkpoints(run, every=config.save_every or 0, keep=config.keep_checkpoints)
@@ -108,7 +109,7 @@ class SB3Run:
         try:
             # SB3 adds the tokens so far where it is told to keep counting.
             remaining = config.timesteps - agent.num_timesteps
-            agent.learn(remaining, callback=callbacks, reset_num_timesteps=agent.num_timesteps == 0)
+            agent.learn(remaining, callback=callbacks, reset_num_timesteps=not self.resumed)
             finished = not self.checkpoints.in_rollout
             if finished and agent.logger.name_to_value:
                 agent.logger.dump(agent.num_timesteps)  # the last update's, which SB3 writes after the next rollout

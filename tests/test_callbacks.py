@@ -1,0 +1,183 @@
+"""Callbacks: the numbers are those of the episodes trained on, and watching does not change what is watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from textrl_agents.evaluation import SampleRecord, sibling_env
+from textrl_agents.progress import TrainingProgress
+from textrl_agents.sample_file import SampleFile
+from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_env.rewards import CompositeReward
+from textrl_env.tasks import Task
+
+N_ENVS, N_STEPS = 8, 9
+ROLLOUT = N_ENVS * N_STEPS
+
+
+class Lines(KVWriter):
+    """Everything that was logged, a dict for each dump, with its step."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.lines.append((step, dict(key_values)))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def new_agent(task: Any = "exact", **env_kwargs: Any) -> tuple[Any, Lines]:
+    agent = make_agent("ppo", n_envs=N_ENVS, n_steps=N_STEPS, seed=0, env_kwargs={"task": task, **env_kwargs})
+    lines = Lines()
+    agent.set_logger(Logger(None, [lines]))
+    return agent, lines
+
+
+def length_gold(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_metrics_are_those_of_the_episodes(tiny_task: Task, vowels: Any) -> None:
+    reward = CompositeReward({"vowels": vowels, "length": (length_gold, 0.5)})
+    agent, lines = new_agent(dataclasses.replace(tiny_task, reward=reward, gold=length_gold))
+    agent.learn(ROLLOUT, callback=RLHFMetrics())
+    _, logged = lines.lines[0]
+    episodes = agent.rollout_buffer.episodes
+    assert len(episodes) >= 4
+    assert logged["rollout/episodes"] == len(episodes)
+
+    def mean(value: Any) -> float:
+        return float(np.mean([value(episode) for episode in episodes]))
+
+    expected = {
+        "objective/scores": mean(lambda e: e.score),
+        "objective/kl": mean(lambda e: e.kl_sum),
+        "objective/non_score_reward": mean(lambda e: -0.1 * e.kl_sum),
+        "objective/rlhf_reward": mean(lambda e: e.score - 0.1 * e.kl_sum),
+        "objective/entropy": float(np.mean(agent.rollout_buffer.response_entropies)),
+        "objective/gold_scores": mean(lambda e: len(e.response)),
+        "objective/score_parts/vowels": mean(lambda e: e.score_parts["vowels"]),
+        "objective/score_parts/length": mean(lambda e: len(e.response)),
+        "objective/kl_coef": 0.1,
+        "rollout/eos_share": mean(lambda e: e.finish_reason == "eos"),
+        "rollout/length_share": mean(lambda e: e.finish_reason == "length"),
+        "rollout/stop_share": 0.0,
+    }
+    for name, value in expected.items():
+        assert logged[name] == pytest.approx(value, abs=1e-6), name
+    # The return that is logged is the return that is trained.
+    assert logged["objective/rlhf_reward"] == pytest.approx(mean(lambda e: e.statistics["r"]), abs=1e-6)
+
+
+def test_cross_entropy_charge_is_shown_as_kl() -> None:
+    """In that mode `kl_sum` holds the policy's entropy too; of policy = reference the KL is 0 all the same."""
+    agent, lines = new_agent(kl_mode="cross_entropy")
+    agent.learn(ROLLOUT, callback=RLHFMetrics())
+    logged = lines.lines[0][1]
+    assert logged["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert logged["objective/non_score_reward"] == pytest.approx(-0.5 * logged["objective/entropy"], abs=1e-5)
+
+
+def test_a_rollout_without_an_end_logs_no_means(tiny_task: Task) -> None:
+    agent = make_agent("ppo", n_envs=2, n_steps=2, batch_size=4, env_kwargs={"task": tiny_task}, seed=1)
+    lines = Lines()
+    agent.set_logger(Logger(None, [lines]))
+    agent.learn(4, callback=RLHFMetrics())
+    assert lines.lines[0][1]["rollout/episodes"] == 0
+    assert not any(name.startswith("objective/scores") for name in lines.lines[0][1])
+
+
+def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
+    plain, _ = new_agent()
+    plain.learn(4 * ROLLOUT)
+    watched, lines = new_agent()
+    # As many rows as training and the same prompts: the decoder could mistake one's cached rows for the other's.
+    env = sibling_env(watched.env.env, N_ENVS)
+    samples = SampleFile(tmp_path / "samples.md")
+    callback = HeldoutEvaluation(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
+    watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), callback])
+    for name, tensor in plain.policy.state_dict().items():
+        assert torch.equal(tensor, watched.policy.state_dict()[name]), name
+    evaluated = [(step, line) for step, line in lines.lines if "eval/score" in line]
+    assert [step for step, _ in evaluated] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT, 4 * ROLLOUT]
+    assert callback.first is not None
+    assert callback.last is not None
+    assert evaluated[0][1]["eval/score"] == callback.first["score"].mean
+    assert evaluated[-1][1]["eval/kl"] == callback.last["kl"].mean
+    assert evaluated[-1][1]["eval/kl_ci95"] == callback.last["kl"].half_width
+    text = samples.path.read_text()
+    assert text.count("## After") == 5
+    assert f"## After {4 * ROLLOUT:,} tokens" in text
+    assert [record.prompt for record in callback.first.records] == [record.prompt for record in callback.last.records]
+
+
+def test_evaluations_come_when_due() -> None:
+    agent, lines = new_agent()
+    callback = HeldoutEvaluation(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4)
+    agent.learn(5 * ROLLOUT, callback=callback)
+    steps = [step for step, line in lines.lines if "eval/score" in line]
+    assert steps == [0, 2 * ROLLOUT, 3 * ROLLOUT, 5 * ROLLOUT]
+
+
+def test_stopped_within_a_rollout_is_not_evaluated_as_final() -> None:
+    agent, lines = new_agent()
+    callback = HeldoutEvaluation(sibling_env(agent.env.env, 4), episodes=4)
+    stop = StopOnRequest(lambda: agent.num_timesteps >= ROLLOUT + 2 * N_ENVS)
+    agent.learn(3 * ROLLOUT, callback=[stop, callback])
+    assert agent.num_timesteps == ROLLOUT + 2 * N_ENVS
+    assert [step for step, line in lines.lines if "eval/score" in line] == [0]
+
+
+def record(prompt: Any = "a prompt", response: str = "text", gold: float | None = None) -> SampleRecord:
+    return SampleRecord(prompt, response, "eos", 1.25, {}, gold, -0.0001, 1.2, 3, 2.0)
+
+
+def test_sample_file_shows_text_as_text(tmp_path: Path) -> None:
+    """A response cannot break the table, nor become markup."""
+    file = SampleFile(tmp_path / "samples.md")
+    chat = [{"role": "user", "content": "hi"}]
+    file.add(1000, [record(response="a|b\n<script>alert(1)</script> *x* [y](z)"), record(chat, gold=None)])
+    file.add(2000, [record(gold=0.5)])
+    text = file.path.read_text()
+    assert text.startswith("# Samples\n")
+    assert r"| a\|b<br>&lt;script&gt;alert(1)&lt;/script&gt; \*x\* \[y\](z) | 1.25 | 0.00 | eos |" in text
+    assert "| user: hi |" in text
+    assert "| prompt | response | score | gold | KL | end |" in text
+    file.rewind(1500)
+    assert "## After 1,000 tokens" in file.path.read_text()
+    assert "2,000" not in file.path.read_text()
+
+
+def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    agent, _ = new_agent()
+    with TrainingProgress() as progress:
+        assert not progress.enabled
+        agent.learn(ROLLOUT, callback=ProgressBar(progress))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_in_a_terminal_shows_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textrl_agents.progress.REFRESH_SECONDS", 0.0)
+    screen = io.StringIO()
+    agent, _ = new_agent()
+    console = Console(file=screen, force_terminal=True, width=160)
+    with TrainingProgress(console=console) as progress:
+        progress.note("too early")
+        agent.learn(2 * ROLLOUT, callback=ProgressBar(progress))
+        progress._progress.refresh()
+    shown = screen.getvalue()
+    assert f"{2 * ROLLOUT}/{2 * ROLLOUT} tokens" in shown
+    assert "KL" in shown
+    assert "/s score" in shown
