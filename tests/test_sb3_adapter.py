@@ -1,8 +1,9 @@
-"""The SB3 adapter: a conforming VecEnv and policy, and a rollout buffer that charges what the environment would."""
+"""The SB3 adapter: a conforming VecEnv, SB3's whole policy interface, and agents that can be saved."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -11,48 +12,16 @@ import pytest
 import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_checker import check_env
+from transformers import AutoModelForCausalLM
 
 import textrl_env
-from textrl_agents.sb3 import TextVecEnv, make_agent
+from textrl_agents.sb3 import CausalLMPolicy, TextVecEnv, make_agent
 from textrl_env import Task, TextGenVectorEnv
-from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.tasks import task_names
+from textrl_env.errors import ConfigError, ModelError, UnknownName
+from textrl_env.models import SamplingParams, pack
+from textrl_env.tasks import get_task, task_names
 
 EOS = 5  # of task "exact"
-
-
-def agent_of(task: Task | str, algo: str = "ppo", *, seed: int = 0, **arguments: Any) -> Any:
-    """An agent whose policy differs from the reference, with a value head that says something."""
-    env_kwargs = {"task": task, "device": "cpu", **arguments.pop("env_kwargs", {})}
-    agent = make_agent(algo, n_envs=arguments.pop("n_envs", 4), env_kwargs=env_kwargs, seed=seed, **arguments)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in agent.policy.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    return agent
-
-
-def collect(agent: Any, rollouts: int = 1) -> list[dict[str, Any]]:
-    """What the buffer holds after each of some rollouts; the weights must not move (learning_rate 0)."""
-    seen: list[dict[str, Any]] = []
-
-    def note(locals_: dict[str, Any], globals_: dict[str, Any]) -> bool:
-        return True
-
-    original = agent.train
-
-    def train() -> None:
-        buffer = agent.rollout_buffer
-        names = ("actions", "rewards", "episode_starts", "values", "log_probs", "advantages", "returns")
-        record = {name: getattr(buffer, name).copy() for name in names}
-        record["episodes"] = list(buffer.episodes)
-        record["entropies"] = list(buffer.response_entropies)
-        seen.append(record)
-        original()
-
-    agent.train = train
-    agent.learn(rollouts * agent.n_steps * agent.n_envs, callback=note)
-    return seen
 
 
 @pytest.mark.parametrize("task", task_names())
@@ -108,7 +77,7 @@ def test_vec_envs_that_cannot_work():
         TextVecEnv(gymnasium.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
     with pytest.raises(UnknownName, match=r"unknown algorithm 'pppo'\. Did you mean 'ppo'"):
         make_agent("pppo")
-    with pytest.raises(ConfigError, match="ppo does not take these arguments.*clip_rang"):
+    with pytest.raises(ConfigError, match=r"ppo does not take these arguments.*clip_rang"):
         make_agent("ppo", env_kwargs={"task": "exact"}, clip_rang=0.1)
 
 
@@ -131,97 +100,156 @@ def test_odd_sizes_give_no_warning(n_envs: int, n_steps: int):
         make_agent("ppo", env_kwargs={"task": "exact"}, n_envs=n_envs, n_steps=n_steps)
 
 
-def replay(records: list[dict[str, Any]], model: Any, starts: list[list[np.ndarray]]) -> list[dict[str, Any]]:
-    """The oracle: the rows' token streams over all rollouts, cut into episodes, and their KL by the plain reference.
-
-    starts: for each row, its prompts in the order they were drawn. Returns per finished episode its row, the global
-    steps it took, and the KL of each.
-    """
-    actions = np.concatenate([record["actions"] for record in records])
-    log_probs = np.concatenate([record["log_probs"] for record in records])
-    opening = np.concatenate([record["episode_starts"] for record in records]).astype(bool)
-    episodes = []
-    for row in range(actions.shape[1]):
-        firsts = [*np.flatnonzero(opening[:, row]), len(actions)]
-        for index, (first, end) in enumerate(zip(firsts, firsts[1:], strict=False)):
-            ids = np.concatenate([starts[row][index], actions[first:end, row]])
-            with torch.no_grad():
-                logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0].double()
-            ref = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]].numpy()[-(end - first) :]
-            steps = np.arange(first, end)
-            episodes.append({"row": row, "steps": steps, "kl": log_probs[first:end, row] - ref})
-    return episodes
+@pytest.fixture
+def vec_env(tiny_task: Task) -> TextVecEnv:
+    return TextVecEnv(num_envs=3, task=tiny_task, device="cpu")
 
 
-def prompts_drawn(agent: Any) -> list[list[np.ndarray]]:
-    """Notes the prompt of every episode of every row from here on."""
-    vec_env = agent.env
-    drawn: list[list[np.ndarray]] = [[] for _ in range(vec_env.num_envs)]
-    reset_rows = vec_env.env._mdp.reset_rows
+@pytest.fixture
+def policy(vec_env: TextVecEnv, make_model: Any) -> CausalLMPolicy:
+    """A policy wired by hand, with a value head that says something."""
+    made = CausalLMPolicy(
+        vec_env.observation_space,
+        vec_env.action_space,
+        lambda progress: 1e-3,
+        model=make_model("llama", seed=1),
+        tokenizer=vec_env.env.tokenizer,
+        device="cpu",
+    )
+    torch.nn.init.normal_(made.actor_critic.value_head.weight)
+    return made
 
-    def noting(rows: Any, prompts: Any) -> None:
-        for row, prompt in zip(rows, prompts, strict=True):
-            drawn[row].append(prompt.ids)
-        reset_rows(rows, prompts)
 
-    vec_env.env._mdp.reset_rows = noting
-    return drawn
+def test_predict_takes_one_observation_or_a_batch(policy: CausalLMPolicy, vec_env: TextVecEnv):
+    observations = vec_env.reset()
+    tokens, state = policy.predict(observations, deterministic=True)
+    assert (tokens.shape, tokens.dtype.kind, state) == ((3,), "i", None)
+    for row in range(3):
+        token, _ = policy.predict(observations[row], deterministic=True)
+        assert token.shape == ()
+        assert token == tokens[row]
+        assert vec_env.action_space.contains(int(token))
+    drawn = {tuple(policy.predict(observations)[0]) for _ in range(8)}
+    assert len(drawn) > 1
 
 
-@pytest.mark.parametrize("n_steps", [3, 8, 20])
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int, adaptive: bool):
-    """CHECKS 4 and 7: each transition pays its own KL at its episode's coefficient, and the record of an episode that
-    spans several rollouts gets the whole sum, whatever the rollouts' length. Expected values by the plain model."""
-    coef: Any = {"value": 0.5, "target": 0.05, "horizon": 40} if adaptive else 0.5
-    agent = agent_of("exact", n_steps=n_steps, learning_rate=0.0, env_kwargs={"kl_coef": coef})
-    starts = prompts_drawn(agent)
-    records = collect(agent, 60 // n_steps)
-    model = textrl_env.tasks.get_task("exact").model()[0]
-    episodes = replay(records, model, starts)
-    rewards = np.concatenate([record["rewards"] for record in records])
-    reported = {row: [] for row in range(4)}
-    values = [0.5]  # the coefficient in force during each rollout
-    for record in records:
-        ended = record["episodes"]
-        if adaptive and ended:
-            error = np.clip(np.mean([episode.kl_sum for episode in ended]) / 0.05 - 1, -0.2, 0.2)
-            values.append(values[-1] * (1 + error * len(ended) / 40))
-        else:
-            values.append(values[-1])
-    # In order of row, then time, as the buffer reports them rollout by rollout.
-    queue = [list(record["episodes"]) for record in records]
-    for rollout, ended in enumerate(queue):
-        for row in range(4):
-            within = [e for e in episodes if e["row"] == row and e["steps"][-1] // n_steps == rollout]
-            last_step = (rollout + 1) * n_steps - 1
-            for expected in within:
-                final = expected["steps"][-1]
-                # A stretch that reaches the end of all records may still be open: then no record says it ended.
-                if final == len(rewards) - 1 or (final == last_step and not ended):
-                    continue
-                if final == last_step and not is_start(records, final + 1, row):
-                    continue
-                reported[row].append((expected, ended.pop(0)))
-    matched = [pair for pairs in reported.values() for pair in pairs]
-    assert len(matched) > 40
-    assert sum(len({step // n_steps for step in e["steps"]}) > 1 for e, _ in matched) > (5 if n_steps < 20 else 0)
-    for expected, episode in matched:
-        started = values[expected["steps"][0] // n_steps]
-        assert episode.kl_coef == pytest.approx(started, rel=1e-6)
-        assert episode.kl_sum == pytest.approx(expected["kl"].sum(), abs=1e-4)
-        assert episode.statistics["l"] == len(expected["steps"])
-        assert episode.statistics["r"] == pytest.approx(episode.score - started * expected["kl"].sum(), abs=1e-4)
-        score = np.zeros(len(expected["steps"]))
-        score[-1] = episode.score
-        np.testing.assert_allclose(
-            rewards[expected["steps"], expected["row"]], score - started * expected["kl"], atol=1e-4
+def test_the_distribution_is_the_one_that_acts(policy: CausalLMPolicy, vec_env: TextVecEnv):
+    """`get_distribution`, `forward` and `evaluate_actions` agree, on prefixes and on whole sequences."""
+    state = torch.from_numpy(vec_env.reset())
+    tokens, values, log_probs = policy(state)
+    assert (tokens.shape, values.shape, log_probs.shape) == ((3,), (3, 1), (3,))
+    distribution = policy.get_distribution(state)
+    torch.testing.assert_close(distribution.log_prob(tokens), log_probs, atol=1e-5, rtol=0)
+    evaluated = policy.evaluate_actions(state, tokens[:, None])
+    assert evaluated[0].shape == (3, 1)
+    torch.testing.assert_close(evaluated[0], values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(evaluated[1], log_probs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(evaluated[2], distribution.entropy(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(policy.predict_values(state), values, atol=1e-5, rtol=0)
+    packed = pack([np.array([0, 9, 40, 7])], [2], "cpu")
+    whole = policy.get_distribution(packed)
+    torch.testing.assert_close(
+        whole.log_prob(packed.actions), policy.evaluate_actions(packed, packed.actions)[1], atol=1e-5, rtol=0
+    )
+    assert whole.log_prob(packed.actions).requires_grad
+
+
+def test_a_policy_must_emit_what_the_environment_takes(vec_env: TextVecEnv):
+    with pytest.raises(ConfigError, match="emits 6 tokens and the environment takes 320: give both the same model"):
+        CausalLMPolicy(
+            vec_env.observation_space,
+            vec_env.action_space,
+            lambda progress: 1e-3,
+            model=get_task("exact").model()[0],
+            tokenizer=get_task("exact").model()[1],
         )
-    assert np.abs(np.concatenate([e["kl"] for e, _ in matched])).max() > 0.05, "policy = reference: shows nothing"
-    if adaptive:
-        assert len(set(values)) > 2
+    with pytest.raises(ConfigError, match="use_sde is for continuous actions"):
+        CausalLMPolicy(vec_env.observation_space, vec_env.action_space, lambda progress: 1e-3, use_sde=True)
 
 
-def is_start(records: list[dict[str, Any]], step: int, row: int) -> bool:
-    starts = np.concatenate([record["episode_starts"] for record in records])
-    return bool(starts[step, row])
+def test_a_given_module_is_copied(vec_env: TextVecEnv, make_model: Any):
+    """Training must not reach the caller's module, nor unfreeze what the caller froze in the policy's copy."""
+    model = make_model("llama")
+    model.get_input_embeddings().weight.requires_grad_(False)
+    arguments = {"model": model, "tokenizer": vec_env.env.tokenizer, "device": "cpu"}
+    made = CausalLMPolicy(vec_env.observation_space, vec_env.action_space, lambda progress: 1e-3, **arguments)
+    assert made.actor_critic.model is not model
+    assert not made.actor_critic.model.get_input_embeddings().weight.requires_grad
+    assert made.actor_critic.model.lm_head.weight.requires_grad
+    shared = CausalLMPolicy(
+        vec_env.observation_space, vec_env.action_space, lambda progress: 1e-3, share_model=True, **arguments
+    )
+    assert shared.actor_critic.model is model
+
+
+@pytest.mark.parametrize("value_trunk", ["shared", "separate"])
+def test_a_saved_policy(value_trunk: str, vec_env: TextVecEnv, make_model: Any, tmp_path: Path):
+    """`CausalLMPolicy.save` and `load`, and CHECKS 42: plain transformers loads the folder with equal logits."""
+    policy = CausalLMPolicy(
+        vec_env.observation_space,
+        vec_env.action_space,
+        lambda progress: 1e-3,
+        model=make_model("llama", seed=1),
+        tokenizer=vec_env.env.tokenizer,
+        sampling=SamplingParams(temperature=0.8),
+        value_trunk=value_trunk,
+        device="cpu",
+    )
+    torch.nn.init.normal_(policy.actor_critic.value_head.weight)
+    policy.save(tmp_path)
+    loaded = CausalLMPolicy.load(tmp_path, device="cpu")
+    state = torch.from_numpy(vec_env.reset())
+    actions = torch.tensor([9, 40, 7])
+    for got, wanted in zip(
+        loaded.evaluate_actions(state, actions), policy.evaluate_actions(state, actions), strict=True
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+    assert (loaded.observation_space, loaded.action_space) == (policy.observation_space, policy.action_space)
+    ids = state[:1, :3]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    with torch.no_grad():
+        wanted = policy.actor_critic.model(input_ids=ids).logits
+        torch.testing.assert_close(plain(input_ids=ids).logits, wanted, atol=0, rtol=0)
+    with pytest.raises(ModelError, match=r"not a folder written by CausalLMPolicy\.save"):
+        CausalLMPolicy.load(tmp_path.parent)
+
+
+def train_a_little(algo: str, kl_mode: str) -> Any:
+    agent = make_agent(algo, env_kwargs={"task": "exact", "kl_mode": kl_mode}, n_envs=4, n_steps=8, seed=0)
+    return agent.learn(64)
+
+
+@pytest.mark.parametrize(("algo", "kind"), [("ppo", PPO), ("a2c", A2C)])
+@pytest.mark.parametrize("kl_mode", ["deferred", "log_ratio"])
+def test_a_saved_agent_goes_on_where_it_was(algo: str, kind: Any, kl_mode: str, tmp_path: Path):
+    """SB3's own save and load, a new environment, `bind`, and training goes on: the KL is charged again."""
+    agent = train_a_little(algo, kl_mode)
+    agent.save(tmp_path / "agent.zip")
+    vec_env = TextVecEnv(num_envs=4, task="exact", kl_mode=kl_mode)
+    loaded = kind.load(tmp_path / "agent.zip", env=vec_env, device="cpu")
+    for name, tensor in agent.policy.state_dict().items():
+        assert torch.equal(tensor, loaded.policy.state_dict()[name]), name
+    assert loaded.num_timesteps == 64
+    if kl_mode == "deferred":
+        with pytest.raises(ConfigError, match=r"call agent\.rollout_buffer\.bind"):
+            loaded.learn(64)
+    loaded.rollout_buffer.bind(vec_env, loaded.policy)
+    loaded.learn(64)
+    episodes = loaded.rollout_buffer.episodes
+    assert all(np.isfinite(episode.kl_sum) for episode in episodes)
+    assert max(abs(episode.kl_sum) for episode in episodes) > 1e-4
+    by_record = [episode.score - episode.kl_coef * episode.kl_sum for episode in episodes]
+    assert [episode.statistics["r"] for episode in episodes] == pytest.approx(by_record, abs=1e-4)
+
+
+def test_in_log_ratio_mode_every_way_to_act_reports_its_log_prob(tiny_task: Task):
+    """`agent.predict` and then `env.step`, as SB3's evaluation does: the KL is of the actions taken, not of earlier."""
+    env_kwargs = {"task": tiny_task, "kl_mode": "log_ratio"}
+    agent = make_agent("ppo", env_kwargs=env_kwargs, n_envs=3, n_steps=4, seed=0, learning_rate=0.0)
+    agent.learn(12)
+    observations = agent.env.reset()
+    for _ in range(4):
+        tokens, _ = agent.predict(observations)
+        observations, _, _, infos = agent.env.step(tokens)
+        # The policy is the reference still, so anything but 0 is another step's log-prob.
+        assert [info["kl"] for info in infos] == pytest.approx([0.0] * 3, abs=1e-5)

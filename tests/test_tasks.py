@@ -155,7 +155,6 @@ def test_a_prompt_longer_than_the_limit_is_cut_or_refused_as_the_task_says():
         ({"model": 5}, ConfigError, "causal LM, got int"),
         ({"model": 5, "tokenizer": letter_tokenizer()}, ConfigError, "causal LM, got int"),
     ],
-    ids=repr,
 )
 def test_arguments_that_cannot_work(arguments: dict[str, Any], error: type[Exception], match: str):
     with pytest.raises(error, match=match):

@@ -18,6 +18,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader has gone, as in `textrl ... | head`; click knows what to do
         except (TextRLError, OSError) as error:
             if ctx.params.get("debug"):
                 typer.echo(traceback.format_exc(), err=True)
@@ -67,3 +69,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point of the `textrl` script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What the vector environment costs by itself: no model is called, the reward is trivial, the actions are written down."""
+"""What the vector environment costs by itself: no model is called, the reward is trivial, the actions are scripted."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ def peak_of_update(device: torch.device, *, vocabulary: int, rows: int, tokens: 
 
     model, tokenizer = word_model(vocabulary)
     prompt = " ".join(f"w{i + 1}" for i in range(PROMPT_TOKENS))
-    task = Task(
-        name="memory", prompts=[prompt], reward=zero, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=tokens
-    )
+    task = Task(name="memory", prompts=[prompt], reward=zero, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=tokens)
     arguments = {"task": task, "model": model, "tokenizer": tokenizer, "device": device}
     agent = make_agent(
         "ppo", n_envs=rows, n_steps=tokens, n_epochs=1, batch_size=rows * tokens, env_kwargs=arguments, seed=0

@@ -11,9 +11,7 @@ from textrl_agents.benchmark.timing import Comparison, compare
 from textrl_agents.sb3 import CausalLMPolicy, TextVecEnv
 
 
-def episodes_against_prefixes(
-    subject: Subject, *, rows: int, tokens: int, batch_size: int, repeats: int
-) -> Comparison:
+def episodes_against_prefixes(subject: Subject, *, rows: int, tokens: int, batch_size: int, repeats: int) -> Comparison:
     """Stock `PPO.train` over EpisodeRolloutBuffer against the same over SB3's own buffer, one prefix a transition."""
     endless = subject.without_eos()
     ours = endless.agent(rows, tokens, tokens, n_epochs=1, batch_size=batch_size)

@@ -50,7 +50,9 @@ def _print(results: list[Any]) -> None:
         table.add_column(column, justify="right" if column in ("value", "limit") else "left")
     for result in results:
         ok = Text("yes", "green") if result.ok else Text("NO", "bold red")
-        table.add_row(result.name, ok, _number(result.value), _number(result.limit), Text(str(result.detail or "")))
+        table.add_row(
+            Text(result.name), ok, _number(result.value), _number(result.limit), Text(str(result.detail or ""))
+        )
     Console().print(table)
 
 

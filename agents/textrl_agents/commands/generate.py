@@ -14,7 +14,7 @@ from textrl_env.errors import ConfigError
 
 def generate(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Run folder or checkpoint to sample from.")
+        Path | None, typer.Argument(metavar="DIR", help="Run folder or checkpoint to sample from.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model instead of DIR: embedded, a folder or a Hugging Face id.")

@@ -1,0 +1,250 @@
+"""`textrl bench speed`: what this package promises about speed and memory, measured side by side on this machine.
+
+Each row is one run of both sides in turn; its value is a ratio wherever there is something to compare with, so that it
+means the same on a fast machine and on a slow one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from textrl_agents.benchmark import env_speed, generation_speed, update_memory, update_speed
+from textrl_agents.benchmark.subject import Subject, embedded_subject
+from textrl_agents.benchmark.timing import Comparison
+from textrl_agents.sb3.exact import train_exact
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.models.loading import resolve_device
+
+_SIDES = {">=": operator.ge, "<=": operator.le}
+
+
+class Target(NamedTuple):
+    """What a value must reach, such as `>= 1.0`."""
+
+    side: str
+    limit: float
+
+    def met_by(self, value: float) -> bool:
+        return bool(_SIDES[self.side](value, self.limit))
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.limit:g}"
+
+
+class Sizes(NamedTuple):
+    """How much work each measurement does."""
+
+    rows: int  # sub-environments of a rollout
+    tokens: int  # response tokens where all are equally long
+    longest: int  # response tokens at most, where EOS ends them
+    prefix_rows: int  # episodes of the update that runs one prefix per transition
+    prefix_tokens: int
+    long_tokens: int  # responses of the update's two lengths
+    short_tokens: int
+    batch_tokens: int  # transitions in a minibatch
+    memory_rows: int  # episodes of `memory_tokens` each in the update whose memory is measured
+    memory_tokens: int
+    vocabulary: int
+    env_steps: int
+    exact_iterations: int | None  # None: as many as `train_exact` takes by itself
+    exact_target: float
+
+
+FULL = Sizes(64, 64, 128, 8, 64, 256, 32, 2048, 64, 64, update_memory.VOCABULARY, 500, None, 0.98)
+# Fewer steps to the optimum, so it is not asked for.
+QUICK = FULL._replace(
+    tokens=32, prefix_rows=2, batch_tokens=1024, memory_rows=32, exact_iterations=40, exact_target=0.8
+)
+EXACT_SECONDS = 60.0
+
+
+class Run(NamedTuple):
+    """What a measurement needs."""
+
+    device: torch.device
+    subject: Callable[[], Subject]
+    sizes: Sizes
+    repeats: int
+
+
+class Measured(NamedTuple):
+    """One row's result."""
+
+    value: float
+    target: Target
+    detail: str
+    unit: str = "x"
+    within: bool = True  # a second condition, told in the detail
+
+
+def _compared(result: Comparison, target: Target, ours: str, theirs: str) -> Measured:
+    detail = f"{ours} {result.ours:,.0f} tokens/s, {theirs} {result.theirs:,.0f} tokens/s"
+    return Measured(result.ratio, target, detail)
+
+
+def _rollout_equal(run: Run) -> Measured:
+    result = generation_speed.rollout_equal_lengths(
+        run.subject(), rows=run.sizes.rows, tokens=run.sizes.tokens, repeats=run.repeats
+    )
+    return _compared(result, Target(">=", 1.0), "rollout", "by hand")
+
+
+def _rollout_eos(run: Run) -> Measured:
+    result = generation_speed.rollout_to_eos(
+        run.subject(),
+        rows=run.sizes.rows,
+        tokens=run.sizes.longest,
+        n_steps=run.sizes.tokens,
+        repeats=run.repeats,
+    )
+    return _compared(result, Target(">=", 2.5), "rollout", "by hand")
+
+
+def _stepping(run: Run) -> Measured:
+    result = generation_speed.stepping(run.subject(), rows=run.sizes.rows, tokens=run.sizes.tokens, repeats=run.repeats)
+    return _compared(result, Target(">=", 1.0), "act", "generate")
+
+
+def _update(run: Run) -> Measured:
+    result = update_speed.episodes_against_prefixes(
+        run.subject(),
+        rows=run.sizes.prefix_rows,
+        tokens=run.sizes.prefix_tokens,
+        batch_size=max(2, run.sizes.prefix_rows * run.sizes.prefix_tokens // 4),
+        repeats=min(run.repeats, 3),
+    )
+    return _compared(result, Target(">=", 20.0), "episodes", "prefixes")
+
+
+def _update_length(run: Run) -> Measured:
+    sizes = run.sizes
+    result = update_speed.long_against_short(
+        run.subject(),
+        long=sizes.long_tokens,
+        short=sizes.short_tokens,
+        batch_size=sizes.batch_tokens,
+        repeats=run.repeats,
+    )
+    inverted = result._replace(ratio=1.0 / result.ratio)
+    names = f"responses of {sizes.long_tokens}", f"of {sizes.short_tokens}"
+    return _compared(inverted, Target("<=", 1.5), *names)
+
+
+def _memory(run: Run) -> Measured:
+    sizes = run.sizes
+    peaks = update_memory.measure(
+        run.device, vocabulary=sizes.vocabulary, rows=sizes.memory_rows, tokens=sizes.memory_tokens
+    )
+    detail = (
+        f"{sizes.memory_rows * sizes.memory_tokens} tokens, vocabulary {sizes.vocabulary}: "
+        f"chunked {peaks.chunked / 2**20:,.0f} MiB, unchunked {peaks.unchunked / 2**20:,.0f} MiB"
+    )
+    return Measured(peaks.ratio, Target("<=", 0.4), detail)
+
+
+def _environment(run: Run) -> Measured:
+    value = env_speed.microseconds_per_token(
+        run.subject(), rows=run.sizes.rows, steps=run.sizes.env_steps, repeats=run.repeats
+    )
+    detail = f"{run.sizes.rows} rows, no model called, responses of {env_speed.MEAN_RESPONSE} tokens on average"
+    return Measured(value, Target("<=", 5.0), detail, unit="us/token")
+
+
+def _exact(run: Run) -> Measured:
+    iterations = run.sizes.exact_iterations
+    result = train_exact(0, device=run.device, **({} if iterations is None else {"iterations": iterations}))
+    return Measured(
+        result.normalized,
+        Target(">=", run.sizes.exact_target),
+        f"in {result.seconds:.1f} s (at most {EXACT_SECONDS:g} s)",
+        unit="of optimum",
+        within=result.seconds <= EXACT_SECONDS,
+    )
+
+
+MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
+    "rollout vs by hand, equal lengths": _rollout_equal,
+    "rollout vs by hand, to EOS": _rollout_eos,
+    "stepping vs generate, equal lengths": _stepping,
+    "update vs one prefix per transition": _update,
+    "update time per token, long vs short": _update_length,
+    "update memory, chunked vs not": _memory,
+    "vector env alone": _environment,
+    "exact: PPO vs optimum": _exact,
+}
+
+
+def run_speed(
+    *,
+    device: str | torch.device = "auto",
+    only: str | Sequence[str] | None = None,
+    repeats: int = 3,
+    quick: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure, and return one row a measurement.
+
+    device: as for `load_model`. On a CPU everything runs on one thread.
+    only: a part of the names in MEASUREMENTS, or several; every measurement whose name contains one is run.
+    repeats: rounds of each comparison; the value is their median. quick: less work, about a minute in all.
+    progress: called with each measurement's name when it starts.
+
+    A row has `name`, `value`, `unit`, `target` (such as ">= 1"), `ok`, `detail` and `quick`. Raises UnknownName where
+    `only` fits no measurement. One that fails is a row with the value None, not ok, and the error as its detail.
+    """
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ConfigError(f"repeats must be a whole number >= 1, got {repeats!r}")
+    names = _chosen(only)
+    place = resolve_device(device)
+    subjects: list[Subject] = []
+
+    def subject() -> Subject:
+        if not subjects:  # loaded for the first measurement that needs it
+            subjects.append(embedded_subject(place))
+        return subjects[0]
+
+    run = Run(place, subject, QUICK if quick else FULL, repeats)
+    threads = torch.get_num_threads()
+    try:
+        if place.type == "cpu":
+            torch.set_num_threads(1)
+        return [measure_row(name, run, quick=quick, progress=progress) for name in names]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def measure_row(
+    name: str, run: Run, *, quick: bool = False, progress: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """One measurement as a row."""
+    if progress is not None:
+        progress(name)
+    row: dict[str, Any] = {"name": name, "value": None, "unit": "", "target": "", "ok": False, "detail": ""}
+    row["quick"] = quick
+    try:
+        got = MEASUREMENTS[name](run)
+    except Exception as error:  # the other measurements are still worth having
+        return {**row, "detail": f"{type(error).__name__}: {error}"}
+    ok = got.target.met_by(got.value) and got.within
+    return {
+        **row,
+        "value": float(got.value),
+        "unit": got.unit,
+        "target": str(got.target),
+        "ok": ok,
+        "detail": got.detail,
+    }
+
+
+def _chosen(only: str | Sequence[str] | None) -> list[str]:
+    if only is None:
+        return list(MEASUREMENTS)
+    wanted = [only] if isinstance(only, str) else list(only)
+    for part in wanted:
+        if not any(part in name for name in MEASUREMENTS):
+            raise UnknownName("measurement", part, MEASUREMENTS)
+    return [name for name in MEASUREMENTS if any(part in name for part in wanted)]
