@@ -6,7 +6,6 @@ Run: python examples/sb3_ppo.py
 import argparse
 
 from textrl_agents.evaluation import evaluate
-
 from textrl_agents.sb3 import make_agent
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

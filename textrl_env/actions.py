@@ -54,7 +54,8 @@ def parse_actions(actions: Any, count: int, vocab_size: int) -> ParsedActions:
         return _parse(tokens, log_probs, count, vocab_size)
     array = _array(actions)
     if array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind == "f":
-        if not np.equal(array[:, 0], np.floor(array[:, 0])).all():
+        whole = (np.floor(array[:, 0]) == array[:, 0]) & (np.abs(array[:, 0]) < 2**53)
+        if not whole.all():
             raise InvalidAction(f"rows [token, log_prob] need whole token ids, got {_show(array[:, 0])}")
         return _parse(array[:, 0].astype(np.int64), array[:, 1], count, vocab_size)
     return _parse(array, None, count, vocab_size)
@@ -62,7 +63,8 @@ def parse_actions(actions: Any, count: int, vocab_size: int) -> ParsedActions:
 
 def _array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a tensor, on any device
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy()
     try:
         return np.asarray(value)
     except ValueError:

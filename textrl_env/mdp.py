@@ -39,6 +39,12 @@ _ROW_ARRAYS = (
 )
 
 
+def check_limit(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` counts tokens."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class EpisodeRules:
     """What an episode is: its vocabulary, limits, reward and KL charge."""
@@ -57,9 +63,7 @@ class EpisodeRules:
         if self.kl_mode not in KL_MODES:
             raise UnknownName("kl_mode", self.kl_mode, KL_MODES)
         for name in ("max_prompt_tokens", "max_new_tokens"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+            check_limit(name, getattr(self, name))
         if self.kl_mode != "deferred":
             estimate_kl(self.kl_penalty.estimator, torch.zeros(1))
 

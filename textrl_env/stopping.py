@@ -18,7 +18,11 @@ class StopStrings:
     """
 
     def __init__(self, strings: Sequence[str], tokenizer: Any, known: np.ndarray):
-        if isinstance(strings, str) or not all(isinstance(text, str) and text for text in strings):
+        if (
+            isinstance(strings, str)
+            or not isinstance(strings, Sequence)
+            or not all(isinstance(text, str) and text for text in strings)
+        ):
             raise ConfigError(f"stop must be a list of non-empty strings, got {strings!r}")
         self.strings, self._tokenizer = tuple(strings), tokenizer
         self._completes = np.zeros(len(known), dtype=bool)

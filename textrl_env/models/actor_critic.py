@@ -212,15 +212,21 @@ class CausalLMActorCritic(nn.Module):
                 f"{folder} has no {SETTINGS_FILE}: it is not a folder written by CausalLMActorCritic.save_pretrained. "
                 "To start from a plain model use load_model."
             )
-        settings = json.loads((folder / SETTINGS_FILE).read_text())
-        settings["sampling"] = SamplingParams(**settings["sampling"])
+        try:
+            settings = json.loads((folder / SETTINGS_FILE).read_text())
+            settings["sampling"] = SamplingParams(**settings["sampling"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder / SETTINGS_FILE} cannot be read: {type(error).__name__}: {error}") from error
         loaded = load_model(folder, device=device, dtype=dtype)
         actor_critic = cls(loaded.model, loaded.tokenizer, **{**settings, **overrides})
         try:
             state = load_file(folder / VALUE_HEAD_FILE, device=str(actor_critic.device))
         except Exception as error:
             raise ModelError(f"{folder / VALUE_HEAD_FILE} cannot be read: {error}") from error
-        missing = actor_critic.load_state_dict(state, strict=False)
-        if missing.unexpected_keys:
-            raise ModelError(f"{folder / VALUE_HEAD_FILE} does not fit: unexpected {missing.unexpected_keys}")
+        expected = {name: tensor.shape for name, tensor in actor_critic.value_state().items()}
+        unfit = {name for name, tensor in state.items() if expected.get(name) != tensor.shape}
+        unfit |= {name for name in expected if name.startswith("value_head.")} - set(state)
+        if unfit:
+            raise ModelError(f"{folder / VALUE_HEAD_FILE} does not fit this model: {', '.join(sorted(unfit))}")
+        actor_critic.load_state_dict(state, strict=False)
         return actor_critic

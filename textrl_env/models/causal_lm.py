@@ -32,7 +32,8 @@ class CausalLM:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.config = base.config.get_text_config()
         self.body, self.head = base.get_decoder(), base.get_output_embeddings()
-        if self.body is None or self.body is base or self.head is None:
+        encoder_decoder = getattr(base.config, "is_encoder_decoder", False)
+        if encoder_decoder or self.body is None or self.body is base or self.head is None:
             raise ModelError(
                 f"{type(base).__name__} has no separate decoder and head; a decoder-only causal LM is needed"
             )

@@ -75,7 +75,8 @@ class SlotDecoder:
         slots, ids = self._slots, self._ids
         if slots is None or ids is None or ids.shape != observations.shape or version != self._version:
             moved = self._version is None or version[1] != self._version[1]
-            if slots is None or slots.num_rows != len(observations) or moved:
+            outgrown = slots is not None and slots.max_length < observations.shape[1]
+            if slots is None or slots.num_rows != len(observations) or outgrown or moved:
                 slots = self._slots = SlotCache(len(observations), max(self.max_length, observations.shape[1]))
             ids = torch.full_like(observations, -1)
             self._version = version

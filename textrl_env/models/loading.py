@@ -78,6 +78,10 @@ def load_model(
         loaded_tokenizer = _load_tokenizer(tokenizer if tokenizer is not None else source, wanted_by=source)
         module = _load_module(source, kind)
     else:
+        if not hasattr(model, "get_output_embeddings"):
+            raise ModelError(
+                f"model must be a name, a folder or a causal LM, got {type(model).__name__}: {model!r:.80}"
+            )
         if tokenizer is None:
             raise ModelError(f"model is a {type(model).__name__}, which brings no tokenizer: pass tokenizer= as well")
         module = model if kind == "auto" else model.to(kind)

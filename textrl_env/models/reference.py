@@ -18,8 +18,8 @@ from textrl_env.models.vocabulary import Vocabulary
 class Reference:
     """Log-probabilities under the reference, step by step or for whole episodes.
 
-    model: a causal LM. It is frozen, unless it is a peft model: then the reference is the same weights with the
-    adapter off, and the adapter stays trainable.
+    model: a causal LM, only ever run without gradients; or a peft model, whose reference is the same weights with the
+        adapter off.
     sampling: as the policy's, so that both log-probabilities are of distributions made the same way.
     max_length: tokens of the longest observation.
     """
@@ -29,8 +29,6 @@ class Reference:
 
     def __init__(self, model: Any, vocabulary: Vocabulary, sampling: SamplingParams, max_length: int):
         adapter_off = hasattr(model, "disable_adapter")
-        if not adapter_off:
-            model.requires_grad_(False)
         self.lm = CausalLM(model, adapter_off=adapter_off)
         self.sampling = sampling
         self.banned = vocabulary.banned(self.lm.device)

@@ -8,6 +8,8 @@ every kept token under top-k, so that no minus infinity ever reaches a reward or
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +33,10 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise ConfigError(f"{name} must be a number, got {value!r}")
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(
                 f"temperature must be > 0, got {self.temperature}. For greedy decoding use deterministic=True."
             )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textrl_env.errors import TokenizerMismatch
+from textrl_env.errors import ModelError, TokenizerMismatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,10 @@ class Vocabulary:
         Heads are often padded to a round number, so a head larger than the tokenizer is ordinary: the surplus is
         masked. A tokenizer with ids that the head cannot emit is another model's, and refused.
         """
-        size = int(model.get_output_embeddings().weight.shape[0])
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(model).__name__} has no language-model head; a decoder-only causal LM is needed")
+        size = int(head.weight.shape[0])
         ids = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
         if ids.max(initial=-1) >= size:
             raise TokenizerMismatch(

@@ -21,7 +21,6 @@ from textrl_env.rewards.classifier_loading import (
 from textrl_env.rewards.protocol import Scores, Text, completion_text
 from textrl_env.tokenization import encode_chat
 
-
 # Below this many texts, waking the tokenizer's thread pool costs more than it saves.
 FEW_TEXTS = 16
 

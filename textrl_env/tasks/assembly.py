@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import EpisodeRules
+from textrl_env.mdp import EpisodeRules, check_limit
 from textrl_env.models.loading import LoadedModel, load_model
 from textrl_env.models.reference import Reference
 from textrl_env.models.sampling import SamplingParams
@@ -60,10 +60,14 @@ def assemble(
     source = _prompt_source(task, split) if prompts is None else prompts
     new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     prompt_tokens = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+    check_limit("max_new_tokens", new_tokens)
+    check_limit("max_prompt_tokens", prompt_tokens)
 
     loaded = _load(task, model, tokenizer, device=device, dtype=dtype, lora=lora)
     vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
-    reference = Reference(_frozen(loaded.model, model), vocabulary, params, prompt_tokens + new_tokens)
+    reference = Reference(
+        _frozen(loaded.model, task.model if model is None else model), vocabulary, params, prompt_tokens + new_tokens
+    )
     limit = reference.lm.max_positions
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ConfigError(
@@ -98,7 +102,7 @@ def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:
     try:
         return SamplingParams(**sampling)  # type: ignore[arg-type]
     except TypeError:
-        raise ConfigError(f"sampling takes temperature, top_k and top_p, got {dict(sampling)}") from None
+        raise ConfigError(f"sampling takes temperature, top_k and top_p, got {sampling!r}") from None
 
 
 def _prompt_source(task: Task, split: str) -> Any:

@@ -50,6 +50,12 @@ class ExactValue:
             raise ConfigError(f"about {size}**{limit} responses cannot be enumerated; at most {MAX_RESPONSES} can")
         reference = rules.kl_penalty.reference
         assert reference is not None
+        scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
+        if rules.stop.strings or reference.sampling.truncates or scores_tokens:
+            raise ConfigError(
+                "exact values need every response possible, ended by EOS or the limit and scored as a whole: "
+                "no stop strings, top_k, top_p or per-token rewards"
+            )
         responses = list(enumerate_responses(size, rules.vocabulary.eos_ids, limit))
         texts = decode_responses(rules.tokenizer, responses)
         self._count = len(responses)

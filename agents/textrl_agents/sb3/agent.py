@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from stable_baselines3 import A2C, PPO
@@ -105,21 +106,22 @@ def make_agent(
     if algo == "ppo" and "batch_size" not in arguments:
         arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // MINIBATCHES)
     try:
-        agent = ALGORITHMS[algo](
-            CausalLMPolicy,
-            vec_env,
-            rollout_buffer_class=EpisodeRolloutBuffer,
-            rollout_buffer_kwargs={"ledger": EpisodeLedger(vec_env)},
-            policy_kwargs=policy_kwargs,
-            device=reference.lm.device,
-            **arguments,
-        )
+        with warnings.catch_warnings():
+            # Of SB3's own buffer; this one deals whole sequences into minibatches that are alike in size.
+            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            agent = ALGORITHMS[algo](
+                CausalLMPolicy,
+                vec_env,
+                rollout_buffer_class=EpisodeRolloutBuffer,
+                rollout_buffer_kwargs={"ledger": EpisodeLedger(vec_env)},
+                policy_kwargs=policy_kwargs,
+                device=reference.lm.device,
+                **arguments,
+            )
     except TypeError as error:
         raise ConfigError(f"{algo} does not take these arguments: {error}") from error
     buffer, policy = agent.rollout_buffer, agent.policy
     assert isinstance(buffer, EpisodeRolloutBuffer)
     assert isinstance(policy, CausalLMPolicy)
-    buffer.bind(vec_env, policy.actor_critic.lm)
-    if vec_env.env.rules.kl_mode in ("auto", "log_ratio"):
-        vec_env.log_probs = lambda: policy.last_log_probs
+    buffer.bind(vec_env, policy)
     return agent

@@ -26,8 +26,18 @@ class EpisodeLedger:
     def __init__(self, env: TextVecEnv):
         self.env: TextVecEnv | None = env
         self.policy: CausalLM | None = None  # needed by the "full" estimator alone
+        self._resets = env.resets
         self.open_kl = np.zeros(env.num_envs)
         self.open_entropy = np.zeros(env.num_envs)
+
+    def start(self) -> None:
+        """Begin a rollout: forget what a reset of the environment, or a rollout that was broken off, left behind."""
+        if self.env is None:
+            return
+        self.env.drain_finished()
+        if self.env.resets != self._resets:
+            self._resets = self.env.resets
+            self.open_kl[:] = self.open_entropy[:] = 0.0
 
     def settle(
         self, packed: PackedEpisodes, log_probs: torch.Tensor, stretches: list[tuple[int, bool]]
@@ -42,7 +52,7 @@ class EpisodeLedger:
         if self.env is None:
             raise ConfigError(
                 "this rollout buffer is not bound to an environment (it was loaded from a file): "
-                "call agent.rollout_buffer.bind(agent.env)"
+                "call agent.rollout_buffer.bind(agent.env, agent.policy)"
             )
         finished: dict[int, list[Episode]] = {}
         for row, episode in self.env.drain_finished():
@@ -79,4 +89,4 @@ class EpisodeLedger:
 
     def __getstate__(self) -> dict[str, Any]:
         # SB3 pickles a buffer's arguments into its zip file; environments and models do not belong there.
-        return {"env": None, "policy": None, "open_kl": self.open_kl, "open_entropy": self.open_entropy}
+        return {"env": None, "policy": None, "_resets": -1, "open_kl": self.open_kl, "open_entropy": self.open_entropy}

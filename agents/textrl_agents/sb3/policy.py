@@ -67,7 +67,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype)
         module = loaded.model
         if module is model and not share_model and not hasattr(module, "disable_adapter"):
-            module = copy.deepcopy(module).requires_grad_(True)
+            module = copy.deepcopy(module)
         self.actor_critic = CausalLMActorCritic(
             module,
             loaded.tokenizer,
@@ -103,7 +103,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         return action.tokens, action.values[:, None], action.log_probs
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        return self.actor_critic.act(observation, deterministic=deterministic).tokens
+        return self.forward(observation, deterministic)[0]
 
     def evaluate_actions(
         self,

@@ -8,7 +8,7 @@ transition. `PPO.train()` sees flat tensors of transitions as ever, and cannot t
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
-from textrl_env.models import CausalLM, PackedEpisodes, pack
+from textrl_env.models import PackedEpisodes, pack
+
+if TYPE_CHECKING:
+    from textrl_agents.sb3.policy import CausalLMPolicy
 
 
 class EpisodeRolloutBuffer(RolloutBuffer):
@@ -51,13 +54,17 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.response_entropies: list[float] = []  # summed -log pi of each
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
-    def bind(self, env: TextVecEnv, policy: CausalLM | None = None) -> None:
-        """Follow `env` from here on; `policy` is needed by the "full" KL estimator alone."""
-        self.ledger.env = env
-        if policy is not None:
-            self.ledger.policy = policy
+    def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> None:
+        """Follow `env` and `policy` from here on: `agent.rollout_buffer.bind(agent.env, agent.policy)`.
+
+        In the modes that charge each step, `env` learns the log-probabilities of `policy`.
+        """
+        self.ledger.env, self.ledger.policy = env, policy.actor_critic.lm
+        if env.env.rules.kl_mode in ("auto", "log_ratio"):
+            env.log_probs = lambda: policy.last_log_probs
 
     def reset(self) -> None:
+        self.ledger.start()
         shape = (self.buffer_size, self.n_envs)
         self.actions = np.zeros(shape, dtype=np.int64)
         self.rewards = np.zeros(shape, dtype=np.float32)

@@ -42,17 +42,21 @@ class TextVecEnv(VecEnv):
         self.env: TextGenVectorEnv = inner
         self.log_probs: Callable[[], torch.Tensor] | None = None
         self.finished: list[tuple[int, Episode]] = []  # (row, episode), until `drain_finished` takes them
+        self.resets = 0  # calls of `reset`, each of which drops the episodes in flight
         self._silent = inner.rules.kl_mode == "deferred"
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
         super().__init__(inner.num_envs, inner.single_observation_space, inner.single_action_space)
 
     def reset(self) -> np.ndarray:
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
-        options = self._options[0] if self._options and self._options[0] else None
+        # SB3 keeps one dictionary a row; the vector environment takes one list a key.
+        keys = {key for row in self._options for key in row}
+        options = {key: [row.get(key) for row in self._options] for key in keys} or None
         observations, _ = self.env.reset(seed=seeds, options=options)
         self._reset_seeds()
         self._reset_options()
         self.finished.clear()
+        self.resets += 1
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations
 
