@@ -1,0 +1,239 @@
+"""Training by stock SB3: what an update changes and what it must not, determinism, and the known optimum."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3.common.logger import KVWriter, Logger
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from textrl_agents.sb3 import make_agent
+from textrl_env import Task
+from textrl_env.rewards import ClassifierReward
+from textrl_env.tasks.enumeration import ExactValue
+
+SMALL = {"n_envs": 4, "n_steps": 16, "seed": 0}
+
+
+def digest(module: torch.nn.Module) -> str:
+    """Of every byte of every weight and buffer."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def agent_of(task: Any, algo: str = "ppo", *, env_kwargs: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    env_kwargs = {"task": task, "device": "cpu", **(env_kwargs or {})}
+    return make_agent(algo, env_kwargs=env_kwargs, **{**SMALL, "learning_rate": 1e-3, **arguments})
+
+
+class Notes(KVWriter):
+    """Keeps what SB3 logs after each update."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.rows.append(dict(key_values))
+
+
+def learn(agent: Any, timesteps: int, *, log_interval: int = 1) -> list[dict[str, Any]]:
+    notes = Notes()
+    agent.set_logger(Logger(None, [notes]))
+    agent.learn(timesteps, log_interval=log_interval)
+    # The last update is logged by the next rollout, which does not come.
+    return [*notes.rows[1:], dict(agent.logger.name_to_value)]
+
+
+@pytest.fixture
+def classifier(tiny_tokenizer: Any) -> ClassifierReward:
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        pad_token_id=1,
+        initializer_range=0.2,
+    )
+    return ClassifierReward(LlamaForSequenceClassification(config), tokenizer=tiny_tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("value_trunk", ["shared", "separate"])
+def test_one_update_changes_the_policy_alone(
+    algo: str, value_trunk: str, tiny_task: Task, classifier: ClassifierReward
+):
+    """CHECKS 27: the reference's and the reward model's bytes stay; the policy's and the value head's do not."""
+    policy_kwargs = {"value_trunk": value_trunk}
+    agent = agent_of(tiny_task, algo, env_kwargs={"reward": classifier}, policy_kwargs=policy_kwargs)
+    core, reference = agent.policy.actor_critic, agent.env.env.kl_penalty.reference
+    assert core.lm.model is not reference.lm.model
+    before = [digest(module) for module in (core.model, core.value_head, reference.lm.model, classifier.model)]
+    assert before[0] == before[2], "the policy starts as the reference"
+    agent.learn(64)
+    after = [digest(module) for module in (core.model, core.value_head, reference.lm.model, classifier.model)]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True, True, False, False]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_one_update_of_an_adapter_leaves_the_reference(tiny_task: Task):
+    """CHECKS 27 with LoRA: policy and reference share their weights, and only the adapter is trained."""
+    pytest.importorskip("peft")
+    agent = make_agent(
+        "ppo", env_kwargs={"task": tiny_task, "device": "cpu"}, lora={"r": 4}, **SMALL, learning_rate=1e-2
+    )
+    core, reference = agent.policy.actor_critic, agent.env.env.kl_penalty.reference
+    assert core.lm.model is reference.lm.model
+    ids = torch.tensor([[0, 9, 40, 7]])
+
+    def logits() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            return reference.lm.project(reference.lm.hidden(ids)), core.lm.project(core.lm.hidden(ids))
+
+    (reference_before, policy_before) = logits()
+    torch.testing.assert_close(reference_before, policy_before, atol=1e-6, rtol=0)
+    agent.learn(128)
+    (reference_after, policy_after) = logits()
+    torch.testing.assert_close(reference_after, reference_before, atol=0, rtol=0)
+    assert (policy_after - policy_before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_a_learning_rate_of_zero_leaves_everything_unchanged(algo: str, tiny_task: Task):
+    """CHECKS 30: every weight, bit by bit."""
+    agent = agent_of(tiny_task, algo, learning_rate=0.0)
+    before = digest(agent.policy)
+    agent.learn(192)
+    assert digest(agent.policy) == before
+
+
+def test_the_first_minibatch_has_a_ratio_of_one(make_model: Any, tiny_task: Task, tiny_tokenizer: Any):
+    """CHECKS 26: inside stock `PPO.train()`, with dropout in the model's configuration."""
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.5)
+    model = make_model("gpt2", **dropout).train()
+    env_kwargs = {"model": model, "tokenizer": tiny_tokenizer}
+    agent = agent_of(tiny_task, env_kwargs=env_kwargs, n_epochs=1, batch_size=64, learning_rate=0.01)
+    ratios = []
+    evaluate = agent.policy.evaluate_actions
+
+    def noting(observations: Any, actions: torch.Tensor) -> Any:
+        result = evaluate(observations, actions)
+        batch = {tuple(pair) for pair in zip(actions.tolist(), result[1].tolist(), strict=True)}
+        old = agent.rollout_buffer
+        noted = torch.from_numpy(old.log_probs.T.flatten())
+        ratios.append((result[1].detach().sort().values - noted.sort().values).exp())
+        assert len(batch) > 1
+        return result
+
+    agent.policy.evaluate_actions = noting
+    first, *later = learn(agent, 192)
+    torch.testing.assert_close(ratios[0], torch.ones(64), atol=1e-5, rtol=0)
+    assert first["train/clip_fraction"] == 0.0
+    assert abs(first["train/approx_kl"]) < 1e-8
+    assert len(later) == 2
+    assert all(abs(row["train/approx_kl"]) < 1e-8 for row in later), "each rollout is by the weights then in force"
+
+
+def test_later_epochs_move_away_from_a_ratio_of_one(tiny_task: Task):
+    """The same measurement where it must not be 0: the test above can fail."""
+    (row,) = learn(agent_of(tiny_task, n_epochs=4, batch_size=64, learning_rate=0.01), 64)
+    assert row["train/approx_kl"] > 1e-4
+
+
+def test_the_update_is_on_the_rewards_that_were_charged(tiny_task: Task):
+    """CHECKS 23 and 29: the value head, which starts at 0, makes the first returns the penalised rewards to go: real
+    tokens alone, and with a score of 0 the penalty alone."""
+    env_kwargs = {"reward": lambda prompts, completions: [0.0] * len(prompts), "kl_coef": 0.5}
+    agent = agent_of(tiny_task, env_kwargs=env_kwargs, gae_lambda=1.0, learning_rate=0.0)
+    with torch.no_grad():
+        agent.policy.actor_critic.model.lm_head.weight.add_(0.3 * torch.randn(320, 32))
+    agent.learn(64)
+    buffer = agent.rollout_buffer
+    assert buffer.values.any() == False  # noqa: E712 - every value is exactly 0
+    assert buffer.rewards.mean() < -0.01, "leaving the reference costs reward on average"
+    for row in range(4):
+        to_go = 0.0
+        for step in reversed(range(16)):
+            if step == 15 or buffer.episode_starts[step + 1, row]:
+                to_go = 0.0
+            to_go += float(buffer.rewards[step, row])
+            assert buffer.returns[step, row] == pytest.approx(to_go, abs=1e-4)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_the_same_seed_gives_the_same_weights(algo: str, tiny_task: Task):
+    """CHECKS 31: bit by bit after several updates; another seed gives others."""
+    digests = []
+    for seed in (3, 3, 4):
+        agent = agent_of(tiny_task, algo, seed=seed)
+        agent.learn(192)
+        digests.append(digest(agent.policy))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_the_entropy_bonus_reaches_the_policy(tiny_task: Task):
+    """With `ent_coef` the entropy has a gradient; without, its backward pass is spared and its value still logged."""
+    weights, entropies = [], []
+    for ent_coef in (0.0, 0.5):
+        agent = agent_of(tiny_task, ent_coef=ent_coef, n_epochs=1, batch_size=64)
+        assert agent.policy.actor_critic.entropy_gradient == (ent_coef != 0)
+        (row,) = learn(agent, 64)
+        entropies.append(row["train/entropy_loss"])
+        weights.append(digest(agent.policy))
+    assert weights[0] != weights[1]
+    assert entropies[0] == pytest.approx(entropies[1], abs=1e-6)
+    assert entropies[0] < -0.5
+
+
+def test_kl_as_an_entropy_bonus_in_cross_entropy_mode(tiny_task: Task):
+    """An unmodified agent without log-probs: the environment pays the cross-entropy, and nothing is charged again."""
+    agent = agent_of(
+        tiny_task, env_kwargs={"kl_mode": "cross_entropy", "kl_coef": 0.1}, ent_coef=0.1, learning_rate=0.0
+    )
+    agent.learn(64)
+    assert agent.env.log_probs is None
+    for episode in agent.rollout_buffer.episodes:
+        assert episode.kl_sum > 0
+        assert episode.statistics["r"] == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
+    assert len(agent.rollout_buffer.episodes) > 4
+
+
+EXACT = {"n_envs": 64, "n_steps": 10, "batch_size": 160, "learning_rate": 3e-3, "n_epochs": 4, "seed": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algo", "timesteps", "reached"), [("ppo", 32_000, 0.95), ("a2c", 64_000, 0.5)])
+def test_the_known_optimum_is_approached(algo: str, timesteps: int, reached: float):
+    """CHECKS 30: by the policy's exact value, 0 for the reference and 1 for the best there is."""
+    arguments = {**EXACT}
+    if algo == "a2c":
+        arguments = {key: EXACT[key] for key in ("n_envs", "n_steps", "learning_rate", "seed")}
+    agent = make_agent(algo, env_kwargs={"task": "exact", "device": "cpu"}, **arguments)
+    value = ExactValue(agent.env.env.rules, agent.env.env.prompts)
+    assert value.normalized(agent.policy.actor_critic) == pytest.approx(0.0, abs=1e-4)
+    agent.learn(timesteps)
+    assert reached < value.normalized(agent.policy.actor_critic) <= 1.0
+
+
+@pytest.mark.slow
+def test_an_enormous_coefficient_keeps_the_policy_at_the_reference():
+    """CHECKS 30: KL per response after training, where the same training with a small coefficient leaves it."""
+    kl = {}
+    for coef in (0.05, 1000.0):
+        agent = make_agent("ppo", env_kwargs={"task": "exact", "device": "cpu", "kl_coef": coef}, **EXACT)
+        agent.learn(9600)
+        value = ExactValue(agent.env.env.rules, agent.env.env.prompts)
+        core = agent.policy.actor_critic
+        # J = E[score] - coef * KL at two coefficients gives both terms exactly.
+        high = value.value(core)
+        value.beta = 0.0
+        kl[coef] = (value.value(core) - high) / coef
+    assert kl[1000.0] < 0.02
+    assert kl[0.05] > 0.5
