@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.agent import WarmupSchedule
+from textrl_agents.sb3.exact import train_exact
 from textrl_env import Task
 from textrl_env.rewards import ClassifierReward
 from textrl_env.tasks.enumeration import ExactValue
 
 SMALL = {"n_envs": 4, "n_steps": 16, "seed": 0}
+EXACT = {"task": "exact", "device": "cpu"}
 
 
 def digest(module: torch.nn.Module) -> str:
@@ -124,20 +128,18 @@ def test_the_first_minibatch_has_a_ratio_of_one(make_model: Any, tiny_task: Task
 
     def noting(observations: Any, actions: torch.Tensor) -> Any:
         result = evaluate(observations, actions)
-        batch = {tuple(pair) for pair in zip(actions.tolist(), result[1].tolist(), strict=True)}
-        old = agent.rollout_buffer
-        noted = torch.from_numpy(old.log_probs.T.flatten())
-        ratios.append((result[1].detach().sort().values - noted.sort().values).exp())
-        assert len(batch) > 1
+        # One minibatch holds all: in the order of its sequences, row by row.
+        old = torch.from_numpy(agent.rollout_buffer.log_probs.T.flatten())
+        ratios.append((result[1].detach() - old).exp())
         return result
 
     agent.policy.evaluate_actions = noting
-    first, *later = learn(agent, 192)
-    torch.testing.assert_close(ratios[0], torch.ones(64), atol=1e-5, rtol=0)
-    assert first["train/clip_fraction"] == 0.0
-    assert abs(first["train/approx_kl"]) < 1e-8
-    assert len(later) == 2
-    assert all(abs(row["train/approx_kl"]) < 1e-8 for row in later), "each rollout is by the weights then in force"
+    updates = learn(agent, 192)
+    assert len(ratios) == len(updates) == 3
+    for ratio, logged in zip(ratios, updates, strict=True):
+        torch.testing.assert_close(ratio, torch.ones(64), atol=1e-5, rtol=0)
+        assert logged["train/clip_fraction"] == 0.0
+        assert abs(logged["train/approx_kl"]) < 1e-8
 
 
 def test_later_epochs_move_away_from_a_ratio_of_one(tiny_task: Task):
@@ -155,7 +157,7 @@ def test_the_update_is_on_the_rewards_that_were_charged(tiny_task: Task):
         agent.policy.actor_critic.model.lm_head.weight.add_(0.3 * torch.randn(320, 32))
     agent.learn(64)
     buffer = agent.rollout_buffer
-    assert buffer.values.any() == False  # noqa: E712 - every value is exactly 0
+    assert not buffer.values.any(), "every value is exactly 0"
     assert buffer.rewards.mean() < -0.01, "leaving the reference costs reward on average"
     for row in range(4):
         to_go = 0.0
@@ -205,35 +207,40 @@ def test_kl_as_an_entropy_bonus_in_cross_entropy_mode(tiny_task: Task):
     assert len(agent.rollout_buffer.episodes) > 4
 
 
-EXACT = {"n_envs": 64, "n_steps": 10, "batch_size": 160, "learning_rate": 3e-3, "n_epochs": 4, "seed": 0}
+@pytest.mark.slow
+def test_the_known_optimum_is_reached():
+    """CHECKS 30: by the policy's exact value, 0 for the reference and 1 for the best there is."""
+    agent, normalized, _ = train_exact(0, device="cpu")
+    assert type(agent) is PPO
+    assert 0.98 <= normalized <= 1.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algo", "timesteps", "reached"), [("ppo", 32_000, 0.95), ("a2c", 64_000, 0.5)])
-def test_the_known_optimum_is_approached(algo: str, timesteps: int, reached: float):
-    """CHECKS 30: by the policy's exact value, 0 for the reference and 1 for the best there is."""
-    arguments = {**EXACT}
-    if algo == "a2c":
-        arguments = {key: EXACT[key] for key in ("n_envs", "n_steps", "learning_rate", "seed")}
-    agent = make_agent(algo, env_kwargs={"task": "exact", "device": "cpu"}, **arguments)
+def test_a2c_improves_too():
+    """CHECKS 30, from exactly 0."""
+    agent = make_agent("a2c", env_kwargs=EXACT, n_envs=64, n_steps=10, learning_rate=3e-3, seed=0)
     value = ExactValue(agent.env.env.rules, agent.env.env.prompts)
     assert value.normalized(agent.policy.actor_critic) == pytest.approx(0.0, abs=1e-4)
-    agent.learn(timesteps)
-    assert reached < value.normalized(agent.policy.actor_critic) <= 1.0
+    agent.learn(48_000)
+    assert 0.5 < value.normalized(agent.policy.actor_critic) <= 1.0
 
 
 @pytest.mark.slow
 def test_an_enormous_coefficient_keeps_the_policy_at_the_reference():
-    """CHECKS 30: KL per response after training, where the same training with a small coefficient leaves it."""
+    """CHECKS 30: the exact KL per response after training, where a small coefficient lets the same training leave.
+
+    No value loss: its gradient grows with the coefficient's square and would move the trunk they share.
+    """
     kl = {}
     for coef in (0.05, 1000.0):
-        agent = make_agent("ppo", env_kwargs={"task": "exact", "device": "cpu", "kl_coef": coef}, **EXACT)
+        schedule = WarmupSchedule(1e-3, final=0.0)
+        settings = {"n_envs": 64, "n_steps": 10, "batch_size": 160, "vf_coef": 0.0, "learning_rate": schedule}
+        agent = make_agent("ppo", env_kwargs={**EXACT, "kl_coef": coef}, seed=0, **settings)
         agent.learn(9600)
-        value = ExactValue(agent.env.env.rules, agent.env.env.prompts)
-        core = agent.policy.actor_critic
-        # J = E[score] - coef * KL at two coefficients gives both terms exactly.
-        high = value.value(core)
+        value, core = ExactValue(agent.env.env.rules, agent.env.env.prompts), agent.policy.actor_critic
+        # J = E[score] - beta * KL, exactly, at two values of beta.
+        penalised = value.value(core)
         value.beta = 0.0
-        kl[coef] = (value.value(core) - high) / coef
-    assert kl[1000.0] < 0.02
-    assert kl[0.05] > 0.5
+        kl[coef] = (value.value(core) - penalised) / coef
+    assert 0 <= kl[1000.0] < 0.1
+    assert kl[0.05] > 2.0

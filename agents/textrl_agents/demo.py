@@ -12,20 +12,26 @@ from textrl_agents.run_folder import RunFolder
 from textrl_agents.tables import comparison_table, sample_table
 from textrl_agents.training import RunResult, train
 
-# Tuned on seeds 0, 1 and 2; see `demo_config`.
-TIMESTEPS = 200_000
+# The score levels off here; seeds 0, 1 and 2 all get there.
+TIMESTEPS = 65_536
 SAMPLES_SHOWN = 5
 
 
 def demo_config(*, seed: int = 0, timesteps: int = TIMESTEPS, out: str | None = None) -> TrainConfig:
-    """The settings of the demo."""
+    """The settings of the demo.
+
+    Twice the task's KL coefficient keeps more of the reviews' variety at little cost in score, and two epochs an update
+    give nearly what four do, in half the time.
+    """
     return TrainConfig(
         task="sentiment",
         algo="ppo",
         timesteps=timesteps,
         seed=seed,
         out=out,
+        kl_coef=0.1,
         n_envs=64,
+        algorithm={"n_epochs": 2},
         eval_every=max(1, timesteps // 4),
         eval_episodes=512,
         save_every=0,

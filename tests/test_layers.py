@@ -1,0 +1,162 @@
+"""Imports point one way, and the package's root costs nothing: torch and transformers come when they are used."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"textrl_env": ROOT / "textrl_env", "textrl_agents": ROOT / "agents" / "textrl_agents"}
+# The layers of the design, lowest first; a module may import from its own layer and from those before it. The first
+# pattern that a module's name starts with decides.
+LAYERS = [
+    ["textrl_env.errors"],
+    # What the core is made of: each part may use the others, none may know of tasks or environments.
+    [
+        "textrl_env.actions",
+        "textrl_env.assets",
+        "textrl_env.kl",
+        "textrl_env.mdp",
+        "textrl_env.models",
+        "textrl_env.prompts",
+        "textrl_env.rewards",
+        "textrl_env.stopping",
+        "textrl_env.tokenization",
+    ],
+    ["textrl_env.tasks"],
+    ["textrl_env.render", "textrl_env.env"],
+    ["textrl_env.vector_env"],
+    ["textrl_env.wrappers"],
+    ["textrl_env"],
+    ["textrl_agents"],
+]
+# How the assets are made is above everything, and nothing uses it at run time.
+MAKERS = ("textrl_env.assets.build",)
+# May import neither torch nor transformers when they are imported.
+LIGHT = (
+    "textrl_env",
+    "textrl_env.assets",
+    "textrl_env.assets.gold",
+    "textrl_env.assets.grammar",
+    "textrl_env.errors",
+    "textrl_env.prompts",
+    "textrl_env.rewards",
+    "textrl_env.tasks.registry",
+    "textrl_agents",
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module's name and file."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of our modules (or of something in one) that a file imports anywhere, type checking apart."""
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child)
+
+    names = walk(ast.parse(path.read_text(encoding="utf-8")))
+    return (name for name in names if name.split(".")[0] in PACKAGES)
+
+
+def home(name: str) -> str:
+    """The module that an imported name is, or is in."""
+    while name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+MODULES = modules()
+
+
+def layer(module: str) -> int:
+    for height, patterns in reversed(list(enumerate(LAYERS))):
+        for pattern in patterns:
+            if module == pattern or (pattern != "textrl_env" and module.startswith(f"{pattern}.")):
+                return height
+    raise AssertionError(f"{module} has no layer: give it its place in LAYERS")
+
+
+def test_every_module_has_a_layer():
+    assert {layer(module) for module in MODULES} == set(range(len(LAYERS)))
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_arrow_runs_back(module: str):
+    if module in MAKERS:
+        return
+    for name in imported(MODULES[module]):
+        target = home(name)
+        assert layer(target) <= layer(module), f"{module} imports {name}, which stands above it"
+        assert target not in MAKERS, f"{module} imports {name}, which only makes the assets"
+
+
+def test_the_core_knows_no_rl_library():
+    """`textrl_env` never imports `textrl_agents`, nor any library that an adapter is for, wherever in a file."""
+    others = {"textrl_agents", "stable_baselines3", "sb3_contrib", "ray", "trl"}
+    for module, path in MODULES.items():
+        if module.split(".")[0] != "textrl_env":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                tops = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                tops = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert not tops & others, f"{module} imports {tops & others}"
+
+
+def test_a_folder_that_is_no_package_stays_none():
+    """`agents/__init__.py` would shadow the import name of another distribution."""
+    assert not (ROOT / "agents" / "__init__.py").exists()
+
+
+def fresh(code: str) -> str:
+    environment = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'agents')!r}]; "
+    done = subprocess.run([sys.executable, "-c", environment + code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_light_modules_import_neither_torch_nor_transformers():
+    """In a fresh process; each module is checked as it is added, so that the message names the heavy one."""
+    code = (
+        f"import importlib, json; seen = {{}}\nfor name in {LIGHT!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    seen[name] = [heavy for heavy in ('torch', 'transformers') if heavy in sys.modules]\n"
+        "print(json.dumps(seen))"
+    )
+    assert json.loads(fresh(code)) == {name: [] for name in LIGHT}
+
+
+def test_importing_the_package_is_quick():
+    """Under 0.3 s, and what takes longest is gymnasium; best of several, for a busy machine's sake."""
+    code = "import time; start = time.perf_counter(); import textrl_env; print(time.perf_counter() - start)"
+    assert min(float(fresh(code)) for _ in range(5)) < 0.3
+
+
+def test_the_package_registers_its_environment():
+    code = "import gymnasium, textrl_env; print(gymnasium.spec('TextRLHF-v0').entry_point, 'torch' in sys.modules)"
+    assert fresh(code).split() == ["textrl_env.env:TextGenEnv", "False"]
