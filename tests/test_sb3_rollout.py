@@ -139,6 +139,20 @@ def test_deferred_equals_log_ratio(estimator: str, sampling: dict[str, float], t
     assert np.abs(records[0][0]["rewards"]).max() > 0.01
 
 
+def test_the_full_estimator_through_sb3():
+    """CHECKS 24: each transition pays the exact KL of its two distributions, by the plain models."""
+    env_kwargs = {"kl_estimator": "full", "kl_coef": 0.5, "reward": lambda prompts, completions: [0.0] * len(prompts)}
+    agent = agent_of("exact", n_steps=6, learning_rate=0.0, env_kwargs=env_kwargs)
+    (record,) = collect(agent)
+    model, reference = agent.policy.actor_critic.model, get_task("exact").model()[0]
+    packed, _, _, _, _, _ = next(iter(agent.rollout_buffer.get(None)))
+    with torch.no_grad():
+        rows = [(each(input_ids=packed.input_ids).logits.double().log_softmax(-1)) for each in (model, reference)]
+    exact = (rows[0].exp() * (rows[0] - rows[1])).sum(-1)[packed.rows, packed.columns]
+    np.testing.assert_allclose(record["rewards"].T.flatten(), -0.5 * exact.numpy(), atol=1e-5)
+    assert exact.max() > 0.01
+
+
 class Notes(KVWriter):
     """Keeps what SB3 logs."""
 

@@ -219,6 +219,26 @@ def test_an_error_leaves_every_row_as_it_was(mode: str):
         check_step(env.step(actions), untouched.step(actions))
 
 
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+def test_chat_prompts(mode: str, tiny_task: Task):
+    """The reward gets messages as in TRL, and the infos the chat and the plain text of its answer."""
+    calls: list[tuple[list, list]] = []
+
+    def reward(prompts: list, completions: list) -> list[float]:
+        calls.append((prompts, completions))
+        return [1.0] * len(prompts)
+
+    chat = [{"role": "user", "content": "hello"}]
+    env = TextGenVectorEnv(2, tiny_task, prompts=[chat], reward=reward, max_prompt_tokens=40, autoreset_mode=mode)
+    env.reset(seed=0)
+    (token,) = env.tokenizer("!", add_special_tokens=False)["input_ids"]
+    env.step([token, token])
+    infos = env.step([1, token])[4]
+    ended = row_info(infos, 0) if mode == "NEXT_STEP" else row_info(infos, 0)["final_info"]
+    assert (ended["prompt"], ended["response"]) == (chat, "!")
+    assert calls == [([chat], [[{"role": "assistant", "content": "!"}]])]
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

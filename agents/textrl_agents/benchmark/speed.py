@@ -6,8 +6,11 @@ means the same on a fast machine and on a slow one.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +18,10 @@ import torch
 from textrl_agents.benchmark import env_speed, generation_speed, update_memory, update_speed
 from textrl_agents.benchmark.subject import Subject, embedded_subject
 from textrl_agents.benchmark.timing import Comparison
+from textrl_agents.demo import TIMESTEPS, demo_config
+from textrl_agents.evaluation import paired_difference
 from textrl_agents.sb3.exact import train_exact
+from textrl_agents.training import train
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models.loading import resolve_device
 
@@ -52,14 +58,22 @@ class Sizes(NamedTuple):
     env_steps: int
     exact_iterations: int | None  # None: as many as `train_exact` takes by itself
     exact_target: float
+    demo_tokens: int
 
 
-FULL = Sizes(64, 64, 128, 8, 64, 256, 32, 2048, 64, 64, update_memory.VOCABULARY, 500, None, 0.98)
+FULL = Sizes(64, 64, 128, 8, 64, 256, 32, 2048, 64, 64, update_memory.VOCABULARY, 500, None, 0.98, TIMESTEPS)
 # Fewer steps to the optimum, so it is not asked for.
 QUICK = FULL._replace(
-    tokens=32, prefix_rows=2, batch_tokens=1024, memory_rows=32, exact_iterations=40, exact_target=0.8
+    tokens=32,
+    prefix_rows=2,
+    batch_tokens=1024,
+    memory_rows=32,
+    exact_iterations=40,
+    exact_target=0.8,
+    demo_tokens=16_384,
 )
 EXACT_SECONDS = 60.0
+DEMO_KL = 15.0
 
 
 class Run(NamedTuple):
@@ -166,6 +180,24 @@ def _exact(run: Run) -> Measured:
     )
 
 
+def _demo(run: Run) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        config = demo_config(timesteps=run.sizes.demo_tokens, out=str(Path(folder, "run")))
+        result = train(dataclasses.replace(config, device=str(run.device)), progress=False)
+    before, after = result.before, result.after
+    if before is None or after is None:
+        raise ConfigError("the demo was stopped before its last evaluation")
+    rise, kl = paired_difference(before, after)["gold_score"], after["kl"]
+    return Measured(
+        rise.mean / rise.half_width,
+        Target(">=", 1.0),
+        f"gold {before['gold_score'].mean:.2f} -> {after['gold_score'].mean:.2f}, rise {rise}; KL {kl} nats a response "
+        f"(below {DEMO_KL:g}); {result.seconds:.0f} s",
+        unit="of its 95% interval",
+        within=kl.mean < DEMO_KL,
+    )
+
+
 MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "rollout vs by hand, equal lengths": _rollout_equal,
     "rollout vs by hand, to EOS": _rollout_eos,
@@ -175,6 +207,7 @@ MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "update memory, chunked vs not": _memory,
     "vector env alone": _environment,
     "exact: PPO vs optimum": _exact,
+    "demo: rise of held-out gold": _demo,
 }
 
 
