@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,9 +20,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import textrl_env
+from textrl_agents import demo
 from textrl_agents.cli import app
 from textrl_agents.config import read_settings
-from textrl_agents.demo import free_folder
 
 COMMANDS = (["train"], ["eval"], ["generate"], ["check"], ["demo"], ["bench"], ["bench", "speed"])
 RUN = ["--task", "exact", "--n-envs", "16", "--set", "algorithm.n_steps=10", "--threads", "1"]
@@ -244,10 +245,10 @@ def test_bench_speed_prints_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_folders_never_collide(tmp_path: Path) -> None:
-    assert free_folder(tmp_path / "demo") == tmp_path / "demo"
+    assert demo.free_folder(tmp_path / "demo") == tmp_path / "demo"
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
-    assert free_folder(tmp_path / "demo") == tmp_path / "demo-3"
+    assert demo.free_folder(tmp_path / "demo") == tmp_path / "demo-3"
 
 
 @pytest.mark.slow
@@ -285,3 +286,20 @@ def test_sigterm_ends_a_real_process_with_a_checkpoint_that_resumes(tmp_path: Pa
         assert process.returncode == 0, stderr
     first, second = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_demo_shows_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short one; that the gold score rises in the whole of it is a row of the benchmark."""
+    whole = demo.demo_config
+    small = {"eval_episodes": 32, "algorithm": {"n_steps": 16, "n_epochs": 1}}
+    monkeypatch.setattr(demo, "demo_config", lambda **given: dataclasses.replace(whole(**given), **small))
+    result = textrl("demo", "--timesteps", 1024, "--out", tmp_path / "demo", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(ANSI.sub("", result.stdout).split())
+    for part in ("the same held-out prompts, before and after", "gold score", "paired difference", "1,024 tokens in"):
+        assert part in shown
+    assert f"Curve: {tmp_path / 'demo' / 'curve.png'}" in shown
+    assert (tmp_path / "demo" / "curve.png").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["eval/kl"] == pytest.approx(0, abs=1e-4)  # it starts at the reference
+    assert abs(lines[-1]["eval/kl"]) > 1e-3

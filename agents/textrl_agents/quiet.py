@@ -1,4 +1,4 @@
-"""Keeps the progress bars of loading and saving out of a command's output."""
+"""Keeps what transformers says while it loads and saves out of a command's output."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def no_loading_bars() -> Iterator[None]:
-    """transformers draws one for every model it reads or writes, checkpoints included."""
+def quiet_loading() -> Iterator[None]:
+    """No progress bar for every model read or written, checkpoints included, and no remarks on their layers."""
     from transformers.utils import logging
 
-    was_enabled = logging.is_progress_bar_enabled()
+    had_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if was_enabled:
+        logging.set_verbosity(verbosity)
+        if had_bars:
             logging.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -25,11 +26,16 @@ def speed(
     as_json: AsJson = False,
 ) -> None:
     """Measure speed and memory against the same work done by hand, side by side."""
-    from textrl_agents.benchmark.speed import run_speed
-    from textrl_agents.quiet import no_loading_bars
+    from rich.console import Console
 
-    with no_loading_bars():
-        rows = run_speed(device=device, only=only, repeats=repeats, quick=quick)
+    from textrl_agents.benchmark.speed import run_speed
+    from textrl_agents.quiet import quiet_loading
+
+    # On stderr, so that the table or the JSON alone is the output.
+    console = Console(stderr=True)
+    with quiet_loading(), console.status("") if console.is_terminal else nullcontext() as status:
+        show = status.update if status is not None else None
+        rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=show)
     if as_json:
         print_json(rows)
     else:
@@ -42,11 +48,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table()
-    for column in ("name", "value", "unit", "target", "ok"):
+    for column in ("name", "value", "unit", "target", "ok", "measured"):
         table.add_column(column, justify="right" if column in ("value", "target") else "left")
     for row in rows:
         value = row["value"]
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         ok = Text("yes", "green") if row["ok"] else Text("NO", "bold red")
-        table.add_row(str(row["name"]), shown, str(row["unit"]), str(row["target"]), ok)
+        table.add_row(str(row["name"]), shown, str(row["unit"]), str(row["target"]), ok, str(row["detail"]))
     Console().print(table)

@@ -23,10 +23,10 @@ def check(
 ) -> None:
     """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
     set_threads(threads)
-    from textrl_agents.quiet import no_loading_bars
+    from textrl_agents.quiet import quiet_loading
     from textrl_agents.self_check import run_checks
 
-    with no_loading_bars():
+    with quiet_loading():
         results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype)
     if as_json:
         print_json([_as_dict(result) for result in results])

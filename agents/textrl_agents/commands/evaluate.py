@@ -35,11 +35,11 @@ def evaluate(
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
     set_threads(threads)
     from textrl_agents.evaluation import evaluate as measure
-    from textrl_agents.quiet import no_loading_bars
+    from textrl_agents.quiet import quiet_loading
 
     given = {"model": reference, "reward": reward}
     settings.update({name: value for name, value in given.items() if value is not None})
-    with no_loading_bars():
+    with quiet_loading():
         actor_critic = load_policy(folder, device=device, dtype=dtype)
         result = measure(
             actor_critic,

@@ -43,9 +43,9 @@ def generate(
     prompts = list(prompt or []) or _from_stdin()
     set_threads(threads)
     from textrl_agents.generation import generate as sample
-    from textrl_agents.quiet import no_loading_bars
+    from textrl_agents.quiet import quiet_loading
 
-    with no_loading_bars():
+    with quiet_loading():
         completions = sample(
             _policy(folder, model, device, dtype),
             prompts,
