@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from textrl_env.assets import HASHES, NAMES, asset_folder, build, verify
+from textrl_env.assets import HASHES, NAMES, asset_folder, build, preferences, verify
 from textrl_env.assets.corpus import collate, documents
 from textrl_env.assets.grammar import generate_dialogue, review_prompts
 from textrl_env.assets.preferences import candidates, pair_accuracy
@@ -239,8 +240,9 @@ def test_policy_answers_a_chat_and_ends_its_turn(policy: Any, tokenizer: Any) ->
 def test_response_lengths_suit_continuous_batching(metrics: dict[str, Any]) -> None:
     """Short on average with a long tail: where a batch must not wait for its longest row."""
     lengths = metrics["policy"]["tokens_to_eos"]
-    assert 10 <= lengths["mean"] <= 28
+    assert 18 <= lengths["mean"] <= 28
     assert lengths["max"] >= 80
+    assert lengths["mean"] == pytest.approx(lengths["grammar_mean"], rel=0.1)
 
 
 def test_stated_pair_accuracy_holds(policy: Any, reward: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
@@ -263,7 +265,7 @@ def test_stated_pair_accuracy_holds(policy: Any, reward: Any, tokenizer: Any, me
 
 def test_reward_scores_are_centred_and_scaled(reward: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
     stated = metrics["reward"]["score_of_policy_samples"]
-    assert abs(stated["mean"]) < 0.35
+    assert abs(stated["mean"]) < 0.25
     assert 0.8 < stated["std"] < 1.2
     texts = ["The soup was wonderful.", "The soup was just as expected.", "The soup was terrible."]
     best, plain, worst = score_texts(reward, tokenizer, texts)
@@ -292,8 +294,13 @@ TINY = ["--steps", "4", "--reward-steps", "3", "--per-source", "2", "--held-out"
 
 
 @pytest.mark.slow
-def test_a_tiny_build_is_complete_and_deterministic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_build_is_complete_and_deterministic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CHECKS 31, for the build: the same seed gives bit-identical weights, put in place of older ones."""
+    short = functools.partial(sample_completions, max_new_tokens=6)  # an untrained model hardly ever ends
+    monkeypatch.setattr(preferences, "sample_completions", short)
+    monkeypatch.setattr(build, "sample_completions", short)
     folders = [tmp_path / "first", tmp_path / "second"]
     (folders[1] / "policy").mkdir(parents=True)
     (folders[1] / "policy" / "stale.txt").write_text("older assets", encoding="utf-8")
@@ -308,6 +315,15 @@ def test_a_tiny_build_is_complete_and_deterministic(tmp_path: Path, capsys: pyte
     }
     assert AutoModelForCausalLM.from_pretrained(folders[0] / "policy").num_parameters() > 0
     assert "held_out_pair_accuracy" in capsys.readouterr().out
+
+
+def test_a_build_that_fails_leaves_the_old_assets(copy: Path, policy: Any, reward: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy / "policy")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        build.write_assets(copy, tokenizer, policy, reward, {"unwritable": object()})
+    assert sorted(path.name for path in copy.iterdir()) == sorted([*NAMES, HASHES])
+    for name in NAMES:
+        assert verify(copy, name) == copy / name
 
 
 def test_build_refuses_senseless_counts(capsys: pytest.CaptureFixture[str]) -> None:

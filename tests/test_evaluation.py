@@ -93,7 +93,7 @@ def test_means_agree_with_enumeration(moved_policy: CausalLMActorCritic) -> None
 
 
 def test_kl_of_each_record_by_plain_forwards(moved_policy: CausalLMActorCritic) -> None:
-    result = evaluate(moved_policy, "exact", episodes=16, num_envs=16)
+    result = evaluate(moved_policy, "exact", episodes=48, num_envs=16)
     reference, tokenizer = letter_model()
     for record in result.records:
         prompt = tokenizer(record.prompt)["input_ids"]

@@ -12,12 +12,12 @@ from stable_baselines3.common.logger import Logger
 from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, make_agent
 from textrl_env.tasks.assembly import assemble
 
-# Nats of log-probability. Two ways to one number round at different places: in fp32 near the sixth decimal; fp16 keeps
-# 11 bits and bf16 8 bits of each state, so that logits of size 10 differ in the second decimal.
+# Of log-probabilities: in nats, and relative for those beyond one nat, whose rounding grows with them. Two ways to one
+# number round at different places: in fp32 near the sixth digit; fp16 keeps 11 bits and bf16 8 bits of each state.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROWS, STEPS = 4, 24
 KL_COEF = 0.1  # whatever the task's own is: at 0 a missing charge would not show
-NOISE = 0.5  # of each weight matrix's own spread: enough to make a policy that is clearly not the reference
+NOISE = 0.2  # of each weight matrix's own spread: enough to make a policy that is clearly not the reference
 
 
 class Subject:
@@ -48,7 +48,7 @@ class Subject:
             "dtype": self.lm.dtype,
         }
 
-    def agent(self, **env_kwargs: Any) -> Any:
+    def agent(self, *, policy_kwargs: dict[str, Any] | None = None, **env_kwargs: Any) -> Any:
         """Stock PPO before its first rollout of ROWS * STEPS tokens."""
         return make_agent(
             "ppo",
@@ -57,6 +57,7 @@ class Subject:
             n_epochs=1,
             batch_size=ROWS * STEPS // 2,
             seed=0,
+            policy_kwargs=policy_kwargs,
             env_kwargs={**self.env_kwargs(), **env_kwargs},
         )
 

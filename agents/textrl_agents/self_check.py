@@ -101,8 +101,8 @@ def padding(subject: Subject) -> Found:
         alone = torch.from_numpy(sequence).to(lm.device)
         wanted = subject.log_probs(lm.hidden(alone[None])[0, :-1], alone[1:])
         got = subject.log_probs(left[row, width - len(sequence) : -1], alone[1:])
-        worst["left"] = max(worst["left"], _largest(got - wanted))
-        worst["right"] = max(worst["right"], _largest(right[row] - wanted))
+        worst["left"] = max(worst["left"], _error(got, wanted))
+        worst["right"] = max(worst["right"], _error(right[row], wanted))
     detail = f"left {worst['left']:.1e}, right {worst['right']:.1e}, nats"
     return Found(max(worst.values()), subject.tolerance, detail)
 
@@ -124,7 +124,7 @@ def cache(subject: Subject) -> Found:
         tokens = torch.from_numpy(subject.random.choice(subject.known, size=ROWS)).to(subject.lm.device)
         shown = torch.from_numpy(observations).to(subject.lm.device)
         cached, recomputed = (subject.log_probs(decoder.last_hidden(shown), tokens) for decoder in decoders)
-        worst = max(worst, _largest(cached - recomputed))
+        worst = max(worst, _error(cached, recomputed))
         for row, token in enumerate(tokens.tolist()):
             ends = len(rows[row]) + 1 >= subject.rules.max_length or subject.random.random() < 0.1
             rows[row] = subject.sequence() if ends else np.append(rows[row], token)
@@ -156,14 +156,13 @@ def stepwise_and_deferred(subject: Subject) -> Found:
     deferred = env.kl_penalty(packed, given).kl.double().cpu()
     stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)
     detail = f"{len(given)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
-    return Found(_largest(deferred - stepwise), subject.tolerance, detail)
+    return Found(_error(deferred, stepwise), subject.tolerance, detail)
 
 
 def reward_identity(subject: Subject) -> Found:
     """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
-    agent = subject.agent(reward=subject.rules.reward)
-    agent.policy.actor_critic.model.load_state_dict(subject.perturbed_model().state_dict())
-    _, buffer, env = collect(agent)
+    policy_kwargs = {"model": subject.perturbed_model()}
+    _, buffer, env = collect(subject.agent(reward=subject.rules.reward, policy_kwargs=policy_kwargs))
     assert env.env.transition is not None
     worst, seen, episodes = 0.0, 0, iter(buffer.episodes)  # row by row, in time
     for row in range(ROWS):
@@ -288,3 +287,8 @@ def run_check(name: str, subject: Subject, progress: Callable[[str], None] | Non
 def _largest(differences: torch.Tensor) -> float:
     # NaN would pass max(): what is not a number is infinitely wrong.
     return float(differences.abs().nan_to_num(nan=math.inf).max())
+
+
+def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference of log-probabilities; relative to those beyond one nat."""
+    return _largest((got - wanted) / wanted.abs().clamp(min=1.0))

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from textrl_env.assets import HASHES, NAMES
 from textrl_env.assets.corpus import tokenizer_texts
 from textrl_env.assets.gold import gold_sentiment
-from textrl_env.assets.grammar import review_prompts
+from textrl_env.assets.grammar import continue_review, review_prompts
 from textrl_env.assets.preferences import Source, candidates, pair_accuracy
 from textrl_env.assets.reward_training import MARGIN, score_texts, train_reward_model
 from textrl_env.assets.tokenizer import train_tokenizer
@@ -47,31 +47,30 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
     streams = {name: Random(f"{name} {seed}") for name in ("tokenizer", "policy", "test", "pairs", "test pairs")}
 
     tokenizer = train_tokenizer(tokenizer_texts(streams["tokenizer"], 10_000))
-    policy, policy_loss = train_policy(tokenizer, streams["policy"], steps)
+    policy = train_policy(tokenizer, streams["policy"], steps)
     pools = candidates(policy, tokenizer, streams["pairs"], split="train", per_source=per_source)
-    reward, reward_loss = train_reward_model(tokenizer, pools, streams["pairs"], reward_steps)
+    reward = train_reward_model(tokenizer, pools, streams["pairs"], reward_steps)
 
     prompts = review_prompts("heldout")
     asked = [prompts[i % len(prompts)] for i in range(held_out)]
     answered = sample_completions(policy, tokenizer, asked)
     gold = gold_sentiment(asked, answered)
     proxy = score_texts(reward, tokenizer, [a + b for a, b in zip(asked, answered, strict=True)])
-    tokens = [len(ids) for ids in tokenizer(answered, add_special_tokens=False).input_ids]
-    tests = candidates(policy, tokenizer, streams["test pairs"], split="heldout", per_source=16)
+    tokens = [len(ids) for ids in _ids(tokenizer, answered)]
+    written = [len(ids) for ids in _ids(tokenizer, [continue_review(streams["test"], prompt) for prompt in asked])]
+    tests = candidates(policy, tokenizer, streams["test pairs"], split="heldout", per_source=min(16, per_source))
     scores = [score_texts(reward, tokenizer, [candidate.text for candidate in pool]) for pool in tests]
     metrics = {
         "policy": {
             "parameters": policy.num_parameters(),
-            "training_loss": policy_loss,
             "held_out_loss_nats_per_token": held_out_losses(policy, tokenizer, streams["test"], held_out),
             "well_formed_share": well_formed_share([a + b for a, b in zip(asked, answered, strict=True)]),
-            "tokens_to_eos": {"mean": fmean(tokens), "max": max(tokens)},
+            "tokens_to_eos": {"mean": fmean(tokens), "max": max(tokens), "grammar_mean": fmean(written)},
             "gold_score": {"mean": fmean(gold), "std": stdev(gold)},
             "samples": [a + b for a, b in zip(asked, answered, strict=True)][:12],
         },
         "reward": {
             "parameters": reward.num_parameters(),
-            "training_loss": reward_loss,
             "margin": MARGIN,
             "held_out_pair_accuracy": _accuracies(tests, scores),
             "score_of_policy_samples": {"mean": fmean(proxy), "std": stdev(proxy)},
@@ -108,6 +107,10 @@ def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, 
         accuracy, pairs = pair_accuracy(pools, scores, margin=MARGIN, sources=sources)
         rows[name] = {"accuracy": accuracy, "pairs": pairs}
     return rows
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False).input_ids
 
 
 def _correlation(left: list[float], right: list[float]) -> float:
@@ -152,8 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write the assets to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text, the weights and the sampling")
-    parser.add_argument("--steps", type=int, default=2600, help="updates of the policy")
-    parser.add_argument("--reward-steps", type=int, default=1200, help="updates of the reward model")
+    parser.add_argument("--steps", type=int, default=1600, help="updates of the policy")
+    parser.add_argument("--reward-steps", type=int, default=700, help="updates of the reward model")
     parser.add_argument("--per-source", type=int, default=24, help="texts of each source for each training prompt")
     parser.add_argument("--held-out", type=int, default=2000, help="documents and samples that are measured")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
@@ -162,6 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(options, name) < (least := 2 if name in ("per_source", "held_out") else 1):
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()  # of saving, which takes no time
     metrics = build(
         options.out,
         seed=options.seed,

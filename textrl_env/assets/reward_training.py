@@ -41,8 +41,8 @@ def new_reward_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForSequenceClas
 
 def train_reward_model(
     tokenizer: PreTrainedTokenizerBase, pools: list[list[Candidate]], rng: Random, steps: int
-) -> tuple[LlamaForSequenceClassification, float]:
-    """A reward model trained with the Bradley-Terry loss on the pools' pairs, and its last training loss.
+) -> LlamaForSequenceClassification:
+    """A reward model trained with the Bradley-Terry loss on the pools' pairs.
 
     Each step takes some prompts and some texts of each, and all pairs among a prompt's texts:
     loss = mean over pairs of -log sigmoid(r_better - r_worse) + CENTRING * (mean r of unspoilt texts)^2
@@ -68,12 +68,12 @@ def train_reward_model(
         difference = (reward[:, :, None] - reward[:, None, :])[better]
         return -nn.functional.logsigmoid(difference).mean() + CENTRING * reward.flatten()[natural].mean() ** 2
 
-    last = optimise(model, loss, steps=steps, learning_rate=LEARNING_RATE, label="reward")
+    optimise(model, loss, steps=steps, learning_rate=LEARNING_RATE, label="reward")
     own = [candidate.text for pool in pools for candidate in pool if candidate.source == "policy"]
     spread = torch.tensor(score_texts(model, tokenizer, own)).std().item()
     with torch.no_grad():
         model.score.weight /= spread if math.isfinite(spread) and spread > 0 else 1.0
-    return model, last
+    return model
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -25,11 +25,8 @@ LEARNING_RATE = 4e-3
 
 def optimise(
     model: nn.Module, loss: Callable[[], torch.Tensor], *, steps: int, learning_rate: float, label: str
-) -> float:
-    """`steps` updates of AdamW with warm-up and cosine decay; `loss()` gives each step's loss.
-
-    Returns the mean loss of the last 50 steps.
-    """
+) -> None:
+    """`steps` updates of AdamW with warm-up and cosine decay; `loss()` gives each step's loss."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimiser = torch.optim.AdamW(
@@ -46,7 +43,6 @@ def optimise(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     model.train()
-    recent: list[float] = []
     with tqdm(range(steps), desc=label, unit="step", disable=None) as bar:
         for _ in bar:
             value = loss()
@@ -55,10 +51,8 @@ def optimise(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            recent = [*recent[-49:], value.item()]
-            bar.set_postfix(loss=f"{recent[-1]:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
     model.eval()
-    return sum(recent) / len(recent)
 
 
 def new_policy(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -84,17 +78,20 @@ def new_policy(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     return model
 
 
-def train_policy(tokenizer: PreTrainedTokenizerBase, rng: Random, steps: int) -> tuple[LlamaForCausalLM, float]:
-    """A policy trained on `steps` batches of fresh documents, and its last training loss in nats a token."""
+def train_policy(tokenizer: PreTrainedTokenizerBase, rng: Random, steps: int) -> LlamaForCausalLM:
+    """A policy trained on `steps` batches of fresh documents."""
     model = new_policy(tokenizer)
     batches = training_batches(rng, tokenizer, BATCH_TOKENS, TRAINED_LENGTH)
 
     def loss() -> torch.Tensor:
         batch = next(batches)
         logits = model(input_ids=batch.input_ids, use_cache=False).logits  # [B, T, V]
-        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+        targets = batch.labels[:, 1:].flatten()
+        nats = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum")
+        return nats / BATCH_TOKENS  # not the batch's own count: every token weighs the same in every batch
 
-    return model, optimise(model, loss, steps=steps, learning_rate=LEARNING_RATE, label="policy")
+    optimise(model, loss, steps=steps, learning_rate=LEARNING_RATE, label="policy")
+    return model
 
 
 @torch.inference_mode()
