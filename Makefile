@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test check format clean
 
 help:
-	@echo "make demo    align the embedded model and show it before and after (about two minutes)"
+	@echo "make demo    align the embedded model and show it before and after (about a minute)"
 	@echo "make test    the whole test suite"
 	@echo "make check   lint, formatting, types, layers, public names"
 	@echo "make format  let ruff rewrite what it can"
