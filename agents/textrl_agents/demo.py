@@ -1,4 +1,4 @@
-"""The demo: stock SB3 PPO aligns the embedded model on `sentiment`, offline, in about two minutes on two CPU cores."""
+"""The demo: stock SB3 PPO aligns the embedded model on `sentiment`, offline, in about a minute on two CPU cores."""
 
 from __future__ import annotations
 

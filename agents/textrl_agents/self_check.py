@@ -183,12 +183,15 @@ def round_trip(subject: Subject) -> Found:
     own = [prompt.text for prompt in (subject.prompts[i] for i in range(min(len(subject.prompts), 16)))]
     texts = [*TEXTS, *(text for text in own if isinstance(text, str) and text)]
 
-    def returns(text: str) -> bool:
-        ids = encode_prompt_text(tokenizer, text)
-        return decode_response(tokenizer, ids, after_text=False) == text
+    def writes(character: str) -> bool:
+        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == character.strip()
 
-    # A small alphabet is no fault; to lose a character among others that it can write is one.
-    writable = [text for text in texts if all(returns(character) for character in set(text) - {" "})]
+    def returns(text: str) -> bool:
+        return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text
+
+    # A small alphabet is no fault; to lose what the tokenizer by itself can write is one.
+    writable = [text for text in texts if all(writes(character) for character in set(text))]
     lost = [text for text in writable if not returns(text)]
     detail = f"{len(writable)} texts" + (f"; changed: {lost[0]!r}" if lost else "")
     if skipped := len(texts) - len(writable):

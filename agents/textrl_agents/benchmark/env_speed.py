@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from typing import Any
 
@@ -12,7 +13,6 @@ from gymnasium.vector import AutoresetMode
 from textrl_agents.benchmark.subject import Subject
 from textrl_agents.benchmark.timing import speed
 from textrl_env import TextGenVectorEnv
-from textrl_env.tasks import Task
 
 MEAN_RESPONSE = 32  # tokens until EOS, on average; the environment's work grows with the number of episodes
 SCRIPT_STEPS = 256
@@ -23,9 +23,12 @@ def zero(prompts: list[str], completions: list[str], **columns: Any) -> list[flo
     return [0.0] * len(completions)
 
 
-def microseconds_per_token(subject: Subject, *, rows: int, steps: int, repeats: int) -> float:
-    """Median over `repeats` runs of `steps` steps of `rows` rows: append, end, decode, score, reset, infos."""
-    task = Task(name="speed", prompts=subject.prompts, reward=zero, max_prompt_tokens=32, max_new_tokens=128)
+def microseconds_per_token(subject: Subject, *, rows: int, tokens: int, steps: int, repeats: int) -> float:
+    """Median over `repeats` runs of `steps` steps of `rows` rows: append, end, decode, score, reset, infos.
+
+    tokens: of the longest response; EOS ends most of them before.
+    """
+    task = dataclasses.replace(subject.task(rows, tokens), reward=zero)
     env = TextGenVectorEnv(
         rows,
         task,

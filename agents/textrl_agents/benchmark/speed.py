@@ -162,7 +162,11 @@ def _memory(run: Run) -> Measured:
 
 def _environment(run: Run) -> Measured:
     value = env_speed.microseconds_per_token(
-        run.subject(), rows=run.sizes.rows, steps=run.sizes.env_steps, repeats=run.repeats
+        run.subject(),
+        rows=run.sizes.rows,
+        tokens=run.sizes.longest,
+        steps=run.sizes.env_steps,
+        repeats=run.repeats,
     )
     detail = f"{run.sizes.rows} rows, no model called, responses of {env_speed.MEAN_RESPONSE} tokens on average"
     return Measured(value, Target("<=", 5.0), detail, unit="us/token")

@@ -17,7 +17,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     threads: Threads = None,
 ) -> None:
-    """Align the embedded model in about two minutes, and show what it writes before and after."""
+    """Align the embedded model in about a minute, and show what it writes before and after."""
     from textrl_agents.demo import run_demo
 
     exit_if_stopped(run_demo(out=out, timesteps=timesteps, seed=seed, threads=threads))
