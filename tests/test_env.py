@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -275,3 +276,16 @@ def test_render_without_a_mode_warns():
     env.reset()
     with pytest.warns(UserWarning, match="render_mode"):
         assert env.render() is None
+
+
+def test_a_copied_environment_goes_on_like_the_original(tiny_task):
+    """A deep copy shares the frozen reference; losing it would break the copy's first step."""
+    env = TextGenEnv(tiny_task)
+    env.reset(seed=3)
+    env.step(40)
+    twin = copy.deepcopy(env)
+    assert twin.kl_penalty.reference is env.kl_penalty.reference
+    for token in (41, 42):
+        ours, theirs = env.step(token), twin.step(token)
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        assert ours[1:3] == theirs[1:3]

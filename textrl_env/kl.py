@@ -12,6 +12,7 @@ Estimators (Schulman, http://joschu.net/blog/kl-approx.html):
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -189,6 +190,10 @@ class KLPenalty:
             ref_log_probs = ref_logits.masked_fill(torch.isinf(log_probs), -torch.inf).log_softmax(dim=-1)
             terms.append(full_kl(log_probs, ref_log_probs))
         return torch.cat(terms)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KLPenalty:
+        # Copies of an environment share the frozen reference: what it computes depends on the observation alone.
+        return KLPenalty(self.reference, copy.deepcopy(self.controller, memo), self.estimator)
 
     def __getstate__(self) -> dict[str, Any]:
         # A reference is rebuilt from its path where it is needed, never pickled into a configuration.
