@@ -235,13 +235,15 @@ def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch:
 
 
 def test_bench_speed_prints_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"name": "rollout", "value": 0.5, "unit": "x", "target": 1.0, "ok": False}]
+    rows = [{"name": "rollout", "value": 0.5, "unit": "x", "target": ">= 1", "ok": False, "detail": "5 against 9"}]
     stand_in = SimpleNamespace(run_speed=lambda **arguments: rows)
     monkeypatch.setitem(sys.modules, "textrl_agents.benchmark.speed", stand_in)
     result = textrl("bench", "speed", "--json", "--quick")
     assert result.exit_code == 0  # a missed target is a measurement, not a failure
     assert json.loads(result.stdout) == rows
-    assert "rollout" in textrl("bench", "speed").stdout
+    shown = textrl("bench", "speed").stdout
+    assert "rollout" in shown
+    assert "9" in shown  # both sides, not the ratio alone
 
 
 def test_demo_folders_never_collide(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_ctrl_c_interrupts_the_wait() -> None:
     code = (
         "import os, signal, threading, time\n"
         "from textrl_env.rewards import FunctionReward\n"
+        # A process started in the background inherits an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "reward = FunctionReward(lambda prompts, completions: time.sleep(60), timeout=50)\n"
         "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try:\n    reward(['a'], ['b'])\nexcept KeyboardInterrupt:\n    print('interrupted')\n"

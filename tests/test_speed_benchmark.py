@@ -303,10 +303,11 @@ class TestMemory:
     def test_a_peak_is_seen(self):
         """The gauge itself: memory that was held for a moment shows."""
         before = update_memory._held(CPU)
-        block = np.ones(32 * 2**20, dtype=np.uint8)
+        # Far above what the allocator keeps for itself and could hand out again.
+        block = np.ones(256 * 2**20, dtype=np.uint8)
         assert block[-1] == 1
         del block
-        assert update_memory._peak(CPU) - before > 24 * 2**20
+        assert update_memory._peak(CPU) - before > 200 * 2**20
 
 
 class TestRunSpeed:
