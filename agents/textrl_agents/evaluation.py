@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from textrl_agents.rlhf_metrics import FINISH_REASONS
 from textrl_agents.statistic import Statistic
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, pack
 
-FINISH_REASONS = ("eos", "stop", "length")
 MEASURES = ("score", "gold_score", "kl", "penalized_return", "length", "entropy")
 
 

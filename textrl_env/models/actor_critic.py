@@ -19,9 +19,9 @@ from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.loading import load_model
-from textrl_env.models.packing import PackedEpisodes, state_hidden
+from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
-from textrl_env.models.sampling import SamplingParams, sample, warp
+from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
 from textrl_env.models.vocabulary import Vocabulary
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -113,10 +113,16 @@ class CausalLMActorCritic(nn.Module):
 
     @torch.no_grad()
     def act(self, observations: torch.Tensor, *, deterministic: bool = False) -> Action:
-        """Sample the next token of observations int64 [N, L], right-padded with -1."""
+        """Sample the next token of observations int64 [N, L], right-padded with -1, and judge the states."""
         hidden = self._policy_decoder().last_hidden(observations)
         drawn = sample(self.lm.project(hidden), self.sampling, self.banned, deterministic=deterministic)
         return Action(drawn.tokens, drawn.log_probs, self._values_after(observations, hidden))
+
+    @torch.no_grad()
+    def sample(self, observations: torch.Tensor, *, deterministic: bool = False) -> Sample:
+        """`act` without the values, for rollouts whose values are computed elsewhere."""
+        hidden = self._policy_decoder().last_hidden(observations)
+        return sample(self.lm.project(hidden), self.sampling, self.banned, deterministic=deterministic)
 
     @torch.no_grad()
     def values(self, observations: torch.Tensor) -> torch.Tensor:
@@ -133,6 +139,12 @@ class CausalLMActorCritic(nn.Module):
     def packed_logits(self, packed: PackedEpisodes) -> torch.Tensor:
         """`logits` of every transition of whole sequences, [M, V], with gradients; takes M * V * 4 bytes."""
         return warp(self.lm.project(state_hidden(self.lm, packed)), self.sampling, self.banned)
+
+    @torch.no_grad()
+    def packed_values(self, packed: PackedEpisodes) -> torch.Tensor:
+        """State values float32 [M] at the transitions of whole sequences, without gradients."""
+        lm = self.lm if self.value_body is None else self._value_lm()
+        return self._value_of(state_hidden(lm, packed, max_tokens=SCORING_TOKENS))
 
     def evaluate(self, packed: PackedEpisodes, actions: torch.Tensor | None = None) -> Evaluation:
         """Values, log-probabilities and entropies of M transitions, by one forward over each sequence.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,7 @@ def load_model(
     model: "embedded", a folder, a Hugging Face id, or a module, which is used as it is (moved to `device`).
     tokenizer: the same for the tokenizer; by default the one that lies beside the model.
     device: "auto", "cpu", "cuda", "cuda:1", ... dtype: "auto", "float32", "bfloat16", "float16".
+        `torch.device("meta")` gives the architecture without its weights; a module that is given stays as it is.
     lora: keyword arguments of `peft.LoraConfig`, such as `{"r": 8}`: only an adapter is trained, and the reference
         is the same weights with the adapter off.
 
@@ -73,10 +75,11 @@ def load_model(
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    outline = place.type == "meta"
     if isinstance(model, (str, Path)):
         source = _source(model)
         loaded_tokenizer = _load_tokenizer(tokenizer if tokenizer is not None else source, wanted_by=source)
-        module = _load_module(source, kind)
+        module = _load_outline(source) if outline else _load_module(source, kind)
     else:
         if not hasattr(model, "get_output_embeddings"):
             raise ModelError(
@@ -84,9 +87,11 @@ def load_model(
             )
         if tokenizer is None:
             raise ModelError(f"model is a {type(model).__name__}, which brings no tokenizer: pass tokenizer= as well")
-        module = model if kind == "auto" else model.to(kind)
+        module = model if kind == "auto" or outline else model.to(kind)
         loaded_tokenizer = _load_tokenizer(tokenizer, wanted_by=type(model).__name__)
-    module = module.to(place).eval()
+    if not outline:
+        module = module.to(place)
+    module = module.eval()
     return LoadedModel(_with_lora(module, lora) if lora is not None else module, loaded_tokenizer)
 
 
@@ -109,6 +114,20 @@ def _load_module(source: str, dtype: torch.dtype | str) -> Any:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
         raise ModelError(f"model {source!r} cannot be loaded: {_first_lines(error)}") from error
+
+
+def _load_outline(source: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"model {source!r} cannot be loaded: {_first_lines(error)}") from error
+    with contextlib.suppress(OSError):  # few models have this file; where there is one it may name more ends
+        module.generation_config = GenerationConfig.from_pretrained(source)
+    return module
 
 
 def _load_tokenizer(tokenizer: str | Path | Any, wanted_by: str) -> Any:

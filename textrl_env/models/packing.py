@@ -17,6 +17,8 @@ from textrl_env.models.causal_lm import CausalLM
 # Sequences run together. Enough tokens to fill a device; sorted by length, so that little of it is padding.
 GROUP_TOKENS = 2048
 MAX_PADDING = 1.2
+# Tokens in one forward without gradients, where memory alone limits the batch.
+SCORING_TOKENS = 16384
 
 
 class PackedEpisodes(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
-from textrl_env.models.packing import PackedEpisodes, state_hidden
+from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
 from textrl_env.models.sampling import SamplingParams, log_softmax_in_support
 from textrl_env.models.vocabulary import Vocabulary
@@ -24,8 +24,7 @@ class Reference:
     max_length: tokens of the longest observation.
     """
 
-    # Tokens in one forward of scoring, and rows of logits held at a time.
-    max_tokens = 16384
+    max_tokens = SCORING_TOKENS
 
     def __init__(self, model: Any, vocabulary: Vocabulary, sampling: SamplingParams, max_length: int):
         adapter_off = hasattr(model, "disable_adapter")

@@ -22,6 +22,7 @@ _factories: dict[str, Callable[..., Reward]] = {
     "length": LengthReward,
     "repetition": RepetitionReward,
 }
+_BUILT_IN = dict(_factories)
 
 
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
@@ -40,6 +41,11 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
 def registered_rewards() -> list[str]:
     """The names that `make_reward` knows, sorted."""
     return sorted(_factories)
+
+
+def is_built_in(name: Any) -> bool:
+    """Whether every process knows `name` for the same reward, and not only this one, which registered it."""
+    return isinstance(name, str) and name in _BUILT_IN and _factories[name] is _BUILT_IN[name]
 
 
 def make_registered(name: str, **kwargs: Any) -> Reward:

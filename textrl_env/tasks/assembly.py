@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, check_limit
@@ -31,6 +33,22 @@ class Assembly(NamedTuple):
     model_name: str | None  # the model's name or folder, where another copy of it can be loaded by that
 
 
+class ModelParts(NamedTuple):
+    """The model of a task, and what an episode of it can be."""
+
+    model: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    sampling: SamplingParams
+    max_prompt_tokens: int
+    max_new_tokens: int
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest observation."""
+        return self.max_prompt_tokens + self.max_new_tokens
+
+
 def assemble(
     task: str | Task = "sentiment",
     *,
@@ -49,51 +67,98 @@ def assemble(
     lora: Mapping[str, Any] | None = None,
     device: Any = "auto",
     dtype: Any = "auto",
+    with_reference: bool = True,
 ) -> Assembly:
-    """Resolve every part; None means the task's own. Raises a ConfigError before anything is half built."""
+    """Resolve every part; None means the task's own. Raises a ConfigError before anything is half built.
+
+    with_reference: False loads no weights at all, for an environment whose KL is charged in another process; only in
+        `kl_mode="deferred"`, where the environment itself never runs the reference.
+    """
     task = get_task(task)
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
+    if not with_reference and kl_mode != "deferred":
+        raise ConfigError(f"with_reference=False needs kl_mode='deferred'; kl_mode={kl_mode!r} runs it at every step")
     rewarder = make_reward(task.reward if reward is None else reward)
     gold = None if task.gold is None else make_reward(task.gold)
-    params = _sampling(task.sampling if sampling is None else sampling)
     source = _prompt_source(task, split) if prompts is None else prompts
+    parts = assemble_model(
+        task,
+        model=model,
+        tokenizer=tokenizer,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        sampling=sampling,
+        lora=lora,
+        device=device,
+        dtype=dtype,
+        weights=with_reference,
+    )
+    given = task.model if model is None else model
+    rules = EpisodeRules(
+        tokenizer=parts.tokenizer,
+        vocabulary=parts.vocabulary,
+        reward=rewarder,
+        kl_penalty=KLPenalty(
+            assemble_reference(parts, given) if with_reference else None,
+            task.kl_coef if kl_coef is None else kl_coef,
+            task.kl_estimator if kl_estimator is None else kl_estimator,
+        ),
+        kl_mode=kl_mode,
+        max_prompt_tokens=parts.max_prompt_tokens,
+        max_new_tokens=parts.max_new_tokens,
+        stop=StopStrings(task.stop if stop is None else stop, parts.tokenizer, parts.vocabulary.known),
+        gold=gold,
+    )
+    prompt_set = PromptSet(
+        source, parts.tokenizer, max_prompt_tokens=parts.max_prompt_tokens, overflow=task.prompt_overflow
+    )
+    # With an adapter the policy is the very module that the reference runs without it, not another copy by name.
+    by_name = isinstance(given, (str, Path)) and lora is None
+    return Assembly(task, rules, prompt_set, str(given) if by_name else None)
+
+
+def assemble_model(
+    task: str | Task = "sentiment",
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    max_new_tokens: int | None = None,
+    max_prompt_tokens: int | None = None,
+    sampling: SamplingParams | Mapping[str, float] | None = None,
+    lora: Mapping[str, Any] | None = None,
+    device: Any = "auto",
+    dtype: Any = "auto",
+    weights: bool = True,
+) -> ModelParts:
+    """The model of a task with its limits; None means the task's own.
+
+    weights: False gives the architecture on torch's "meta" device, which takes no memory and cannot be run.
+    """
+    task = get_task(task)
+    params = _sampling(task.sampling if sampling is None else sampling)
     new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
     prompt_tokens = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
     check_limit("max_new_tokens", new_tokens)
     check_limit("max_prompt_tokens", prompt_tokens)
-
-    loaded = _load(task, model, tokenizer, device=device, dtype=dtype, lora=lora)
-    vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
-    reference = Reference(
-        _frozen(loaded.model, task.model if model is None else model), vocabulary, params, prompt_tokens + new_tokens
-    )
-    limit = reference.lm.max_positions
+    arguments = {"device": device, "dtype": dtype, "lora": lora} if weights else {"device": torch.device("meta")}
+    loaded = _load(task, model, tokenizer, **arguments)
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ConfigError(
             f"max_prompt_tokens + max_new_tokens = {prompt_tokens} + {new_tokens} exceeds the {limit} positions "
             f"of {type(loaded.model).__name__}; lower one of them"
         )
-    rules = EpisodeRules(
-        tokenizer=loaded.tokenizer,
-        vocabulary=vocabulary,
-        reward=rewarder,
-        kl_penalty=KLPenalty(
-            reference,
-            task.kl_coef if kl_coef is None else kl_coef,
-            task.kl_estimator if kl_estimator is None else kl_estimator,
-        ),
-        kl_mode=kl_mode,
-        max_prompt_tokens=prompt_tokens,
-        max_new_tokens=new_tokens,
-        stop=StopStrings(task.stop if stop is None else stop, loaded.tokenizer, vocabulary.known),
-        gold=gold,
-    )
-    prompt_set = PromptSet(source, loaded.tokenizer, max_prompt_tokens=prompt_tokens, overflow=task.prompt_overflow)
-    name = task.model if model is None else model
-    # With an adapter the policy is the very module that the reference runs without it, not another copy by name.
-    by_name = isinstance(name, (str, Path)) and lora is None
-    return Assembly(task, rules, prompt_set, str(name) if by_name else None)
+    vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
+    return ModelParts(loaded.model, loaded.tokenizer, vocabulary, params, prompt_tokens, new_tokens)
+
+
+def assemble_reference(parts: ModelParts, given: Any = None) -> Reference:
+    """The reference that the model of `parts` is.
+
+    given: what the caller named as model; a module that is given is copied, since the caller may train it.
+    """
+    return Reference(_frozen(parts.model, given), parts.vocabulary, parts.sampling, parts.max_length)
 
 
 def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:

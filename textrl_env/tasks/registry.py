@@ -60,6 +60,11 @@ def task_names() -> list[str]:
     return sorted({*_BUILT_IN, *_REGISTERED})
 
 
+def is_built_in(name: Any) -> bool:
+    """Whether `name` is that of a task which every process knows, and not one that this process registered."""
+    return isinstance(name, str) and name in _BUILT_IN
+
+
 def get_task(name: str | Task) -> Task:
     """The task of that name; a Task is returned as it is. Raises UnknownName with the nearest name."""
     if isinstance(name, Task):

@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
@@ -32,26 +33,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "a2c": {"n_steps": 64, "use_rms_prop": False, "normalize_advantage": True},
 }
 MINIBATCHES = 4
-
-
-class WarmupSchedule:
-    """A learning rate that rises linearly over the first `warmup` share of training and then falls to `final` of it."""
-
-    def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
-        if not (peak >= 0 and 0 <= warmup < 1 and 0 <= final <= 1):
-            raise ConfigError(f"need peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}")
-        self.peak, self.warmup, self.final = peak, warmup, final
-
-    def __call__(self, progress_remaining: float) -> float:
-        done = 1.0 - progress_remaining
-        if done < self.warmup:
-            return self.peak * done / self.warmup
-        return self.peak * (1.0 - (1.0 - self.final) * (done - self.warmup) / (1.0 - self.warmup))
-
-
-def default_learning_rate(parameters: int) -> float:
-    """1e-3 at a million trained parameters, falling with the square root of their number (1e-5 at ten billion)."""
-    return 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
 
 
 def make_agent(

@@ -7,7 +7,6 @@ response, and says how far training has moved altogether; it is the one that `kl
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.evaluation import Evaluation, evaluate
 from textrl_agents.progress import TrainingProgress
+from textrl_agents.rlhf_metrics import EndedEpisode, rlhf_metrics
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
@@ -23,45 +23,19 @@ from textrl_env import TextGenVectorEnv
 
 
 class RLHFMetrics(BaseCallback):
-    """Logs the episodes that ended in each rollout, under TRL's names.
-
-    `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
-    the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per
-    response), `objective/kl_coef`, `objective/gold_scores` and `objective/score_parts/<name>` where there are any,
-    and `rollout/episodes`, `rollout/eos_share`, `rollout/length_share`, `rollout/stop_share`.
-    """
+    """Logs the episodes that ended in each rollout: `rlhf_metrics`, and `objective/kl_coef`."""
 
     def _on_rollout_end(self) -> None:
         env, buffer = self.training_env, self.model.rollout_buffer  # type: ignore[attr-defined]
         assert isinstance(env, TextVecEnv)
         assert isinstance(buffer, EpisodeRolloutBuffer)
-        episodes = buffer.episodes
+        episodes = [
+            EndedEpisode.of(episode.info(), charged=episode.kl_sum, kl_coef=episode.kl_coef, surprisal=surprisal)
+            for episode, surprisal in zip(buffer.episodes, buffer.response_entropies, strict=True)
+        ]
         self.logger.record("objective/kl_coef", env.env.kl_penalty.coef)
-        self.logger.record("rollout/episodes", len(episodes))
-        if not episodes:
-            return
-        charged = np.array([episode.kl_sum for episode in episodes])
-        entropy = np.array(buffer.response_entropies)
-        # A cross-entropy charge holds the policy's entropy too: KL = cross-entropy - entropy.
-        kl = charged - entropy if env.env.rules.kl_mode == "cross_entropy" else charged
-        scores = np.array([episode.score for episode in episodes])
-        cost = np.array([episode.kl_coef for episode in episodes]) * charged
-        values = {
-            "kl": kl,
-            "scores": scores,
-            "non_score_reward": -cost,
-            "rlhf_reward": scores - cost,
-            "entropy": entropy,
-        }
-        if env.env.rules.gold is not None:
-            values["gold_scores"] = np.array([episode.gold_score for episode in episodes])
-        for name in episodes[0].score_parts:
-            values[f"score_parts/{name}"] = np.array([episode.score_parts[name] for episode in episodes])
-        for name, column in values.items():
-            self.logger.record(f"objective/{name}", float(column.mean()))
-        reasons = Counter(episode.finish_reason for episode in episodes)
-        for reason in ("eos", "length", "stop"):
-            self.logger.record(f"rollout/{reason}_share", reasons[reason] / len(episodes))
+        for name, value in rlhf_metrics(episodes, env.env.rules.kl_mode).items():
+            self.logger.record(name, value)
 
     def _on_step(self) -> bool:
         return True

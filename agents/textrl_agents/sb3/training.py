@@ -14,11 +14,12 @@ from stable_baselines3.common.utils import set_random_seed
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, sibling_env
+from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
-from textrl_agents.sb3.agent import ALGORITHMS, WarmupSchedule, make_agent
+from textrl_agents.sb3.agent import ALGORITHMS, make_agent
 from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.checkpointing import Checkpoints

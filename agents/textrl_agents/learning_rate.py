@@ -1,0 +1,39 @@
+"""The learning rate's course over a run, for every library."""
+
+from __future__ import annotations
+
+from textrl_env.errors import ConfigError
+
+
+class WarmupSchedule:
+    """A learning rate that rises linearly over the first `warmup` share of training and then falls to `final` of it.
+
+    Called with SB3's progress (1 at the start, 0 at the end); `points` is the same for RLlib.
+    """
+
+    def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
+        if not (peak >= 0 and 0 <= warmup < 1 and 0 <= final <= 1):
+            raise ConfigError(f"need peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}")
+        self.peak, self.warmup, self.final = peak, warmup, final
+
+    def __call__(self, progress_remaining: float) -> float:
+        done = 1.0 - progress_remaining
+        if done < self.warmup:
+            return self.peak * done / self.warmup
+        return self.peak * (1.0 - (1.0 - self.final) * (done - self.warmup) / (1.0 - self.warmup))
+
+    def points(self, total_timesteps: int, first: int) -> list[list[float]]:
+        """`[timestep, rate]` with straight lines between them.
+
+        first: timesteps before the first update, which RLlib would otherwise do at the rate of timestep 0.
+        """
+        end = max(2, total_timesteps)
+        start = min(first, end - 1)
+        bend = min(max(round(self.warmup * end), start), end - 1)
+        corners = {0: start, bend: bend, end: end}
+        return [[float(at), self(1.0 - progress_at / end)] for at, progress_at in corners.items()]
+
+
+def default_learning_rate(parameters: int) -> float:
+    """1e-3 at a million trained parameters, falling with the square root of their number (1e-5 at ten billion)."""
+    return 1e-3 * (1e6 / max(parameters, 1)) ** 0.5

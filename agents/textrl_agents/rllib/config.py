@@ -1,0 +1,201 @@
+"""`make_config`: a stock RLlib `AlgorithmConfig` (new API stack), wired to text generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils import force_list
+
+from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.rllib.callbacks import TextCallbacks
+from textrl_agents.rllib.env_runner import TextEnvRunner
+from textrl_agents.rllib.learners import TextAPPOLearner, TextIMPALALearner, TextPPOLearner
+from textrl_agents.rllib.module import MODEL_ARGUMENTS, CausalLMModule, TargetCausalLMModule
+from textrl_agents.rllib.packing import PackEpisodes, PackForPPO, PackForVTrace
+from textrl_agents.rllib.portable import portable_arguments
+from textrl_agents.rllib.runner_connectors import SendTokens, StackObservations
+from textrl_agents.rllib.validation import check_config
+from textrl_env import ENV_ID
+from textrl_env.errors import UnknownName
+from textrl_env.kl import KLPenalty
+from textrl_env.models import CausalLMActorCritic, Reference
+from textrl_env.models.loading import resolve_device
+from textrl_env.tasks import get_task
+from textrl_env.tasks.assembly import assemble_model, assemble_reference
+
+# What RLHF needs and RLlib's defaults, made for control tasks, are not: no discount, whole responses in a fragment,
+# the KL to the reference instead of one to the previous policy, no bound on the value loss.
+SHARED_DEFAULTS: dict[str, Any] = {
+    "gamma": 1.0,
+    "entropy_coeff": 0.0,
+    "grad_clip": 1.0,
+    "grad_clip_by": "global_norm",
+    "num_envs_per_env_runner": 32,
+    "rollout_fragment_length": 64,
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "batch_mode": "truncate_episodes",
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "lambda_": 0.95,
+        "clip_param": 0.2,
+        "num_epochs": 4,
+        "vf_loss_coeff": 0.1,
+        "vf_clip_param": float("inf"),
+        # A weight of 0: measured, as `train/approx_kl`, and no part of the loss.
+        "use_kl_loss": True,
+        "kl_coeff": 0.0,
+    },
+    "appo": {"vf_loss_coeff": 0.1, "clip_param": 0.2, "min_time_s_per_iteration": 0},
+    "impala": {"vf_loss_coeff": 0.1, "min_time_s_per_iteration": 0},
+}
+# A killed env runner is back after about 8 s with these, and not after 10 s with RLlib's own.
+FAULT_TOLERANCE: dict[str, Any] = {
+    "restart_failed_env_runners": True,
+    "env_runner_health_probe_timeout_s": 5,
+    "delay_between_env_runner_restarts_s": 1,
+}
+MINIBATCHES = 4
+
+_CONFIGS = {"ppo": PPOConfig, "appo": APPOConfig, "impala": IMPALAConfig}
+_LEARNERS = {"ppo": TextPPOLearner, "appo": TextAPPOLearner, "impala": TextIMPALALearner}
+ALGORITHMS = tuple(_CONFIGS)
+
+
+def make_config(
+    algo: str,
+    env_config: Mapping[str, Any] | None = None,
+    *,
+    actor_critic: Mapping[str, Any] | None = None,
+    total_timesteps: int | None = None,
+    **overrides: Any,
+) -> AlgorithmConfig:
+    """A stock `AlgorithmConfig` that trains the environment's model.
+
+    algo: "ppo", "appo" or "impala". env_config: the environment's arguments (`task`, `model`, `reward`, ...), with
+        models by name or path: every process loads what it needs.
+    actor_critic: arguments of CausalLMActorCritic (`value_trunk`, `cache`).
+    total_timesteps: tokens of the whole run; the learning rate then warms up and falls. Without it, it is constant.
+    overrides: any settings of the `AlgorithmConfig` by their names (`lr`, `num_env_runners`, `num_learners`,
+        `num_gpus_per_learner`, `minibatch_size`, ...), on top of defaults that fit RLHF. RLlib's own methods
+        (`config.env_runners(...)`) can be called on the result as well.
+
+    The policy starts as a copy of the environment's model, which is the reference. Raises ConfigError.
+    """
+    if algo not in _CONFIGS:
+        raise UnknownName("algorithm", algo, ALGORITHMS)
+    env = portable_arguments(env_config or {})
+    parts = assemble_model(**_model_arguments(env), weights=False)
+    config = _CONFIGS[algo]()
+    _check_names(algo, config, overrides)
+    settings = {**SHARED_DEFAULTS, **DEFAULTS[algo], **FAULT_TOLERANCE, **overrides}
+    _fill_in(algo, settings, parts.max_new_tokens, env.get("device", "auto"))
+    trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
+    lr = settings.get("lr", WarmupSchedule(default_learning_rate(trained)))
+    settings["lr"] = _rate(lr, total_timesteps, settings)
+
+    config.environment(f"textrl_env:{ENV_ID}", env_config=env, normalize_actions=False, clip_actions=False)
+    config.env_runners(
+        env_runner_cls=TextEnvRunner,
+        gym_env_vectorize_mode="vector_entry_point",
+        env_to_module_connector=_env_to_module,
+        module_to_env_connector=partial(_module_to_env, env["kl_mode"] in ("auto", "log_ratio")),
+        add_default_connectors_to_env_to_module_pipeline=False,
+        add_default_connectors_to_module_to_env_pipeline=False,
+    )
+    config.rl_module(
+        rl_module_spec=RLModuleSpec(
+            module_class=TargetCausalLMModule if algo == "appo" else CausalLMModule,
+            model_config={
+                "env": env,
+                "actor_critic": {"entropy_gradient": settings["entropy_coeff"] != 0, **(actor_critic or {})},
+            },
+        )
+    )
+    config.learners(
+        learner_class=_LEARNERS[algo],
+        learner_connector=partial(
+            _learner_connector,
+            algo,
+            penalty=partial(_penalty, env),
+            kl_mode=env["kl_mode"],
+            gamma=settings["gamma"],
+            **({"lambda_": settings["lambda_"]} if algo == "ppo" else {}),
+        ),
+        add_default_connectors_to_learner_pipeline=False,
+    )
+    config.callbacks([TextCallbacks, *force_list(settings.pop("callbacks_class", None))])
+    config.update_from_dict(settings)
+    check_config(config)
+    return config
+
+
+def _model_arguments(env: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: env[name] for name in MODEL_ARGUMENTS if name in env}
+
+
+def _check_names(algo: str, config: AlgorithmConfig, overrides: Mapping[str, Any]) -> None:
+    known = [name for name in vars(config) if not name.startswith("_")]
+    for name in overrides:
+        if name not in known:
+            raise UnknownName(f"setting of {algo}", name, known)
+
+
+def _fill_in(algo: str, settings: dict[str, Any], max_new_tokens: int, device: Any) -> None:
+    """Sizes that follow from others."""
+    if settings["num_learners"] == 0 and "num_gpus_per_learner" not in settings:
+        settings["num_gpus_per_learner"] = int(resolve_device(device).type == "cuda")
+    if "train_batch_size_per_learner" not in settings:
+        fragments = settings["num_envs_per_env_runner"] * max(1, settings["num_env_runners"])
+        tokens = fragments * settings["rollout_fragment_length"]
+        settings["train_batch_size_per_learner"] = max(1, tokens // max(1, settings["num_learners"]))
+    if algo == "ppo" and "minibatch_size" not in settings:
+        batch = settings["train_batch_size_per_learner"]
+        settings["minibatch_size"] = min(batch, max(max_new_tokens, batch // MINIBATCHES))
+
+
+def _rate(lr: Any, total_timesteps: int | None, settings: Mapping[str, Any]) -> Any:
+    """A schedule as RLlib's `[timestep, rate]` points; what else there is as it is."""
+    if not isinstance(lr, WarmupSchedule):
+        return lr
+    if total_timesteps is None:
+        return lr.peak
+    return lr.points(total_timesteps, settings["train_batch_size_per_learner"] * max(1, settings["num_learners"]))
+
+
+def _env_to_module(env: Any, spaces: Any, device: Any) -> StackObservations:
+    return StackObservations()
+
+
+def _module_to_env(with_log_probs: bool, env: Any, spaces: Any) -> SendTokens:
+    return SendTokens(with_log_probs=with_log_probs)
+
+
+def _learner_connector(algo: str, observation_space: Any, action_space: Any, **arguments: Any) -> PackEpisodes:
+    return (PackForPPO if algo == "ppo" else PackForVTrace)(observation_space, action_space, **arguments)
+
+
+def _penalty(env: Mapping[str, Any], core: CausalLMActorCritic) -> KLPenalty:
+    """The environment's KLPenalty, on the learner, beside the policy."""
+    task = get_task(env["task"])
+    adapter = hasattr(core.model, "disable_adapter")
+    if adapter:
+        # The reference of an adapter is the very weights it sits on.
+        reference = Reference(core.model, core.vocabulary, core.sampling, core.max_length)
+    elif env["kl_mode"] == "deferred":
+        parts = assemble_model(**{**_model_arguments(env), "device": core.device, "dtype": core.lm.dtype})
+        reference = assemble_reference(parts)
+    else:
+        reference = None  # the environment charges
+    coef, estimator = (env.get(name) for name in ("kl_coef", "kl_estimator"))
+    return KLPenalty(
+        reference, task.kl_coef if coef is None else coef, task.kl_estimator if estimator is None else estimator
+    )

@@ -1,0 +1,146 @@
+"""The policy core that SB3 uses too, behind RLlib's module interface."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import (
+    TARGET_NETWORK_ACTION_DIST_INPUTS,
+    InferenceOnlyAPI,
+    TargetNetworkAPI,
+    ValueFunctionAPI,
+)
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from textrl_agents.rllib.batch import PackedBatch
+from textrl_agents.rllib.distribution import TakenTokens
+from textrl_env.errors import ModelError
+from textrl_env.models import CausalLMActorCritic
+from textrl_env.tasks.assembly import assemble_model
+
+# Arguments of the environment that say which model it is about.
+MODEL_ARGUMENTS = (
+    "task",
+    "model",
+    "tokenizer",
+    "max_new_tokens",
+    "max_prompt_tokens",
+    "sampling",
+    "lora",
+    "device",
+    "dtype",
+)
+
+
+class CausalLMModule(TorchRLModule, ValueFunctionAPI):
+    """A causal language model with a value head.
+
+    model_config: `env`, the environment's arguments, from which the model is loaded where the module is built, and
+        `actor_critic`, arguments of CausalLMActorCritic (`value_trunk`, `entropy_gradient`, `cache`).
+
+    Sampling returns tokens and their log-probabilities, never logits of the vocabulary's size. It needs no recurrent
+    state: the core compares what it has cached with what it is shown.
+    """
+
+    def setup(self) -> None:
+        env, settings = self.model_config["env"], self.model_config.get("actor_critic", {})
+        parts = assemble_model(**{name: env[name] for name in MODEL_ARGUMENTS if name in env})
+        self.actor_critic = CausalLMActorCritic(
+            parts.model, parts.tokenizer, max_length=parts.max_length, sampling=parts.sampling, **settings
+        )
+
+    def train(self, mode: bool = True) -> CausalLMModule:
+        """RLlib switches this at every step. The core has no dropout to switch, so its layers are not visited."""
+        self.training = mode
+        return self
+
+    @torch.no_grad()
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS])
+        return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
+
+    @torch.no_grad()
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS], deterministic=True)
+        return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        place = PackedBatch.of(batch)
+        values, log_probs, entropy = self.actor_critic.evaluate(place.packed)
+        return {
+            Columns.ACTION_DIST_INPUTS: _taken(place, log_probs, entropy, batch[Columns.LOSS_MASK]),
+            # The loss asks for values next; here they spare it a forward.
+            Columns.EMBEDDINGS: place.unpack(values),
+        }
+
+    def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """State values float32 [B, W]."""
+        if embeddings is not None:
+            return embeddings
+        place = PackedBatch.of(batch)
+        return place.unpack(self.actor_critic.evaluate(place.packed).values)
+
+    def get_inference_action_dist_cls(self) -> type[TakenTokens]:
+        return TakenTokens
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        inference_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The weights; `inference_only` (what env runners are sent) leaves out what training does not change."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if not inference_only:
+            return state
+        trained = self._trained()
+        return {name: tensor for name, tensor in state.items() if name in trained}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if missing := self._trained() - set(state):
+            raise ModelError(f"these weights are of another model: {len(missing)} are missing, such as {min(missing)}")
+        tensors = {name: torch.as_tensor(value) for name, value in state.items()}
+        self.load_state_dict(tensors, strict=False)
+        # Fragments cut episodes at an update: what follows is sampled from the new weights from the first token on.
+        self.actor_critic.clear_cache()
+
+    def _trained(self) -> set[str]:
+        return {
+            name for name, tensor in self.named_parameters() if tensor.requires_grad and name.startswith("actor_critic")
+        }
+
+
+class TargetCausalLMModule(CausalLMModule, TargetNetworkAPI, InferenceOnlyAPI):
+    """With the slowly moving copy that APPO takes its trust region from; on learners alone."""
+
+    target: CausalLMActorCritic
+
+    def make_target_networks(self) -> None:
+        self.actor_critic.clear_cache()
+        self.target = copy.deepcopy(self.actor_critic).requires_grad_(False)
+
+    def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
+        return [(self.actor_critic, self.target)]
+
+    @torch.no_grad()
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
+        place = PackedBatch.of(batch)
+        _, log_probs, entropy = self.target.evaluate(place.packed)
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: _taken(place, log_probs, entropy, batch[Columns.LOSS_MASK])}
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["target"]
+
+
+def _taken(
+    place: PackedBatch, log_probs: torch.Tensor, entropy: torch.Tensor, loss_mask: torch.Tensor
+) -> torch.Tensor:
+    """`TakenTokens` inputs [B, W, 2]; 0 at a state that is only bootstrapped from, where no action was taken."""
+    inputs = torch.stack([place.unpack(log_probs), place.unpack(entropy)], dim=-1)
+    return inputs.where(loss_mask[..., None], 0.0)

@@ -1,0 +1,67 @@
+"""Environment arguments that mean the same in every process of a cluster."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ray import cloudpickle
+from transformers import PreTrainedTokenizerBase
+
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.rewards import make_reward, registered_rewards
+from textrl_env.rewards import registry as rewards
+from textrl_env.tasks import get_task
+from textrl_env.tasks import registry as tasks
+from textrl_env.tasks.assembly import assemble
+
+
+def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, checked, with what only this process knows by name put in place of its name.
+
+    RLlib copies and pickles these arguments for every process. Raises UnknownName, and ConfigError for a model among
+    them: each process loads models by name or path.
+    """
+    known = [*inspect.signature(assemble).parameters, "autoreset_mode"]
+    for name in given:
+        if name not in known:
+            raise UnknownName("argument of env_config", name, known)
+    env = {"task": "sentiment", "kl_mode": "deferred", **given}
+    if not tasks.is_built_in(env["task"]):
+        env["task"] = get_task(env["task"])
+    reward = env.get("reward")
+    if isinstance(reward, str) and reward in registered_rewards() and not rewards.is_built_in(reward):
+        env["reward"] = make_reward(reward)
+    # The KL is charged by the learner, from a reference of its own, so that env runners need none.
+    env.setdefault("with_reference", env["kl_mode"] != "deferred")
+    for name, value in env.items():
+        _refuse_models(name, value)
+    return env
+
+
+def _refuse_models(name: str, value: Any) -> None:
+    try:
+        _ModelFinder(io.BytesIO()).dump(value)
+    except _ModelFound as found:
+        raise ConfigError(
+            f"env_config[{name!r}] holds a {found}, which RLlib would copy and pickle for every process. Give models "
+            "by name or folder; each process loads what it needs."
+        ) from None
+    except Exception as error:
+        raise ConfigError(
+            f"env_config[{name!r}] cannot be sent to other processes: {type(error).__name__}: {error}"
+        ) from error
+
+
+class _ModelFound(BaseException):
+    """Not an Exception, which pickling would wrap."""
+
+
+class _ModelFinder(cloudpickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (torch.nn.Module, PreTrainedTokenizerBase)):
+            raise _ModelFound(type(obj).__name__)
+        return super().reducer_override(obj)
