@@ -141,8 +141,7 @@ def assemble_model(
     prompt_tokens = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
     check_limit("max_new_tokens", new_tokens)
     check_limit("max_prompt_tokens", prompt_tokens)
-    arguments = {"device": device, "dtype": dtype, "lora": lora} if weights else {"device": torch.device("meta")}
-    loaded = _load(task, model, tokenizer, **arguments)
+    loaded = _load(task, model, tokenizer, device=device if weights else torch.device("meta"), dtype=dtype, lora=lora)
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ConfigError(

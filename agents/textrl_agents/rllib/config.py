@@ -54,8 +54,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "use_kl_loss": True,
         "kl_coeff": 0.0,
     },
-    "appo": {"vf_loss_coeff": 0.1, "clip_param": 0.2, "min_time_s_per_iteration": 0},
-    "impala": {"vf_loss_coeff": 0.1, "min_time_s_per_iteration": 0},
+    "appo": {"vf_loss_coeff": 0.1, "clip_param": 0.2},
+    "impala": {"vf_loss_coeff": 0.1},
 }
 # A killed env runner is back after about 8 s with these, and not after 10 s with RLlib's own.
 FAULT_TOLERANCE: dict[str, Any] = {
@@ -157,7 +157,10 @@ def _fill_in(algo: str, settings: dict[str, Any], max_new_tokens: int, device: A
         fragments = settings["num_envs_per_env_runner"] * max(1, settings["num_env_runners"])
         tokens = fragments * settings["rollout_fragment_length"]
         settings["train_batch_size_per_learner"] = max(1, tokens // max(1, settings["num_learners"]))
-    if algo == "ppo" and "minibatch_size" not in settings:
+    if algo != "ppo":
+        # With runners of their own an iteration is as many updates as its time allows; without, it is one.
+        settings.setdefault("min_time_s_per_iteration", 1 if settings["num_env_runners"] else 0)
+    elif "minibatch_size" not in settings:
         batch = settings["train_batch_size_per_learner"]
         settings["minibatch_size"] = min(batch, max(max_new_tokens, batch // MINIBATCHES))
 

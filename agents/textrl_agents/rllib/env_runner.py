@@ -23,11 +23,11 @@ class TextEnvRunner(SingleAgentEnvRunner):
 
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
-        if self._seed is not None and self.worker_index:
+        if self.config.seed is not None and self.worker_index:
             # Stock, runner i starts at seed + i, and row j of an environment at its seed + j: neighbours in both
             # would answer the same prompts.
             sequence = np.random.SeedSequence([self.config.seed, self.worker_index])
-            self._seed = int(sequence.generate_state(1)[0])
+            self._seed: int | None = int(sequence.generate_state(1)[0])
 
     def make_module(self) -> None:
         super().make_module()

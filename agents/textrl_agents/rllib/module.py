@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.apis import (
     ValueFunctionAPI,
 )
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
 from textrl_agents.rllib.batch import PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
@@ -105,8 +106,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
     def set_state(self, state: dict[str, Any]) -> None:
         if missing := self._trained() - set(state):
             raise ModelError(f"these weights are of another model: {len(missing)} are missing, such as {min(missing)}")
-        tensors = {name: torch.as_tensor(value) for name, value in state.items()}
-        self.load_state_dict(tensors, strict=False)
+        self.load_state_dict(convert_to_torch_tensor(state), strict=False)
         # Fragments cut episodes at an update: what follows is sampled from the new weights from the first token on.
         self.actor_critic.clear_cache()
 
@@ -138,9 +138,7 @@ class TargetCausalLMModule(CausalLMModule, TargetNetworkAPI, InferenceOnlyAPI):
         return ["target"]
 
 
-def _taken(
-    place: PackedBatch, log_probs: torch.Tensor, entropy: torch.Tensor, loss_mask: torch.Tensor
-) -> torch.Tensor:
+def _taken(place: PackedBatch, log_probs: torch.Tensor, entropy: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
     """`TakenTokens` inputs [B, W, 2]; 0 at a state that is only bootstrapped from, where no action was taken."""
     inputs = torch.stack([place.unpack(log_probs), place.unpack(entropy)], dim=-1)
     return inputs.where(loss_mask[..., None], 0.0)

@@ -214,8 +214,9 @@ class PackForVTrace(PackEpisodes):
             rewards[cut, rollout.counts[cut]] = core.packed_values(last).cpu().numpy()
         terminated = np.zeros(mask.shape, dtype=bool)
         terminated[np.arange(len(mask)), rollout.counts - 1] = rollout.terminated
+        firsts = rollout.first_actions.tolist()
         # The last token is an id too where it ends a state.
-        ids = pack([_with_last_state(sequence) for sequence in rollout.sequences], rollout.first_actions, core.device)
+        ids = pack([_with_last_state(sequence) for sequence in rollout.sequences], firsts, core.device)
         return {
             Columns.OBS: {IDS: ids.input_ids, FIRST: rollout.first_actions, STATES: states},
             Columns.ACTIONS: _spread(packed.actions.cpu().numpy(), mask),

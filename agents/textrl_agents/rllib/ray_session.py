@@ -1,0 +1,59 @@
+"""Ray as a training run needs it: no dashboard, nothing on the network, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+# On this machine alone Ray needs little of it: weights and fragments pass through, nothing is kept.
+OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
+    """Ray for the duration of a `with` block; a Ray that runs already is used and left running.
+
+    address: of a cluster to join ("auto", "ray://..."). None starts Ray on this machine: without its dashboard, bound
+        to the loopback interface, and without usage statistics.
+    arguments: `ray.init`'s own (`num_cpus`, `num_gpus`, `include_dashboard`, ...).
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Before the first process starts. Ray would otherwise report to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is not None:
+        ray.init(address=address, **{"log_to_driver": False, **arguments})
+    else:
+        defaults = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": OBJECT_STORE_BYTES}
+        with _loopback():
+            ray.init(**{**defaults, **arguments})
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray's servers bind to this node's address, which is the loopback one where no cluster can form.
+
+    That is Ray's own switch, for operating systems whose firewalls would ask. Ray reads it when it is imported, which
+    has happened already.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, allowed = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = allowed
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
