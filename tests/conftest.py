@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,15 @@ def _quiet_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One small Ray for the tests that need one."""
+    from textrl_agents.rllib.ray_session import ray_session
+
+    with ray_session(num_cpus=2, object_store_memory=80 * 2**20):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.evaluation import SampleRecord, sibling_env
+from textrl_agents.heldout import Heldout
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent
@@ -106,26 +107,26 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     # As many rows as training and the same prompts: the decoder could mistake one's cached rows for the other's.
     env = sibling_env(watched.env.env, N_ENVS)
     samples = SampleFile(tmp_path / "samples.md")
-    callback = HeldoutEvaluation(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
-    watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), callback])
+    heldout = Heldout(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
+    watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), HeldoutEvaluation(heldout)])
     for name, tensor in plain.policy.state_dict().items():
         assert torch.equal(tensor, watched.policy.state_dict()[name]), name
     evaluated = [(step, line) for step, line in lines.lines if "eval/score" in line]
     assert [step for step, _ in evaluated] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT, 4 * ROLLOUT]
-    assert callback.first is not None
-    assert callback.last is not None
-    assert evaluated[0][1]["eval/score"] == callback.first["score"].mean
-    assert evaluated[-1][1]["eval/kl"] == callback.last["kl"].mean
-    assert evaluated[-1][1]["eval/kl_ci95"] == callback.last["kl"].half_width
+    assert heldout.first is not None
+    assert heldout.last is not None
+    assert evaluated[0][1]["eval/score"] == heldout.first["score"].mean
+    assert evaluated[-1][1]["eval/kl"] == heldout.last["kl"].mean
+    assert evaluated[-1][1]["eval/kl_ci95"] == heldout.last["kl"].half_width
     text = samples.path.read_text()
     assert text.count("## After") == 5
     assert f"## After {4 * ROLLOUT:,} tokens" in text
-    assert [record.prompt for record in callback.first.records] == [record.prompt for record in callback.last.records]
+    assert [record.prompt for record in heldout.first.records] == [record.prompt for record in heldout.last.records]
 
 
 def test_evaluations_come_when_due() -> None:
     agent, lines = new_agent()
-    callback = HeldoutEvaluation(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4)
+    callback = HeldoutEvaluation(Heldout(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4))
     agent.learn(5 * ROLLOUT, callback=callback)
     steps = [step for step, line in lines.lines if "eval/score" in line]
     assert steps == [0, 2 * ROLLOUT, 3 * ROLLOUT, 5 * ROLLOUT]
@@ -133,7 +134,7 @@ def test_evaluations_come_when_due() -> None:
 
 def test_stopped_within_a_rollout_is_not_evaluated_as_final() -> None:
     agent, lines = new_agent()
-    callback = HeldoutEvaluation(sibling_env(agent.env.env, 4), episodes=4)
+    callback = HeldoutEvaluation(Heldout(sibling_env(agent.env.env, 4), episodes=4))
     stop = StopOnRequest(lambda: agent.num_timesteps >= ROLLOUT + 2 * N_ENVS)
     agent.learn(3 * ROLLOUT, callback=[stop, callback])
     assert agent.num_timesteps == ROLLOUT + 2 * N_ENVS

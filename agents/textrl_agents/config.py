@@ -4,8 +4,8 @@ algo: ppo
 task: sentiment
 timesteps: 200000        # generated tokens
 kl_coef: 0.05            # or {value: 0.05, target: 6, horizon: 2000} for an adaptive one
-algorithm:               # arguments of the algorithm itself
-  learning_rate: 1e-3    # constant, or {peak: 1e-3, warmup: 0.05, final: 0.1}
+algorithm:               # arguments of the algorithm itself; for RLlib, settings of its AlgorithmConfig
+  learning_rate: 1e-3    # constant, or {peak: 1e-3, warmup: 0.05, final: 0.1}; RLlib's is called lr
   n_steps: 64
 env:                     # arguments of the environment
   max_new_tokens: 48
@@ -24,7 +24,7 @@ import yaml
 
 from textrl_env.errors import ConfigError, UnknownName
 
-LIBRARIES = ("sb3",)
+LIBRARIES = ("sb3", "rllib")
 # Arguments of the environment that have a setting of their own, or that the run decides.
 _NOT_IN_ENV = ("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora")
 

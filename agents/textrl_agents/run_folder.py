@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -60,6 +61,11 @@ class RunFolder:
             if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir():
                 found[int(match[1])] = existing(self.checkpoint(int(match[1])))
         return sorted(found.items())
+
+    def prune(self, keep: int) -> None:
+        """Remove all checkpoints but the newest `keep`."""
+        for _, old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def save_policy(self, actor_critic: CausalLMActorCritic) -> None:
         """Write `policy/` and the value head; plain transformers loads the former."""

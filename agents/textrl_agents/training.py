@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -21,10 +21,8 @@ from textrl_agents.quiet import quiet_loading
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
+from textrl_agents.trainer import Trainer, make_trainer
 from textrl_env.errors import ConfigError, TextRLError
-
-if TYPE_CHECKING:
-    from textrl_agents.sb3.training import SB3Run
 
 
 class RunResult(NamedTuple):
@@ -89,42 +87,40 @@ def _find(folder: Path) -> tuple[RunFolder, Path | None, int]:
 def _run(
     config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool | None, tokens: int = 0
 ) -> RunResult:
-    from textrl_agents.sb3.training import SB3Run  # the only library so far, and slow to import
-
     started = time.monotonic()
     settings = config.to_yaml()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer = SB3Run(config)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
+    with contextlib.closing(make_trainer(config)) as trainer:
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            if checkpoint is None:
+                run.config.write_text(settings, encoding="utf-8")
+            trainer.start(run, checkpoint)
+            # Only now that the checkpoint has proved sound: what came after it comes again.
+            _rewind(run, tokens if checkpoint is not None else -1)
             run.config.write_text(settings, encoding="utf-8")
-        trainer.start(run, checkpoint)
-        # Only now that the checkpoint has proved sound: what came after it comes again.
-        _rewind(run, tokens if checkpoint is not None else -1)
-        run.config.write_text(settings, encoding="utf-8")
-        with StopSignals() as stop, TrainingProgress(progress) as bar:
-            try:
-                finished = trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
-            except Exception as error:
-                _after_error(error, trainer, run)
-                raise
-            run.save_policy(trainer.actor_critic)
-        plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()} on {config.task}")
-    except TextRLError:
-        raise  # some of them are OSErrors too
-    except OSError as error:
-        raise TextRLError(f"the run could not be written to {str(run.path)!r}: {error}") from error
-    return RunResult(
-        folder=run.path,
-        timesteps=trainer.timesteps,
-        finished=finished,
-        stopped_by=None if finished else stop.received,
-        before=trainer.before,
-        after=trainer.after if finished else None,
-        seconds=time.monotonic() - started,
-    )
+            with StopSignals() as stop, TrainingProgress(progress) as bar:
+                try:
+                    finished = trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
+                except Exception as error:
+                    _after_error(error, trainer, run)
+                    raise
+                run.save_policy(trainer.actor_critic)
+            plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()} on {config.task}")
+        except TextRLError:
+            raise  # some of them are OSErrors too
+        except OSError as error:
+            raise TextRLError(f"the run could not be written to {str(run.path)!r}: {error}") from error
+        return RunResult(
+            folder=run.path,
+            timesteps=trainer.timesteps,
+            finished=finished,
+            stopped_by=None if finished else stop.received,
+            before=trainer.before,
+            after=trainer.after if finished else None,
+            seconds=time.monotonic() - started,
+        )
 
 
 def _rewind(run: RunFolder, tokens: int) -> None:
@@ -136,16 +132,15 @@ def _rewind(run: RunFolder, tokens: int) -> None:
             shutil.rmtree(folder)
 
 
-def _after_error(error: Exception, trainer: SB3Run, run: RunFolder) -> None:
+def _after_error(error: Exception, trainer: Trainer, run: RunFolder) -> None:
     """Save what can be saved, and say how to go on."""
     with contextlib.suppress(TextRLError):  # such as a full disk, which is the error itself then
-        trainer.save_after_error()
+        trainer.save_after_error(error)
     checkpoints = run.checkpoints()
     how = f"Continue from {checkpoints[-1][1].name} with --resume {run.path}." if checkpoints else ""
     if _is_out_of_memory(error):
         raise TextRLError(
-            "out of memory. Lower algorithm.batch_size, n_envs, algorithm.n_steps or env.max_new_tokens, or use "
-            f"dtype bfloat16 or lora. {how}"
+            f"out of memory. Lower {', '.join(trainer.memory_settings)}, or use dtype bfloat16 or lora. {how}"
         ) from error
     if how:
         error.add_note(how)

@@ -35,11 +35,7 @@ class Subject:
 
     def without_eos(self) -> Subject:
         """The same models with no token that ends a response: all responses are then equally long."""
-        model, tokenizer = copy.deepcopy(self.model), copy.deepcopy(self.tokenizer)
-        # generate() needs an id to pad with, and would otherwise take the EOS that is removed here.
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = model.config.eos_token_id = None
-        tokenizer.eos_token = None
+        model, tokenizer = without_eos(copy.deepcopy(self.model), copy.deepcopy(self.tokenizer))
         return Subject(model, tokenizer, self.prompts, self.classifier, self.classifier_tokenizer, self.device)
 
     def batch(self, rows: int) -> list[str]:
@@ -69,6 +65,15 @@ class Subject:
             "ppo", n_envs=rows, n_steps=n_steps, env_kwargs=arguments, learning_rate=0.0, seed=0, **overrides
         )
         return Stepwise(agent)
+
+
+def without_eos(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Change both so that no token ends a response."""
+    # generate() needs an id to pad with, and would otherwise take the EOS that is removed here.
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    tokenizer.eos_token = None
+    return model, tokenizer
 
 
 class Stepwise:

@@ -16,8 +16,10 @@ _RESUMABLE = ("timesteps",)
 
 
 def train(
-    lib: Annotated[str | None, typer.Option(help="RL library: sb3.  [default: sb3]")] = None,
-    algo: Annotated[str | None, typer.Option(help="Algorithm: ppo or a2c.  [default: ppo]")] = None,
+    lib: Annotated[str | None, typer.Option(help="RL library: sb3 or rllib.  [default: sb3]")] = None,
+    algo: Annotated[
+        str | None, typer.Option(help="Algorithm: ppo or a2c (sb3), ppo, appo or impala (rllib).  [default: ppo]")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Task: sentiment, exact, ...  [default: sentiment]")] = None,
     timesteps: Annotated[int | None, typer.Option(help="Tokens to generate in training.  [default: 200000]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,

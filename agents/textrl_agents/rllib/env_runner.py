@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from textrl_agents.random_state import random_state, set_random_state
 from textrl_env.errors import TextRLError
 from textrl_env.models.loading import resolve_device
 
@@ -57,6 +61,44 @@ class TextEnvRunner(SingleAgentEnvRunner):
         if result is not None and result is self.failure:
             raise RuntimeError(f"{type(result).__name__}: {result}")
         return result
+
+    def rollout_state(self) -> dict[str, Any]:
+        """Where sampling stands between two fragments: prompts, tokens and generators; no weights."""
+        state: dict[str, Any] = {"sampled": self.num_env_steps_sampled_lifetime, "env": None, "episodes": []}
+        if self.worker_index:  # a process of its own; the driver keeps its own generators
+            state["random"] = random_state()
+        if self.env is not None and not self._needs_initial_reset:
+            state["env"] = self.env.unwrapped.state_dict()
+            # A row whose episode has ended begins the next one, with the next id, at its next step.
+            state["episodes"] = [[episode.id_, episode.t, episode.is_reset] for episode in self._ongoing_episodes]
+        return state
+
+    def load_rollout_state(self, state: dict[str, Any]) -> None:
+        """Go on where `rollout_state` was taken, in a runner of the same configuration."""
+        self.num_env_steps_sampled_lifetime = int(state["sampled"])
+        if state["env"] is not None:
+            self.env.unwrapped.load_state_dict(state["env"])
+            observations = np.array(state["env"]["rows"]["ids"])
+            entries = zip(state["episodes"], observations, strict=True)
+            self._ongoing_episodes = [
+                self._continued(name, steps, is_reset, ids) for (name, steps, is_reset), ids in entries
+            ]
+            self._cached_to_module = {Columns.OBS: torch.from_numpy(observations)}
+            self._shared_data: dict[str, Any] | None = {}
+            self._needs_initial_reset = False
+        if "random" in state:
+            set_random_state(state["random"])
+
+    def _continued(self, episode_id: str, steps: int, is_reset: bool, ids: np.ndarray) -> SingleAgentEpisode:
+        spaces = {
+            "observation_space": self.env.single_observation_space,
+            "action_space": self.env.single_action_space,
+        }
+        if not is_reset:
+            return SingleAgentEpisode(**spaces)
+        return SingleAgentEpisode(
+            id_=episode_id, observations=[ids], infos=[{}], t_started=steps, len_lookback_buffer=0, **spaces
+        )
 
 
 def _ours(error: BaseException | None) -> TextRLError | None:

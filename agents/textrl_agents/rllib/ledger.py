@@ -6,6 +6,7 @@ of all: they exchange their stretches, a few numbers each, once an update.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import torch
 from textrl_agents.rlhf_metrics import EndedEpisode
 from textrl_env.kl import KLPenalty
 
+# Episodes in `rollout/ep_rew_mean`, as many as in SB3's.
+RECENT = 100
 # An episode whose next stretch does not come for so many updates was lost with its env runner.
 FORGET_AFTER = 100
 
@@ -44,6 +47,7 @@ class EpisodeLedger:
 
     def __init__(self, penalty: KLPenalty, *, deferred: bool):
         self.penalty, self.deferred = penalty, deferred
+        self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # (return, tokens) of the last episodes
         self._open: dict[str, _Account] = {}
         self._updates = 0
         self._exchange = _Exchange()
@@ -67,7 +71,9 @@ class EpisodeLedger:
                 continue
             if not self.deferred:
                 kl, kl_coef = float(info["kl_sum"]), float(info["kl_coef"])
-            ended.append(EndedEpisode.of(info, charged=kl, kl_coef=kl_coef, surprisal=surprisal))
+            episode = EndedEpisode.of(info, charged=kl, kl_coef=kl_coef, surprisal=surprisal)
+            self.recent.append((episode.score - episode.cost, int(info["episode"]["l"])))
+            ended.append(episode)
         if self.deferred and ended:
             self.penalty.update(float(np.mean([episode.charged for episode in ended])), len(ended))
         forgotten = self._updates - FORGET_AFTER
@@ -77,10 +83,12 @@ class EpisodeLedger:
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
         accounts = {name: list(account) for name, account in self._open.items()}
-        return {"open": accounts, "updates": self._updates, "kl_coef": self.penalty.coef}
+        recent = [list(entry) for entry in self.recent]
+        return {"open": accounts, "recent": recent, "updates": self._updates, "kl_coef": self.penalty.coef}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._open = {name: _Account(*account) for name, account in state["open"].items()}
+        self.recent = deque((tuple(entry) for entry in state["recent"]), maxlen=RECENT)
         self._updates = int(state["updates"])
         self.penalty.controller.value = float(state["kl_coef"])
 

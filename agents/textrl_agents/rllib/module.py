@@ -125,6 +125,11 @@ class TargetCausalLMModule(CausalLMModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.actor_critic.clear_cache()
         self.target = copy.deepcopy(self.actor_critic).requires_grad_(False)
 
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if hasattr(self, "target") and not any(name.startswith("target.") for name in state):
+            self.target.load_state_dict(self.actor_critic.state_dict())
+
     def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
         return [(self.actor_critic, self.target)]
 

@@ -118,10 +118,10 @@ class PackEpisodes(ConnectorV2):
         sums = np.add.reduceat(kl, starts), np.add.reduceat(-rollout.log_probs.astype(np.float64), starts)
         entries = zip(rollout.episode_ids, *sums, rollout.final_infos, strict=True)
         ended = ledger.settle([Stretch(name, float(k), float(s), info) for name, k, s, info in entries])
-        if metrics is not None:
-            for name, value in rlhf_metrics(ended, self.kl_mode).items():
-                metrics.log_value((DEFAULT_MODULE_ID, METRICS_KEY, name), value, window=1)
-            metrics.log_value((DEFAULT_MODULE_ID, METRICS_KEY, "objective/kl_coef"), ledger.penalty.coef, window=1)
+        logged = {**rlhf_metrics(ended, self.kl_mode), "objective/kl_coef": ledger.penalty.coef}
+        if ledger.recent:
+            logged["rollout/ep_rew_mean"], logged["rollout/ep_len_mean"] = np.mean(ledger.recent, axis=0).tolist()
+        _log(metrics, logged)
         return rollout._replace(rewards=rollout.rewards - coefs * kl)
 
     def _ledger_for(self, core: CausalLMActorCritic) -> EpisodeLedger:
@@ -160,10 +160,9 @@ class PackForPPO(PackEpisodes):
         mask = _mask(rollout.counts)
         values, targets = self._value_targets(rollout, core)
         advantages = targets - values
-        if metrics is not None and (variance := float(targets.var())) > 0:
+        if (variance := float(targets.var())) > 0:
             # SB3's definition: of the values that the update starts from, padding left out.
-            explained = 1.0 - float((targets - values).var()) / variance
-            metrics.log_value((DEFAULT_MODULE_ID, METRICS_KEY, "train/explained_variance"), explained, window=1)
+            _log(metrics, {"train/explained_variance": 1.0 - float((targets - values).var()) / variance})
         if len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
         log_probs = _spread(rollout.log_probs, mask)
@@ -259,6 +258,11 @@ def _spread(flat: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _flat(parts: Sequence[Any], dtype: Any) -> np.ndarray:
     return np.concatenate([np.asarray(part, dtype=dtype) for part in parts])
+
+
+def _log(metrics: Any, values: dict[str, float]) -> None:
+    for name, value in values.items() if metrics is not None else ():
+        metrics.log_value((DEFAULT_MODULE_ID, METRICS_KEY, name), value, window=1)
 
 
 def _tensors(columns: dict[str, Any], device: torch.device) -> dict[str, Any]:

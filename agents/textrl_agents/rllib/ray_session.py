@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from ray._private import ray_constants
 
 # On this machine alone Ray needs little of it: weights and fragments pass through, nothing is kept.
 OBJECT_STORE_BYTES = 512 * 2**20
+# Errors reach the driver as exceptions; what workers print is in Ray's log folder.
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextlib.contextmanager
@@ -28,11 +31,10 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     # Before the first process starts. Ray would otherwise report to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is not None:
-        ray.init(address=address, **{"log_to_driver": False, **arguments})
+        ray.init(address=address, **{**QUIET, **arguments})
     else:
-        defaults = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": OBJECT_STORE_BYTES}
         with _loopback():
-            ray.init(**{**defaults, **arguments})
+            ray.init(**{**QUIET, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **arguments})
     try:
         yield
     finally:

@@ -12,14 +12,12 @@ from collections.abc import Callable
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from textrl_agents.evaluation import Evaluation, evaluate
+from textrl_agents.heldout import Heldout
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.rlhf_metrics import EndedEpisode, rlhf_metrics
-from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.vec_env import TextVecEnv
-from textrl_env import TextGenVectorEnv
 
 
 class RLHFMetrics(BaseCallback):
@@ -42,43 +40,17 @@ class RLHFMetrics(BaseCallback):
 
 
 class HeldoutEvaluation(BaseCallback):
-    """Evaluates the policy before training, every `every` tokens, and after training.
+    """Evaluates the policy where `heldout` is due, and logs the result."""
 
-    env: an environment of held-out prompts (`textrl_agents.evaluation.sibling_env`). every: 0 evaluates before and
-    after alone. samples: file that gets `sample_count` responses to the same prompts each time.
-    evaluated_at: tokens of the checkpoint that a resumed run goes on from; what was due there was done before it.
-
-    The random state of training is not touched: a run with evaluations has the same weights as one without. Logs
-    `eval/score`, `eval/gold_score`, `eval/kl`, `eval/penalized_return`, `eval/length`, `eval/entropy`, each with
-    `eval/<name>_ci95` (half the width of its 95% interval), `eval/distinct_1`, `eval/distinct_2`, `eval/eos_share`.
-    """
-
-    def __init__(
-        self,
-        env: TextGenVectorEnv,
-        *,
-        every: int = 0,
-        episodes: int = 256,
-        seed: int = 0,
-        samples: SampleFile | None = None,
-        sample_count: int = 4,
-        progress: TrainingProgress | None = None,
-        evaluated_at: int | None = None,
-    ):
+    def __init__(self, heldout: Heldout):
         super().__init__()
-        self.env, self.every, self.episodes, self.seed = env, every, episodes, seed
-        self.samples, self.sample_count, self.progress = samples, sample_count, progress
-        self.first: Evaluation | None = None  # before training; None in a resumed run
-        self.last: Evaluation | None = None
-        self._evaluated_at = evaluated_at
+        self.heldout = heldout
         self._in_rollout = False
 
     def _on_rollout_start(self) -> None:
-        tokens = self.num_timesteps
         self._in_rollout = True
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
-        due = self.every > 0 and tokens // self.every > (tokens - per_rollout) // self.every
-        if tokens != self._evaluated_at and (due or tokens == 0):
+        if self.heldout.due(self.num_timesteps, self.num_timesteps - per_rollout):
             self.run()
 
     def _on_training_end(self) -> None:
@@ -89,29 +61,15 @@ class HeldoutEvaluation(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._in_rollout = False
 
-    def run(self) -> Evaluation:
-        """Evaluate now, and write the result to the log and the samples."""
+    def run(self) -> None:
+        """Evaluate now, and write the result to the log."""
         policy = self.model.policy
         assert isinstance(policy, CausalLMPolicy)
-        if self.progress is not None:
-            self.progress.note("evaluating")
-        result = evaluate(policy.actor_critic, env=self.env, episodes=self.episodes, seed=self.seed)
-        if self.progress is not None:
-            self.progress.note("training")
-        self.first = result if self.num_timesteps == 0 else self.first
-        self.last = result
-        for name, statistic in result.statistics.items():
-            self.logger.record(f"eval/{name}", statistic.mean)
-            self.logger.record(f"eval/{name}_ci95", statistic.half_width)
-        self.logger.record("eval/distinct_1", result.distinct_1)
-        self.logger.record("eval/distinct_2", result.distinct_2)
-        self.logger.record("eval/eos_share", result.finish_reasons["eos"])
+        for name, value in self.heldout.run(policy.actor_critic, self.num_timesteps).items():
+            self.logger.record(name, value)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         # Now, with the tokens it belongs to; with it goes what the update before it has recorded.
         self.logger.dump(self.num_timesteps)
-        if self.samples is not None:
-            self.samples.add(self.num_timesteps, result.records[: self.sample_count])
-        return result
 
     def _on_step(self) -> bool:
         return True

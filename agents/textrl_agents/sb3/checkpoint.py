@@ -15,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from textrl_agents.atomic_folder import atomic_folder, existing, verify
+from textrl_agents.policy_files import load_policy_files, save_policy_files, with_number_keys
 from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.state_files import load_state, save_state
-from textrl_env.errors import ConfigError, ModelError
-from textrl_env.models import load_model
-from textrl_env.models.actor_critic import VALUE_HEAD_FILE
+from textrl_env.errors import ConfigError
 
-POLICY_FOLDER = "policy"
-ADAPTER_FILE = "adapter.safetensors"
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 
 
@@ -63,11 +59,8 @@ def save_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path, state: dict[st
     """
     state = capture(agent) if state is None else state
     policy, _, _ = _parts(agent)
-    core = policy.actor_critic
     with atomic_folder(folder, manifest=True) as fresh:
-        core.save_pretrained(fresh / POLICY_FOLDER)
-        if _has_adapter(policy):
-            save_file(_adapter(policy), fresh / ADAPTER_FILE)
+        save_policy_files(policy.actor_critic, fresh)
         save_state(policy.optimizer.state_dict(), fresh, "optimizer")
         save_state(state, fresh, "state")
 
@@ -86,10 +79,9 @@ def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
         changed = sorted(key for key, value in _made_with(agent).items() if state["made_with"].get(key) != value)
         was, now = ({key: values.get(key) for key in changed} for values in (state["made_with"], _made_with(agent)))
         raise ConfigError(f"{folder} was saved by another agent, with {was}; this one has {now}")
-    _load_weights(policy, folder)
-    optimizer_state = load_state(folder, "optimizer")
-    # JSON turns keys into text and tuples into lists.
-    optimizer_state["state"] = {int(key): value for key, value in optimizer_state["state"].items()}
+    load_policy_files(policy.actor_critic, folder)
+    optimizer_state = with_number_keys(load_state(folder, "optimizer"))
+    # JSON turns tuples into lists.
     for saved, own in zip(optimizer_state["param_groups"], policy.optimizer.param_groups, strict=True):
         saved.update({key: tuple(saved[key]) for key, value in own.items() if isinstance(value, tuple)})
     policy.optimizer.load_state_dict(optimizer_state)
@@ -129,35 +121,6 @@ def _made_with(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         "kl_mode": env.env.rules.kl_mode,
         "trained_tensors": sum(1 for parameter in policy.parameters() if parameter.requires_grad),
     }
-
-
-def _has_adapter(policy: CausalLMPolicy) -> bool:
-    return hasattr(policy.actor_critic.model, "disable_adapter")
-
-
-def _adapter(policy: CausalLMPolicy) -> dict[str, Any]:
-    """What LoRA trains of the model; the frozen rest is loaded anew from where it came."""
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in policy.actor_critic.model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def _load_weights(policy: CausalLMPolicy, folder: Path) -> None:
-    core = policy.actor_critic
-    if _has_adapter(policy):
-        weights, source = load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE
-    else:
-        # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
-        source = folder / POLICY_FOLDER
-        weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
-    values = load_file(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
-    result = core.model.load_state_dict(weights, strict=not _has_adapter(policy))
-    missing = set(core.value_state()) - set(values)
-    if result.unexpected_keys or missing:
-        raise ModelError(f"{source} does not fit this agent's model: {[*result.unexpected_keys, *missing][:5]}")
-    core.load_state_dict(values, strict=False)
 
 
 def _forget_cached(policy: CausalLMPolicy, env: TextVecEnv) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,7 @@ class Checkpoints(BaseCallback):
         if self.saved_at != self._state_at:
             save_checkpoint(self.model, folder, self._state)  # type: ignore[arg-type]
             self.saved_at = self._state_at
-        for _, old in self.run.checkpoints()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        self.run.prune(self.keep)
         return folder
 
     def _capture(self) -> None:

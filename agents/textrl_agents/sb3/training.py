@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, sibling_env
+from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
@@ -28,13 +29,14 @@ from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic
 
-EVAL_ROWS = 64
 # Arguments of SB3's algorithms that the run decides.
 _NOT_IN_ALGORITHM = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
 
 
 class SB3Run:
     """An agent, built and ready to learn. Building it writes nothing."""
+
+    memory_settings: tuple[str, ...] = ("algorithm.batch_size", "n_envs", "algorithm.n_steps", "env.max_new_tokens")
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -56,8 +58,9 @@ class SB3Run:
         assert isinstance(env, TextVecEnv)
         self._eval_env = None
         if config.eval_episodes:
-            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes), prompts=self._heldout(env))
-        self.evaluation: HeldoutEvaluation | None = None
+            prompts = heldout_prompts(config, env.env.task)
+            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes), prompts=prompts)
+        self.heldout: Heldout | None = None
         self.checkpoints: Checkpoints | None = None
 
     @property
@@ -72,11 +75,11 @@ class SB3Run:
 
     @property
     def before(self) -> Evaluation | None:
-        return self.evaluation.first if self.evaluation is not None else None
+        return self.heldout.first if self.heldout is not None else None
 
     @property
     def after(self) -> Evaluation | None:
-        return self.evaluation.last if self.evaluation is not None else None
+        return self.heldout.last if self.heldout is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
@@ -94,7 +97,7 @@ class SB3Run:
         if progress is not None:
             callbacks.append(ProgressBar(progress))
         if self._eval_env is not None:
-            self.evaluation = HeldoutEvaluation(
+            self.heldout = Heldout(
                 self._eval_env,
                 every=config.eval_every or 0,
                 episodes=config.eval_episodes,
@@ -104,7 +107,7 @@ class SB3Run:
                 progress=progress,
                 evaluated_at=agent.num_timesteps if self.resumed else None,
             )
-            callbacks.append(self.evaluation)
+            callbacks.append(HeldoutEvaluation(self.heldout))
         self.checkpoints = Checkpoints(run, every=config.save_every or 0, keep=config.keep_checkpoints)
         callbacks.append(self.checkpoints)
         try:
@@ -118,22 +121,14 @@ class SB3Run:
         finally:
             agent.logger.close()
 
-    def save_after_error(self) -> Path | None:
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def save_after_error(self, error: Exception) -> Path | None:
         """Save a checkpoint of the last boundary where the error came from sampling; None where from an update."""
         if self.checkpoints is None or not self.checkpoints.in_rollout:
             return None
         return self.checkpoints.save()
-
-    def _heldout(self, env: TextVecEnv) -> Any:
-        """What to evaluate on: None for the task's held-out prompts, the training prompts where there are none."""
-        if self.config.heldout_prompts is not None:
-            return self.config.heldout_prompts
-        if "prompts" in self.config.env:
-            return self.config.env["prompts"]
-        task = env.env.task
-        if task.heldout_prompts is not None:
-            return None
-        return task.prompts() if callable(task.prompts) else task.prompts
 
 
 def _algorithm_arguments(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""The policy in a checkpoint: `policy/` in Hugging Face format with the value head, and a LoRA adapter beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from textrl_env.errors import ModelError
+from textrl_env.models import CausalLMActorCritic, load_model
+from textrl_env.models.actor_critic import VALUE_HEAD_FILE
+
+POLICY_FOLDER = "policy"
+ADAPTER_FILE = "adapter.safetensors"
+
+
+def save_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
+    """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`."""
+    core.save_pretrained(folder / POLICY_FOLDER)
+    if _has_adapter(core):
+        # What is trained of the model; the frozen rest is loaded anew from where it came.
+        adapter = {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in core.model.named_parameters()
+            if parameter.requires_grad
+        }
+        save_file(adapter, folder / ADAPTER_FILE)
+
+
+def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
+    """Put the saved weights into `core`, which was made with the same arguments. Raises ModelError."""
+    if _has_adapter(core):
+        weights, source = load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE
+    else:
+        # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
+        source = folder / POLICY_FOLDER
+        weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
+    values = load_file(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
+    result = core.model.load_state_dict(weights, strict=not _has_adapter(core))
+    missing = set(core.value_state()) - set(values)
+    if result.unexpected_keys or missing:
+        raise ModelError(f"{source} does not fit this agent's model: {[*result.unexpected_keys, *missing][:5]}")
+    core.load_state_dict(values, strict=False)
+
+
+def with_number_keys(optimizer_state: dict[str, Any]) -> dict[str, Any]:
+    """A torch optimizer's `state_dict` that was written as JSON, which turns its parameters' numbers into text."""
+    return {**optimizer_state, "state": {int(key): value for key, value in optimizer_state["state"].items()}}
+
+
+def _has_adapter(core: CausalLMActorCritic) -> bool:
+    return hasattr(core.model, "disable_adapter")

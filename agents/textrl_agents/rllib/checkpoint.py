@@ -1,0 +1,105 @@
+"""Checkpoints of an RLlib algorithm without pickle, between two calls of `train()`.
+
+RLlib's own `save_to_path` works too. It writes pickles, which run code when they are read, and leaves out the episodes
+in flight. These hold RLlib's state as JSON and safetensors, the policy in Hugging Face format, and where each env
+runner stood, so that in one process PPO goes on bit by bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from textrl_agents.atomic_folder import atomic_folder, existing, verify
+from textrl_agents.policy_files import load_policy_files, save_policy_files, with_number_keys
+from textrl_agents.random_state import random_state, set_random_state
+from textrl_agents.rllib.policy import packer_of, policy_of
+from textrl_agents.state_files import load_state, save_state
+from textrl_env.errors import ConfigError
+
+# What must be the same for a run to go on.
+_SIZES = ("num_envs_per_env_runner", "num_env_runners", "num_learners", "rollout_fragment_length")
+
+
+def capture(algorithm: Any) -> dict[str, Any]:
+    """All state but the learners', as a tree for `save_checkpoint`; small, and right between two calls of `train()`."""
+    group = algorithm.env_runner_group
+    remote = group.num_remote_workers() > 0
+    rollouts = group.foreach_env_runner(lambda runner: runner.rollout_state(), local_env_runner=not remote)
+    ledger = next(iter(algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).get_state()))).get()
+    return {
+        "made_with": _made_with(algorithm),
+        "timesteps": int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)),
+        "algorithm": algorithm.get_state(not_components="learner_group"),
+        "rollouts": rollouts,
+        "ledger": ledger,
+        "random": random_state(),
+    }
+
+
+def save_checkpoint(algorithm: Any, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    state: what `capture` gave where the learners had the weights that they have now; None captures now.
+    """
+    state = capture(algorithm) if state is None else state
+    learner = algorithm.learner_group.get_state(not_components="learner/rl_module")["learner"]
+    with atomic_folder(folder, manifest=True) as fresh:
+        save_policy_files(policy_of(algorithm), fresh)
+        save_state(learner.pop("optimizer"), fresh, "optimizer")
+        save_state({**state, "learner": learner}, fresh, "state")
+
+
+def load_checkpoint(algorithm: Any, folder: str | Path) -> int:
+    """Put a freshly built algorithm where the saved one stood; returns the tokens it had sampled.
+
+    It must be built from the configuration of the saved one. Raises ModelError naming the file that is broken, and
+    ConfigError where the configuration is another one; the algorithm must then not be trained.
+    """
+    folder = existing(folder)
+    verify(folder)
+    state = load_state(folder, "state")
+    if state["made_with"] != (now := _made_with(algorithm)):
+        changed = sorted(key for key, value in now.items() if state["made_with"].get(key) != value)
+        was, has = ({key: values.get(key) for key in changed} for values in (state["made_with"], now))
+        raise ConfigError(f"{folder} was saved by another algorithm, with {was}; this one has {has}")
+    module = algorithm.env_runner.module
+    load_policy_files(module.actor_critic, folder)
+    optimizers = load_state(folder, "optimizer")
+    learner = {
+        **state["learner"],
+        "rl_module": {DEFAULT_MODULE_ID: module.get_state()},
+        "optimizer": {name: {**saved, "state": with_number_keys(saved["state"])} for name, saved in optimizers.items()},
+    }
+    algorithm.set_state({**state["algorithm"], "learner_group": {"learner": learner}})
+    ledger = state["ledger"]
+    algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).set_state(ledger))
+    _load_rollouts(algorithm.env_runner_group, state["rollouts"])
+    set_random_state(state["random"])
+    return int(state["timesteps"])
+
+
+def _load_rollouts(group: Any, rollouts: list[dict[str, Any]]) -> None:
+    if group.num_remote_workers() == 0:
+        group.local_env_runner.load_rollout_state(rollouts[0])
+        return
+
+    def loading(state: dict[str, Any]) -> Any:
+        return lambda runner: runner.load_rollout_state(state)
+
+    group.foreach_env_runner([loading(state) for state in rollouts], local_env_runner=False)
+
+
+def _made_with(algorithm: Any) -> dict[str, Any]:
+    config, core = algorithm.config, algorithm.env_runner.module.actor_critic
+    return {
+        "algorithm": type(algorithm).__name__,
+        **{name: getattr(config, name) for name in _SIZES},
+        "kl_mode": config.env_config["kl_mode"],
+        "max_length": core.max_length,
+        "vocabulary": core.vocabulary.size,
+        "trained_tensors": sum(1 for parameter in core.parameters() if parameter.requires_grad),
+    }

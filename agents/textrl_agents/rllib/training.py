@@ -1,0 +1,211 @@
+"""One training run with RLlib: the algorithm of a `TrainConfig`, trained, evaluated and saved."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from textrl_agents.config import TrainConfig
+from textrl_agents.evaluation import Evaluation
+from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
+from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.metrics_file import MetricsFile
+from textrl_agents.progress import TrainingProgress
+from textrl_agents.quiet import errors_only
+from textrl_agents.rllib.checkpoint import capture, load_checkpoint, save_checkpoint
+from textrl_agents.rllib.config import make_config
+from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
+from textrl_agents.rllib.policy import policy_of
+from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.run_folder import RunFolder
+from textrl_agents.sample_file import SampleFile
+from textrl_env import TextGenVectorEnv
+from textrl_env.errors import ConfigError, RewardError, StepError
+from textrl_env.models import CausalLMActorCritic
+from textrl_env.tasks import get_task
+
+# Settings of the algorithm that the run decides.
+_DECIDED = ("seed", "num_envs_per_env_runner", "log_level", "actor_critic")
+
+
+class RLlibRun:
+    """An algorithm, built and ready to learn. Building it starts Ray and writes nothing; `close` stops it.
+
+    `config.algorithm` holds settings of RLlib's AlgorithmConfig by name, and `ray`, arguments of `ray_session` (such as
+    the `address` of a cluster).
+    """
+
+    memory_settings: tuple[str, ...] = (
+        "algorithm.minibatch_size",
+        "n_envs",
+        "algorithm.rollout_fragment_length",
+        "env.max_new_tokens",
+    )
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self._open = contextlib.ExitStack()
+        with self._open:
+            self.algorithm = self._build()
+            self._eval_env = self._make_eval_env() if config.eval_episodes else None
+            self._open = self._open.pop_all()  # nothing failed: kept until `close`
+        self.heldout: Heldout | None = None
+        self.timesteps = 0  # tokens that the weights have been trained on
+        self._state: dict[str, Any] | None = None  # of the last boundary
+        self._saved_at = -1
+
+    def _build(self) -> Any:
+        config = self.config
+        settings = dict(config.algorithm)
+        ray_arguments = settings.pop("ray", None) or {}
+        for name in _DECIDED:
+            if name in settings:
+                raise ConfigError(f"algorithm.{name} is decided by the run; there is a setting for it outside")
+        if isinstance(settings.get("lr"), dict):
+            try:
+                settings["lr"] = WarmupSchedule(**settings["lr"])
+            except TypeError:
+                raise ConfigError(f"lr takes peak, warmup and final, got {sorted(settings['lr'])}") from None
+        for logger in ("ray", "ray.rllib"):  # the second has a level of its own
+            self._open.enter_context(errors_only(logger))
+        algorithm_config = make_config(
+            config.algo,
+            self._env_arguments(),
+            total_timesteps=config.timesteps,
+            num_envs_per_env_runner=config.n_envs,
+            seed=config.seed,
+            log_level="ERROR",
+            **settings,
+        )
+        self._open.enter_context(ray_session(**ray_arguments))
+        algorithm = algorithm_config.build_algo()
+        self._open.callback(_remove_empty, algorithm.logdir)
+        self._open.callback(algorithm.stop)
+        return algorithm
+
+    def _env_arguments(self) -> dict[str, Any]:
+        config = self.config
+        named = {
+            "model": config.model,
+            "tokenizer": config.tokenizer,
+            "reward": config.reward,
+            "lora": config.lora,
+        }
+        return {
+            "task": config.task,
+            "kl_coef": config.kl_coef,
+            "device": config.device,
+            "dtype": config.dtype,
+            **{name: value for name, value in named.items() if value is not None},
+            **config.env,
+        }
+
+    def _make_eval_env(self) -> TextGenVectorEnv:
+        config = self.config
+        prompts = heldout_prompts(config, get_task(config.task))
+        arguments = {
+            **self._env_arguments(),
+            "prompts": prompts,
+            "split": "heldout" if prompts is None else "train",
+            "kl_mode": "deferred",
+        }
+        if arguments.pop("lora", None) is not None:
+            # The reference of an adapter is the weights it sits on.
+            core = self.actor_critic
+            arguments["model"], arguments["tokenizer"] = core.model, core.tokenizer
+        return TextGenVectorEnv(min(EVAL_ROWS, config.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
+
+    @property
+    def actor_critic(self) -> CausalLMActorCritic:
+        return policy_of(self.algorithm)
+
+    @property
+    def before(self) -> Evaluation | None:
+        return self.heldout.first if self.heldout is not None else None
+
+    @property
+    def after(self) -> Evaluation | None:
+        return self.heldout.last if self.heldout is not None else None
+
+    def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
+        """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
+        self.run, self.resumed = run, checkpoint is not None
+        self._log = MetricsFile(run.metrics)
+        if checkpoint is not None:
+            self.timesteps = self._saved_at = load_checkpoint(self.algorithm, checkpoint)
+
+    def learn(
+        self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train to `config.timesteps`; False where `stop_requested` ended it early. Call `start` first."""
+        config, progress = self.config, progress or TrainingProgress(enabled=False)
+        if self._eval_env is not None:
+            self.heldout = Heldout(
+                self._eval_env,
+                every=config.eval_every or 0,
+                episodes=config.eval_episodes,
+                seed=config.seed,
+                samples=SampleFile(self.run.samples) if config.samples else None,
+                sample_count=config.samples,
+                progress=progress,
+                evaluated_at=self.timesteps if self.resumed else None,
+            )
+        progress.start(self.timesteps, config.timesteps)
+        started, first, before = time.monotonic(), self.timesteps, self.timesteps
+        with SummaryWriter(str(self.run.path)) as self._board:
+            while True:
+                done = self.timesteps >= config.timesteps
+                stop = stop_requested()
+                self._state = capture(self.algorithm)
+                if not stop and self.heldout is not None and (done or self.heldout.due(self.timesteps, before)):
+                    self._write(self.heldout.run(self.actor_critic, self.timesteps))
+                passed = (config.save_every or 0) and self.timesteps // config.save_every > before // config.save_every
+                if done or stop or passed:
+                    self.save()
+                if done or stop:
+                    return done
+                before = self.timesteps
+                result = self.algorithm.train()
+                self.timesteps = tokens_sampled(result)
+                elapsed = time.monotonic() - started
+                metrics = training_metrics(result)
+                progress.advance(self.timesteps)
+                if "objective/scores" in metrics:
+                    progress.measured(metrics["objective/scores"], metrics["objective/kl"])
+                fps = (self.timesteps - first) / max(elapsed, 1e-9)
+                self._write({**metrics, "time/fps": int(fps), "time/time_elapsed": int(elapsed)})
+
+    def save(self) -> Path:
+        """Write the last boundary, unless it was written already, and remove what is too old; returns its folder."""
+        folder = self.run.checkpoint(self.timesteps)
+        if self._saved_at != self.timesteps:
+            save_checkpoint(self.algorithm, folder, self._state)
+            self._saved_at = self.timesteps
+        self.run.prune(self.config.keep_checkpoints)
+        return folder
+
+    def save_after_error(self, error: Exception) -> Path | None:
+        """Save the last boundary where the error came from sampling, which changes no weights; None otherwise."""
+        if self._state is None or not isinstance(error, (RewardError, StepError)):
+            return None
+        return self.save()
+
+    def close(self) -> None:
+        """Stop the algorithm and, where this run has started it, Ray."""
+        self._open.close()
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        self._log.add(self.timesteps, metrics)
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, self.timesteps)
+
+
+def _remove_empty(folder: str) -> None:
+    """Of the folder that every RLlib algorithm makes in the home directory; this run logs elsewhere."""
+    with contextlib.suppress(OSError):
+        Path(folder).rmdir()

@@ -1,0 +1,141 @@
+"""`textrl train --lib rllib`: the same run folder as SB3's, and runs that go on exactly where they stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from textrl_agents.config import TrainConfig
+from textrl_agents.metrics_file import MetricsFile
+from textrl_agents.run_folder import RunFolder, load_policy
+from textrl_agents.training import resume, train
+from textrl_env.errors import ConfigError, RewardError, UnknownName
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+SETTINGS: dict[str, Any] = {
+    "lib": "rllib",
+    "task": "exact",
+    "timesteps": 1600,
+    "n_envs": 16,
+    "eval_every": 800,
+    "eval_episodes": 16,
+    "save_every": 800,
+    "keep_checkpoints": 5,
+    "samples": 2,
+    "device": "cpu",
+    "algorithm": {"rollout_fragment_length": 20, "num_epochs": 2},
+}
+
+
+def settings(out: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig.of(SETTINGS, {"out": str(out)}, changes)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(run / "policy" / "model.safetensors"), **load_file(run / "value_head.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    out = tmp_path_factory.mktemp("rllib") / "run"
+    result = train(settings(out), progress=False)
+    assert result.finished
+    assert result.timesteps >= 1600
+    return out
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name not in ("time/fps", "time/time_elapsed")}
+        for line in MetricsFile(run / "metrics.jsonl").read()
+    ]
+
+
+def test_the_folder_is_that_of_any_run(finished: Path) -> None:
+    run = RunFolder(finished)
+    assert run.policy.is_dir()
+    assert run.curve.is_file()
+    assert run.samples.read_text().count("## After") == 3
+    assert list(finished.glob("events.out.tfevents.*"))
+    assert len(run.checkpoints()) == 2
+    assert load_policy(finished).max_length == 6
+    assert not list(finished.rglob("*.pkl"))
+    assert not list(finished.rglob("*.pickle"))
+    logged = {name for line in lines(finished) for name in line}
+    wanted = "objective/kl objective/scores objective/rlhf_reward objective/entropy objective/kl_coef"
+    wanted += " rollout/ep_rew_mean rollout/ep_len_mean rollout/episodes rollout/eos_share train/approx_kl train/loss"
+    wanted += " train/value_loss train/learning_rate train/explained_variance eval/score eval/kl eval/kl_ci95"
+    assert set(wanted.split()) <= logged
+
+
+def test_the_same_seed_gives_the_same_curve(finished: Path, tmp_path: Path) -> None:
+    train(settings(tmp_path / "again"), progress=False)
+    assert lines(tmp_path / "again") == lines(finished)
+    for name, tensor in weights(finished).items():
+        assert torch.equal(weights(tmp_path / "again")[name], tensor), name
+
+
+def test_resumed_from_the_middle_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    """CHECKS 32, with episodes in flight, an evaluation at the boundary and the schedule's place."""
+    shutil.copytree(finished, tmp_path / "run")
+    middle, _ = RunFolder(tmp_path / "run").checkpoints()[0]
+    assert 0 < middle < 1600
+    resume(tmp_path / "run" / f"checkpoint-{middle}", progress=False)
+    assert lines(tmp_path / "run") == lines(finished)
+    for name, tensor in weights(finished).items():
+        assert torch.equal(weights(tmp_path / "run")[name], tensor), name
+
+
+def test_stopped_early_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textrl_agents import training
+    from textrl_agents.rllib.training import RLlibRun
+
+    learn = RLlibRun.learn
+
+    def stopped(self: RLlibRun, **kwargs: Any) -> bool:
+        return learn(self, progress=kwargs["progress"], stop_requested=lambda: self.timesteps >= 400)
+
+    monkeypatch.setattr(training.StopSignals, "received", 2, raising=False)
+    monkeypatch.setattr(RLlibRun, "learn", stopped)
+    result = train(settings(tmp_path / "run"), progress=False)
+    assert not result.finished
+    assert 400 <= result.timesteps < 800
+    monkeypatch.undo()
+    assert resume(tmp_path / "run", progress=False).finished
+    assert lines(tmp_path / "run") == lines(finished)
+
+
+def test_a_failing_reward_saves_what_was_learned(tmp_path: Path) -> None:
+    file = tmp_path / "judge.py"
+    file.write_text(
+        "CALLS = []\n\n\ndef judge(prompts, completions, **columns):\n    CALLS.append(1)\n"
+        "    if len(CALLS) > 80:\n        raise ValueError('the judge went home')\n    return [0.0] * len(completions)\n"
+    )
+    config = settings(tmp_path / "run", reward=f"{file}:judge", eval_episodes=0)
+    with pytest.raises(RewardError, match="the judge went home") as caught:
+        train(config, progress=False)
+    run = RunFolder(tmp_path / "run")
+    assert run.checkpoints()
+    assert "--resume" in "".join(caught.value.__notes__)
+
+
+def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UnknownName, match="Did you mean 'impala'"):
+        train(settings(out, algo="impalla"), progress=False)
+    with pytest.raises(UnknownName, match="Did you mean 'minibatch_size'"):
+        train(settings(out, algorithm={"minibatchsize": 3}), progress=False)
+    with pytest.raises(ConfigError, match=r"algorithm\.seed is decided by the run"):
+        train(settings(out, algorithm={"seed": 3}), progress=False)
+    with pytest.raises(ConfigError, match="lr takes peak, warmup and final"):
+        train(settings(out, algorithm={"lr": {"top": 3}}), progress=False)
+    assert not out.exists()
