@@ -56,6 +56,88 @@ def test_a_module_is_used_as_it_is(make_model: Any, tiny_tokenizer: Any):
     assert loaded.tokenizer is tiny_tokenizer
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_module_is_cast_as_from_pretrained_casts(family: str, make_model: Any, tiny_tokenizer: Any, tmp_path: Path):
+    """Parameters alone: rotary frequencies in bf16 would move every position."""
+    make_model(family).save_pretrained(tmp_path)
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    module = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.arange(100)[None]
+    module(input_ids=ids).logits.sum().backward()
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    got = load_model(module, tokenizer=tiny_tokenizer, device="cpu", dtype="bfloat16").model
+    assert got is module
+    assert {weight.dtype for weight in got.parameters()} == {torch.bfloat16}
+    assert {weight.grad.dtype for weight in got.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(got(input_ids=ids).logits, wanted(input_ids=ids).logits, atol=0, rtol=0)
+    assert any("inv_freq" in name for name in buffers)
+    torch.testing.assert_close(dict(got.named_buffers()), buffers, atol=0, rtol=0)
+    module.to(torch.bfloat16)
+    with torch.no_grad():
+        assert not torch.equal(got(input_ids=ids).logits, wanted(input_ids=ids).logits), "the buffers change nothing"
+
+
+META = torch.device("meta")
+
+
+def shapes(model: Any) -> dict[str, tuple[torch.Size, bool]]:
+    return {name: (weight.shape, weight.requires_grad) for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": {"r": 4}}], ids=["plain", "lora"])
+@pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "folder"])
+def test_an_outline_is_the_model_without_memory(settings: dict[str, Any], embedded: bool, folder: Path):
+    """The same architecture and trainable parameters, nothing allocated, and the weights' file not even opened."""
+    if settings:
+        pytest.importorskip("peft")
+    model = "embedded" if embedded else folder
+    real = load_model(model, device="cpu", **settings).model
+    if not embedded:
+        (folder / "model.safetensors").unlink()
+    outline = load_model(model, device=META, **settings).model
+    assert all(tensor.is_meta for tensor in (*outline.parameters(), *outline.buffers()))
+    assert type(outline) is type(real)
+    assert not outline.training
+    assert shapes(outline) == shapes(real)
+
+
+@pytest.mark.parametrize(("ends", "all_ends"), [(None, [1, 2]), (3, [1, 3]), ([0, 3], [0, 1, 3])])
+def test_an_outline_has_the_models_vocabulary(
+    ends: Any, all_ends: list[int], make_model: Any, tiny_tokenizer: Any, tmp_path: Path
+):
+    """A padded head, and every id that ends a response: the file of generation settings may name others."""
+    model = make_model("llama", vocab_size=340, eos_token_id=2)
+    model.generation_config.eos_token_id = ends
+    model.save_pretrained(tmp_path)
+    if ends is None:
+        (tmp_path / "generation_config.json").unlink()
+    tiny_tokenizer.save_pretrained(tmp_path)
+    real, outline = (Vocabulary.of(*load_model(tmp_path, device=device)) for device in (torch.device("cpu"), META))
+    assert outline.size == real.size == 340
+    assert outline.eos_ids.tolist() == real.eos_ids.tolist() == all_ends
+    assert outline.known.tolist() == real.known.tolist()
+    assert 0 < outline.known.sum() < 340
+
+
+def test_a_module_stays_as_it_is_beside_outlines(make_model: Any, tiny_tokenizer: Any):
+    """Neither moved to where it would lose its weights, nor cast."""
+    model = make_model("llama").bfloat16()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loaded = load_model(model, tokenizer=tiny_tokenizer, device=META, dtype="float32")
+    assert loaded.model is model
+    torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_an_outline_that_cannot_be_made(folder: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+        load_model(tmp_path / "nothing", device=META)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"model .*cannot be loaded"):
+        load_model(folder, device=META)
+
+
 def test_devices_and_types():
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device("auto").type == automatic

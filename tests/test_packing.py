@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,18 @@ def test_places_and_actions_by_hand():
     assert len(packed) == 3
 
 
+def test_the_length_counts_transitions_and_is_no_number_of_fields():
+    """Seven transitions in five fields: neither is mistaken for the other where fields are replaced."""
+    packed = pack([np.arange(5), np.arange(4)], [1, 1], "cpu")
+    other = dataclasses.replace(packed, actions=packed.actions + 1)
+    assert len(packed) == len(other) == 7
+    assert other.actions.tolist() == [2, 3, 4, 5, 2, 3, 4]
+    assert other.input_ids is packed.input_ids
+    assert packed.actions.tolist() == [1, 2, 3, 4, 1, 2, 3]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        packed.actions = other.actions  # type: ignore[misc]
+
+
 def test_one_sequence_of_one_action():
     packed = pack([np.array([7, 8])], [1], "cpu")
     assert (packed.input_ids.tolist(), packed.actions.tolist(), len(packed)) == ([[7]], [8], 1)
@@ -68,7 +81,7 @@ def test_what_stands_in_the_padding_does_not_matter(make_model: Callable[..., An
     packed = pack(sequences, firsts, "cpu")
     beyond = torch.arange(packed.input_ids.shape[1]) >= torch.from_numpy(packed.lengths)[:, None]
     assert beyond.any()
-    other = PackedEpisodes(packed.input_ids.masked_fill(beyond, 77), *packed[1:])
+    other = dataclasses.replace(packed, input_ids=packed.input_ids.masked_fill(beyond, 77))
     torch.testing.assert_close(state_hidden(lm, packed), state_hidden(lm, other), atol=1e-5, rtol=0)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from textrl_env import Task, TextGenEnv, register_task
-from textrl_env.errors import ConfigError, PromptError, UnknownName
-from textrl_env.models import SamplingParams, ScriptedModel
+from textrl_env import Task, TextGenEnv, TextGenVectorEnv, register_task
+from textrl_env.errors import ConfigError, ModelError, PromptError, UnknownName
+from textrl_env.models import SamplingParams, ScriptedModel, pack
 from textrl_env.tasks import get_task, registry, task_names
+from textrl_env.tasks.assembly import assemble_model, assemble_reference
 from textrl_env.tasks.exact import letter_tokenizer, steps_forward
 
 EOS = 5  # of task "exact"
@@ -203,3 +206,95 @@ def test_the_reference_does_not_follow_a_model_that_the_caller_trains():
         assert model.lm_head.weight.requires_grad, "the caller's model was frozen"
         (step,) = say(env, [1], options={"prompt": "a"})
         assert step[4]["ref_log_prob"] == pytest.approx(-math.log(6), abs=1e-6)
+
+
+@pytest.fixture
+def tiny_folder(make_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> Path:
+    make_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def play(env: Any, actions: np.ndarray) -> list[Any]:
+    """Resets and steps, one row of actions a step."""
+    return [env.reset(seed=7), *(env.step(each) for each in actions)]
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["folder", "module"])
+def test_an_environment_without_a_reference_is_the_same(by_name: bool, tiny_task: Task, tiny_folder: Path):
+    """CHECKS 41 in part: where the KL is charged elsewhere, nothing that an episode shows needs the weights."""
+    task = dataclasses.replace(tiny_task, model=tiny_folder) if by_name else tiny_task
+    whole, without = ({"task": task, "kl_mode": "deferred", "with_reference": each} for each in (True, False))
+    actions = np.random.default_rng(0).integers(2, 300, size=(8, 2))
+    wanted = play(TextGenVectorEnv(2, **whole), actions)
+    assert wanted[-1][2].all()
+    single = play(TextGenEnv(**whole), actions[:, 0])
+    if by_name:
+        (tiny_folder / "model.safetensors").unlink()
+    np.testing.assert_equal(play(TextGenVectorEnv(2, **without), actions), wanted)
+    env = TextGenEnv(**without)
+    np.testing.assert_equal(play(env, actions[:, 0]), single)
+    assert single[-1][1] == single[-1][4]["score"] != 0.0
+    assert env.model_name == (str(tiny_folder) if by_name else None)
+    with pytest.raises(ConfigError, match="has no reference model"):
+        env.kl_penalty(pack([np.array([4, 9])], [1], "cpu"), torch.zeros(1))
+
+
+@pytest.mark.parametrize("kl_mode", ["auto", "log_ratio", "cross_entropy"])
+def test_a_reference_that_every_step_runs_is_not_left_out(kl_mode: str):
+    with pytest.raises(ConfigError, match=f"with_reference=False needs kl_mode='deferred'; kl_mode='{kl_mode}' runs"):
+        TextGenEnv("exact", kl_mode=kl_mode, with_reference=False)
+    with pytest.raises(ConfigError, match="needs kl_mode='deferred'; kl_mode='auto'"):
+        TextGenVectorEnv(2, "exact", with_reference=False)
+
+
+def test_a_module_given_to_an_environment_without_a_reference_stays_as_it_is(make_model: Any, tiny_tokenizer: Any):
+    model = make_model("llama").bfloat16()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arguments = {"model": model, "tokenizer": tiny_tokenizer, "prompts": ["hello"], "reward": "length"}
+    TextGenEnv("exact", **arguments, max_prompt_tokens=9, kl_mode="deferred", with_reference=False)
+    parts = assemble_model("exact", model=model, tokenizer=tiny_tokenizer, weights=False)
+    assert parts.model is model
+    torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_model_and_its_reference_can_be_had_without_an_environment(tiny_task: Task, tiny_folder: Path):
+    """The numbers of the environment's own reference, from the parts that another process loads."""
+    task = dataclasses.replace(tiny_task, model=tiny_folder, sampling={"temperature": 0.5})
+    env = TextGenEnv(task)
+    parts, outline = (assemble_model(task, weights=weights) for weights in (True, False))
+    assert all(weight.is_meta for weight in outline.model.parameters())
+    for each in (parts, outline):
+        assert (each.max_prompt_tokens, each.max_new_tokens, each.max_length) == (24, 8, env.rules.max_length)
+        assert each.sampling == env.kl_penalty.reference.sampling == SamplingParams(temperature=0.5)
+        for name in ("size", "eos_ids", "known"):
+            np.testing.assert_equal(getattr(each.vocabulary, name), getattr(env.rules.vocabulary, name))
+    packed = pack([np.array([0, 9, 30, 7, 100])], [2], "cpu")
+    got = assemble_reference(parts).episode_log_probs(packed)
+    torch.testing.assert_close(got, env.kl_penalty.reference.episode_log_probs(packed), atol=0, rtol=0)
+    assert not got.isnan().any()
+
+
+def test_a_reference_copies_the_module_that_its_caller_holds_and_no_other(tiny_task: Task):
+    parts = assemble_model(tiny_task)
+    given, own = assemble_reference(parts, parts.model), assemble_reference(parts, "a name")
+    packed = pack([np.array([0, 9, 30])], [1], "cpu")
+    before = given.episode_log_probs(packed)
+    with torch.no_grad():
+        parts.model.lm_head.weight[9] += 3.0
+    torch.testing.assert_close(given.episode_log_probs(packed), before, atol=0, rtol=0)
+    assert not torch.equal(own.episode_log_probs(packed), before)
+
+
+def test_limits_hold_without_weights_too(tiny_task: Task, tiny_folder: Path):
+    task = dataclasses.replace(tiny_task, model=tiny_folder)
+    assert assemble_model(task, weights=False, max_new_tokens=104).max_length == 128
+    with pytest.raises(ConfigError, match=r"24 \+ 105 exceeds the 128 positions of LlamaForCausalLM"):
+        assemble_model(task, weights=False, max_new_tokens=105)
+    with pytest.raises(ConfigError, match=r"24 \+ 105 exceeds the 128 positions"):
+        TextGenEnv(task, kl_mode="deferred", with_reference=False, max_new_tokens=105)
+    with pytest.raises(ConfigError, match="max_prompt_tokens must be a whole number >= 1, got 0"):
+        assemble_model(task, weights=False, max_prompt_tokens=0)
+    with pytest.raises(ModelError, match=r"nothing does not exist"):
+        assemble_model(task, weights=False, model=tiny_folder / "nothing")

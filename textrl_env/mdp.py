@@ -269,9 +269,11 @@ class TokenMDP:
         if not self._scores_tokens:
             return None
         rows = np.flatnonzero(live).tolist()
+        scores = np.zeros(self.num_rows)
+        if not rows:
+            return scores
         prompts = [self._prompt(row) for row in rows]
         ids = [self._response_ids(row, tokens).tolist() for row in rows]
-        scores = np.zeros(self.num_rows)
         texts = [prompt.text for prompt in prompts]
         newest = score_newest_tokens(self.rules.reward, texts, ids, _columns(prompts))
         if newest is not None:

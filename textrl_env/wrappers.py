@@ -6,37 +6,59 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.env import TextGenEnv
+from textrl_env.errors import ConfigError
 from textrl_env.tokenization import decode_response
-from textrl_env.vector_env import TextGenVectorEnv
 
 
-class HFObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, np.ndarray]):
+class HFObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, np.ndarray], RecordConstructorArgs):
     """`{"input_ids", "attention_mask"}`, int64 [max_length] each, right-padded: `model(**batch)` after adding a row.
 
-    Padded ids are 0 and masked out, since -1 is no id that an embedding has.
+    Padded ids are 0 and masked out, since -1 is no id that an embedding has. Raises ConfigError around anything but
+    an environment whose observations are ids.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, Any]):
-        super().__init__(env)
-        self.observation_space = _hf_space(env.observation_space)
+        _check_single(type(self), env, instead="use VectorHFObservation")
+        space = _hf_space(type(self), env, env.observation_space)
+        RecordConstructorArgs.__init__(self)  # so that env.spec can make the wrapped environment again
+        gymnasium.ObservationWrapper.__init__(self, env)
+        self.observation_space = space
 
     def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         return _hf_dict(observation)
 
 
-class VectorHFObservation(gymnasium.vector.VectorObservationWrapper):
-    """`HFObservation` for the vector environment: arrays [num_envs, max_length]."""
+class VectorHFObservation(gymnasium.vector.VectorWrapper):
+    """`HFObservation` for a vector environment: arrays [num_envs, max_length]; rows of `final_obs` are dicts too."""
 
-    def __init__(self, env: TextGenVectorEnv):
+    # Not Gymnasium's VectorObservationWrapper, which leaves `final_obs` alone and therefore refuses SAME_STEP.
+
+    def __init__(self, env: gymnasium.vector.VectorEnv):
+        if not isinstance(env, gymnasium.vector.VectorEnv):
+            raise ConfigError(f"VectorHFObservation wraps a vector environment, got {_named(env)}: use HFObservation")
+        space = _hf_space(type(self), env, env.single_observation_space)
         super().__init__(env)
-        self.single_observation_space = _hf_space(env.single_observation_space)
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self.single_observation_space = space
+        self.observation_space = batch_space(space, env.num_envs)
 
-    def observations(self, observations: Any) -> Any:
-        return _hf_dict(observations)
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        ids, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # rows may have own seeds
+        return _hf_dict(ids), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            last = np.full(self.num_envs, None, dtype=object)
+            for row in np.flatnonzero(infos["_final_obs"]):
+                last[row] = _hf_dict(infos["final_obs"][row])
+            infos = {**infos, "final_obs": last}
+        return _hf_dict(observations), rewards, terminated, truncated, infos
 
 
 class UnicodeText(gymnasium.spaces.Text):
@@ -46,17 +68,26 @@ class UnicodeText(gymnasium.spaces.Text):
         return isinstance(x, str) and self.min_length <= len(x) <= self.max_length
 
 
-class TextObservation(gymnasium.ObservationWrapper[str, Any, np.ndarray]):
-    """The prompt and the response so far as text, control tokens left out."""
+class TextObservation(gymnasium.ObservationWrapper[str, Any, np.ndarray], RecordConstructorArgs):
+    """The prompt and the response so far as text, control tokens left out.
+
+    Raises ConfigError around anything but a TextGenEnv whose observations are still ids.
+    """
 
     # No token of a known vocabulary spells more characters; it only bounds the space.
     CHARACTERS_PER_TOKEN = 256
 
     def __init__(self, env: gymnasium.Env[np.ndarray, Any]):
-        super().__init__(env)
+        _check_single(type(self), env, instead="wrap the single environments, or decode its rows of ids yourself")
         inner = env.unwrapped
         if not isinstance(inner, TextGenEnv):
-            raise TypeError(f"TextObservation wraps a TextGenEnv, got {type(inner).__name__}")
+            raise ConfigError(
+                f"TextObservation wraps a TextGenEnv, whose tokenizer it reads, got {_named(env)}: "
+                f"put it around gymnasium.make('TextRLHF-v0')"
+            )
+        _check_ids(type(self), env, env.observation_space)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
         self._tokenizer = inner.tokenizer
         longest = inner.rules.max_length * self.CHARACTERS_PER_TOKEN
         self.observation_space = UnicodeText(max_length=longest, min_length=0)
@@ -69,10 +100,32 @@ def _hf_dict(observation: np.ndarray) -> dict[str, np.ndarray]:
     return {"input_ids": np.maximum(observation, 0), "attention_mask": (observation >= 0).astype(np.int64)}
 
 
-def _hf_space(space: gymnasium.Space[Any]) -> gymnasium.spaces.Dict:
-    assert isinstance(space, gymnasium.spaces.Box)
-    highest = int(space.high.flat[0])
+def _hf_space(wrapper: type, env: Any, space: gymnasium.Space[Any]) -> gymnasium.spaces.Dict:
+    ids = _check_ids(wrapper, env, space)
     return gymnasium.spaces.Dict(
-        input_ids=gymnasium.spaces.Box(0, highest, space.shape, np.int64),
-        attention_mask=gymnasium.spaces.Box(0, 1, space.shape, np.int64),
+        input_ids=gymnasium.spaces.Box(0, int(ids.high.max()), ids.shape, np.int64),
+        attention_mask=gymnasium.spaces.Box(0, 1, ids.shape, np.int64),
     )
+
+
+def _check_single(wrapper: type, env: Any, *, instead: str) -> None:
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ConfigError(
+            f"{wrapper.__name__} wraps a single environment, got the vector environment {_named(env)}: {instead}"
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"{wrapper.__name__} wraps a Gymnasium environment, got {_named(env)}: {env!r:.80}")
+
+
+def _check_ids(wrapper: type, env: Any, space: gymnasium.Space[Any]) -> gymnasium.spaces.Box:
+    box = space if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.int64 else None
+    if box is None or len(box.shape) != 1 or (box.low != -1).any():
+        raise ConfigError(
+            f"{wrapper.__name__} reads ids padded with -1, Box(-1, V-1, (max_length,), int64); the observations of "
+            f"{_named(env)} are {space}: put it directly around TextRLHF-v0, inside any other observation wrapper"
+        )
+    return box
+
+
+def _named(env: Any) -> str:
+    return type(getattr(env, "unwrapped", env)).__name__

@@ -87,11 +87,11 @@ def load_model(
             )
         if tokenizer is None:
             raise ModelError(f"model is a {type(model).__name__}, which brings no tokenizer: pass tokenizer= as well")
-        module = model if kind == "auto" or outline else model.to(kind)
         loaded_tokenizer = _load_tokenizer(tokenizer, wanted_by=type(model).__name__)
-    if not outline:
-        module = module.to(place)
-    module = module.eval()
+        if outline:
+            return LoadedModel(model, loaded_tokenizer)
+        module = model if kind == "auto" else _with_parameters_in(model, kind)
+    module = (module if outline else module.to(place)).eval()
     return LoadedModel(_with_lora(module, lora) if lora is not None else module, loaded_tokenizer)
 
 
@@ -127,6 +127,20 @@ def _load_outline(source: str) -> Any:
         raise ModelError(f"model {source!r} cannot be loaded: {_first_lines(error)}") from error
     with contextlib.suppress(OSError):  # few models have this file; where there is one it may name more ends
         module.generation_config = GenerationConfig.from_pretrained(source)
+    return module
+
+
+def _with_parameters_in(module: Any, dtype: torch.dtype | str) -> Any:
+    """The module, its parameters cast in place; its buffers stay as they are, as `from_pretrained(dtype=...)` has them.
+
+    Buffers such as the rotary embedding's frequencies would lose digits that every position is computed from.
+    """
+    owners = list(module.modules())
+    buffers = [list(owner.named_buffers(recurse=False, remove_duplicate=False)) for owner in owners]
+    module = module.to(dtype)
+    for owner, named in zip(owners, buffers, strict=True):
+        for name, buffer in named:
+            setattr(owner, name, buffer)
     return module
 
 

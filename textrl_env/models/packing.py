@@ -7,7 +7,7 @@ model again for every token. The algorithm on top sees a flat batch of M transit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ MAX_PADDING = 1.2
 SCORING_TOKENS = 16384
 
 
-class PackedEpisodes(NamedTuple):
-    """B sequences and the M transitions in them.
+@dataclass(frozen=True, eq=False, slots=True)
+class PackedEpisodes:
+    """B sequences and the M transitions in them; its length is M.
 
     The state of transition m is `input_ids[rows[m], : columns[m] + 1]`, and its action is `actions[m]`.
     """

@@ -51,10 +51,10 @@ class InProcess:
         )
         return batch[DEFAULT_MODULE_ID]
 
-    def sample_and_pack(self) -> int:
-        """All that SB3's rollout does."""
+    def sample_and_charge(self) -> int:
+        """What SB3's rollout does: sample, and score the reference."""
         tokens = self.sample()
-        self.pack()
+        packer_of(self.learner).charge(self.episodes, self.learner.module[DEFAULT_MODULE_ID].actor_critic)
         return tokens
 
     def update(self) -> int:
@@ -70,7 +70,7 @@ class InProcess:
 
 
 def sampling_against_sb3(*, rows: int, tokens: int, longest: int, repeats: int, device: torch.device) -> Comparison:
-    """Rollouts of the embedded model to EOS, until they are ready for the update: RLlib's env runner against SB3's."""
+    """Rollouts of the embedded model to EOS, with the KL charged: RLlib's env runner against SB3's loop."""
     ours = InProcess(
         make_config(
             "ppo",
@@ -89,7 +89,7 @@ def sampling_against_sb3(*, rows: int, tokens: int, longest: int, repeats: int, 
             seed=0,
         )
     )
-    return compare(ours.sample_and_pack, theirs.collect, repeats=repeats, device=device)
+    return compare(ours.sample_and_charge, theirs.collect, repeats=repeats, device=device)
 
 
 class PrefixModule(CausalLMModule):
@@ -146,7 +146,9 @@ def _default_pipeline(wired: AlgorithmConfig, shared: dict[str, Any]) -> Algorit
     config.env_runners(env_runner_cls=TextEnvRunner, gym_env_vectorize_mode="vector_entry_point")
     spec = wired.rl_module_spec
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=PrefixModule, model_config=spec.model_config))
-    config.update_from_dict({"gamma": 1.0, "use_kl_loss": False, **shared})
+    config.update_from_dict(
+        {"gamma": 1.0, "use_kl_loss": False, "num_env_runners": 0, "num_learners": 0, "grad_clip": 1.0, **shared}
+    )
     return config
 
 
@@ -165,6 +167,7 @@ def largest_ratio_error(*, rows: int, fragment: int, updates: int, device: torch
             rollout_fragment_length=fragment,
             minibatch_size=max(48, rows * fragment // 2),
             num_epochs=1,
+            lr=3e-4,
             seed=0,
         )
     )

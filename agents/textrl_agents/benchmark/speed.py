@@ -7,104 +7,33 @@ means the same on a fast machine and on a slow one.
 from __future__ import annotations
 
 import dataclasses
-import operator
+import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from textrl_agents.benchmark import env_speed, generation_speed, update_memory, update_speed
+from textrl_agents.benchmark.measurement import FULL, QUICK, Measured, Run, Target, compared
 from textrl_agents.benchmark.subject import Subject, embedded_subject
-from textrl_agents.benchmark.timing import Comparison
-from textrl_agents.demo import TIMESTEPS, demo_config
+from textrl_agents.demo import demo_config
 from textrl_agents.evaluation import paired_difference
 from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training import train
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models.loading import resolve_device
 
-_SIDES = {">=": operator.ge, "<=": operator.le}
-
-
-class Target(NamedTuple):
-    """What a value must reach, such as `>= 1.0`."""
-
-    side: str
-    limit: float
-
-    def met_by(self, value: float) -> bool:
-        return bool(_SIDES[self.side](value, self.limit))
-
-    def __str__(self) -> str:
-        return f"{self.side} {self.limit:g}"
-
-
-class Sizes(NamedTuple):
-    """How much work each measurement does."""
-
-    rows: int  # sub-environments of a rollout
-    tokens: int  # response tokens where all are equally long
-    longest: int  # response tokens at most, where EOS ends them
-    prefix_rows: int  # episodes of the update that runs one prefix per transition
-    prefix_tokens: int
-    long_tokens: int  # responses of the update's two lengths
-    short_tokens: int
-    batch_tokens: int  # transitions in a minibatch
-    memory_rows: int  # episodes of `memory_tokens` each in the update whose memory is measured
-    memory_tokens: int
-    vocabulary: int
-    env_steps: int
-    exact_iterations: int | None  # None: as many as `train_exact` takes by itself
-    exact_target: float
-    demo_tokens: int
-
-
-FULL = Sizes(64, 64, 128, 8, 64, 256, 32, 2048, 64, 64, update_memory.VOCABULARY, 500, None, 0.98, TIMESTEPS)
-# Fewer steps to the optimum, so it is not asked for.
-QUICK = FULL._replace(
-    tokens=32,
-    prefix_rows=2,
-    batch_tokens=1024,
-    memory_rows=32,
-    exact_iterations=40,
-    exact_target=0.8,
-    demo_tokens=16_384,
-)
 EXACT_SECONDS = 60.0
 DEMO_KL = 15.0
-
-
-class Run(NamedTuple):
-    """What a measurement needs."""
-
-    device: torch.device
-    subject: Callable[[], Subject]
-    sizes: Sizes
-    repeats: int
-
-
-class Measured(NamedTuple):
-    """One row's result."""
-
-    value: float
-    target: Target
-    detail: str
-    unit: str = "x"
-    within: bool = True  # a second condition, told in the detail
-
-
-def _compared(result: Comparison, target: Target, ours: str, theirs: str) -> Measured:
-    detail = f"{ours} {result.ours:,.0f} tokens/s, {theirs} {result.theirs:,.0f} tokens/s"
-    return Measured(result.ratio, target, detail)
 
 
 def _rollout_equal(run: Run) -> Measured:
     result = generation_speed.rollout_equal_lengths(
         run.subject(), rows=run.sizes.rows, tokens=run.sizes.tokens, repeats=run.repeats
     )
-    return _compared(result, Target(">=", 1.0), "rollout", "by hand")
+    return compared(result, Target(">=", 1.0), "rollout", "by hand")
 
 
 def _rollout_eos(run: Run) -> Measured:
@@ -115,12 +44,12 @@ def _rollout_eos(run: Run) -> Measured:
         n_steps=run.sizes.tokens,
         repeats=run.repeats,
     )
-    return _compared(result, Target(">=", 2.5), "rollout", "by hand")
+    return compared(result, Target(">=", 2.5), "rollout", "by hand")
 
 
 def _stepping(run: Run) -> Measured:
     result = generation_speed.stepping(run.subject(), rows=run.sizes.rows, tokens=run.sizes.tokens, repeats=run.repeats)
-    return _compared(result, Target(">=", 1.0), "act", "generate")
+    return compared(result, Target(">=", 1.0), "act", "generate")
 
 
 def _update(run: Run) -> Measured:
@@ -131,7 +60,7 @@ def _update(run: Run) -> Measured:
         batch_size=max(2, run.sizes.prefix_rows * run.sizes.prefix_tokens // 4),
         repeats=min(run.repeats, 3),
     )
-    return _compared(result, Target(">=", 20.0), "episodes", "prefixes")
+    return compared(result, Target(">=", 20.0), "episodes", "prefixes")
 
 
 def _update_length(run: Run) -> Measured:
@@ -145,7 +74,7 @@ def _update_length(run: Run) -> Measured:
     )
     inverted = result._replace(ratio=1.0 / result.ratio)
     names = f"responses of {sizes.long_tokens}", f"of {sizes.short_tokens}"
-    return _compared(inverted, Target("<=", 1.5), *names)
+    return compared(inverted, Target("<=", 1.5), *names)
 
 
 def _memory(run: Run) -> Measured:
@@ -202,6 +131,15 @@ def _demo(run: Run) -> Measured:
     )
 
 
+def _rllib(name: str) -> Callable[[Run], Measured]:
+    """A row of `rllib_rows`, imported when it is measured: RLlib need not be installed."""
+
+    def measure(run: Run) -> Measured:
+        return getattr(importlib.import_module("textrl_agents.benchmark.rllib_rows"), name)(run)
+
+    return measure
+
+
 MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "rollout vs by hand, equal lengths": _rollout_equal,
     "rollout vs by hand, to EOS": _rollout_eos,
@@ -212,6 +150,11 @@ MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "vector env alone": _environment,
     "exact: PPO vs optimum": _exact,
     "demo: rise of held-out gold": _demo,
+    "rllib: sampling vs SB3": _rllib("sampling"),
+    "rllib: update vs its default pipeline": _rllib("update"),
+    "rllib: ratio at the first minibatch": _rllib("ratio"),
+    "rllib: exact, PPO vs optimum": _rllib("exact"),
+    "rllib: share of the rewarded token": _rllib("oracle_share"),
 }
 
 

@@ -15,7 +15,7 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.enumeration import ExactValue
 
-ITERATIONS = 200
+ITERATIONS = 150
 # As for SB3: many fresh samples, few epochs on each, and a learning rate that falls to 0.
 SETTINGS: dict[str, Any] = {
     "num_envs_per_env_runner": 128,

@@ -85,10 +85,7 @@ class PackEpisodes(ConnectorV2):
         self, *, rl_module: Any, batch: dict[str, Any], episodes: list[Any], shared_data: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         core = rl_module[DEFAULT_MODULE_ID].unwrapped().actor_critic
-        ledger = self._ledger_for(core)
-        rollout = Rollout.of(episodes)
-        packed = pack(rollout.sequences, rollout.first_actions.tolist(), core.device)
-        rollout = self._charge(rollout, packed, ledger, core, kwargs.get("metrics"))
+        rollout, packed = self.charge(episodes, core, kwargs.get("metrics"))
         # Otherwise RLlib refuses to shuffle rows that are sequences.
         shared_data[f"_zero_padded_for_mid={DEFAULT_MODULE_ID}"] = True
         columns = {Columns.SEQ_LENS: rollout.counts, **self._columns(rollout, packed, core, kwargs.get("metrics"))}
@@ -101,15 +98,12 @@ class PackEpisodes(ConnectorV2):
         """Columns [B, W] of the train batch, and OBS."""
         raise NotImplementedError
 
-    def _charge(
-        self,
-        rollout: Rollout,
-        packed: PackedEpisodes,
-        ledger: EpisodeLedger,
-        core: CausalLMActorCritic,
-        metrics: Any,
-    ) -> Rollout:
-        """With the deferred KL taken off the rewards."""
+    def charge(
+        self, episodes: Sequence[Any], core: CausalLMActorCritic, metrics: Any = None
+    ) -> tuple[Rollout, PackedEpisodes]:
+        """The stretches of `episodes`, packed, with the deferred KL taken off their rewards."""
+        ledger, rollout = self._ledger_for(core), Rollout.of(episodes)
+        packed = pack(rollout.sequences, rollout.first_actions.tolist(), core.device)
         starts = np.cumsum(rollout.counts) - rollout.counts
         coefs = np.repeat([ledger.kl_coef(name) for name in rollout.episode_ids], rollout.counts)
         kl = np.zeros(len(rollout.rewards))
@@ -122,7 +116,7 @@ class PackEpisodes(ConnectorV2):
         if ledger.recent:
             logged["rollout/ep_rew_mean"], logged["rollout/ep_len_mean"] = np.mean(ledger.recent, axis=0).tolist()
         _log(metrics, logged)
-        return rollout._replace(rewards=rollout.rewards - coefs * kl)
+        return rollout._replace(rewards=rollout.rewards - coefs * kl), packed
 
     def _ledger_for(self, core: CausalLMActorCritic) -> EpisodeLedger:
         if self.ledger is None:
