@@ -118,7 +118,8 @@ def test_a_failing_reward_saves_what_was_learned(tmp_path: Path) -> None:
     file = tmp_path / "judge.py"
     file.write_text(
         "CALLS = []\n\n\ndef judge(prompts, completions, **columns):\n    CALLS.append(1)\n"
-        "    if len(CALLS) > 80:\n        raise ValueError('the judge went home')\n    return [0.0] * len(completions)\n"
+        "    if len(CALLS) > 80:\n        raise ValueError('the judge went home')\n"
+        "    return [0.0] * len(completions)\n"
     )
     config = settings(tmp_path / "run", reward=f"{file}:judge", eval_episodes=0)
     with pytest.raises(RewardError, match="the judge went home") as caught:

@@ -23,7 +23,7 @@ from textrl_agents.rllib.portable import portable_arguments
 from textrl_agents.rllib.runner_connectors import SendTokens, StackObservations
 from textrl_agents.rllib.validation import check_config
 from textrl_env import ENV_ID
-from textrl_env.errors import UnknownName
+from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, Reference
 from textrl_env.models.loading import resolve_device
@@ -54,7 +54,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "use_kl_loss": True,
         "kl_coeff": 0.0,
     },
-    "appo": {"vf_loss_coeff": 0.1, "clip_param": 0.2},
+    # A short memory: RLlib's own replays each of its last 8 batches, and moves the target every 32.
+    "appo": {
+        "vf_loss_coeff": 0.1,
+        "clip_param": 0.2,
+        "circular_buffer_num_batches": 2,
+        "circular_buffer_iterations_per_batch": 2,
+        "target_network_update_freq": 1,
+    },
     "impala": {"vf_loss_coeff": 0.1},
 }
 # A killed env runner is back after about 8 s with these, and not after 10 s with RLlib's own.
@@ -65,6 +72,16 @@ FAULT_TOLERANCE: dict[str, Any] = {
 }
 MINIBATCHES = 4
 
+_WIRED = (
+    "env",
+    "env_config",
+    "env_runner_cls",
+    "rl_module_spec",
+    "gym_env_vectorize_mode",
+    "add_default_connectors_to_env_to_module_pipeline",
+    "add_default_connectors_to_module_to_env_pipeline",
+    "add_default_connectors_to_learner_pipeline",
+)
 _CONFIGS = {"ppo": PPOConfig, "appo": APPOConfig, "impala": IMPALAConfig}
 _LEARNERS = {"ppo": TextPPOLearner, "appo": TextAPPOLearner, "impala": TextIMPALALearner}
 ALGORITHMS = tuple(_CONFIGS)
@@ -143,8 +160,12 @@ def _model_arguments(env: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(algo: str, config: AlgorithmConfig, overrides: Mapping[str, Any]) -> None:
-    known = [name for name in vars(config) if not name.startswith("_")]
+    properties = [name for name in dir(type(config)) if isinstance(getattr(type(config), name), property)]
+    writable = [name for name in properties if getattr(type(config), name).fset is not None]
+    known = [name for name in [*vars(config), *writable] if not name.startswith("_")]
     for name in overrides:
+        if name in _WIRED:
+            raise ConfigError(f"{name} is what make_config wires; it cannot be overridden")
         if name not in known:
             raise UnknownName(f"setting of {algo}", name, known)
 
@@ -155,7 +176,8 @@ def _fill_in(algo: str, settings: dict[str, Any], max_new_tokens: int, device: A
         settings["num_gpus_per_learner"] = int(resolve_device(device).type == "cuda")
     if "train_batch_size_per_learner" not in settings:
         fragments = settings["num_envs_per_env_runner"] * max(1, settings["num_env_runners"])
-        tokens = fragments * settings["rollout_fragment_length"]
+        length = settings["rollout_fragment_length"]
+        tokens = fragments * (SHARED_DEFAULTS["rollout_fragment_length"] if length == "auto" else length)
         settings["train_batch_size_per_learner"] = max(1, tokens // max(1, settings["num_learners"]))
     if algo != "ppo":
         # With runners of their own an iteration is as many updates as its time allows; without, it is one.

@@ -71,6 +71,7 @@ class EpisodeLedger:
                 continue
             if not self.deferred:
                 kl, kl_coef = float(info["kl_sum"]), float(info["kl_coef"])
+                self.penalty.controller.value = kl_coef  # the environment's own, which adapts there
             episode = EndedEpisode.of(info, charged=kl, kl_coef=kl_coef, surprisal=surprisal)
             self.recent.append((episode.score - episode.cost, int(info["episode"]["l"])))
             ended.append(episode)

@@ -35,6 +35,8 @@ MODEL_ARGUMENTS = (
     "device",
     "dtype",
 )
+# Names of the target network's tensors, which learners alone have.
+TARGET = "target."
 
 
 class CausalLMModule(TorchRLModule, ValueFunctionAPI):
@@ -104,8 +106,11 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         return {name: tensor for name, tensor in state.items() if name in trained}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        if missing := self._trained() - set(state):
-            raise ModelError(f"these weights are of another model: {len(missing)} are missing, such as {min(missing)}")
+        own = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        unfit = {name for name, value in state.items() if own.get(name) != value.shape and not name.startswith(TARGET)}
+        unfit |= self._trained() - set(state)
+        if unfit:
+            raise ModelError(f"these weights are of another model: {len(unfit)} do not fit, such as {min(unfit)}")
         self.load_state_dict(convert_to_torch_tensor(state), strict=False)
         # Fragments cut episodes at an update: what follows is sampled from the new weights from the first token on.
         self.actor_critic.clear_cache()
@@ -127,7 +132,7 @@ class TargetCausalLMModule(CausalLMModule, TargetNetworkAPI, InferenceOnlyAPI):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        if hasattr(self, "target") and not any(name.startswith("target.") for name in state):
+        if hasattr(self, "target") and not any(name.startswith(TARGET) for name in state):
             self.target.load_state_dict(self.actor_critic.state_dict())
 
     def get_target_network_pairs(self) -> list[tuple[Any, Any]]:

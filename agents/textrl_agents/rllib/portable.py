@@ -12,6 +12,7 @@ from ray import cloudpickle
 from transformers import PreTrainedTokenizerBase
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.rewards import make_reward, registered_rewards
 from textrl_env.rewards import registry as rewards
 from textrl_env.tasks import get_task
@@ -30,6 +31,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise UnknownName("argument of env_config", name, known)
     env = {"task": "sentiment", "kl_mode": "deferred", **given}
+    _check_kl(env)
     if not tasks.is_built_in(env["task"]):
         env["task"] = get_task(env["task"])
     reward = env.get("reward")
@@ -40,6 +42,19 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in env.items():
         _refuse_models(name, value)
     return env
+
+
+def _check_kl(env: Mapping[str, Any]) -> None:
+    """What the environment would refuse too, in another process."""
+    if env["kl_mode"] not in KL_MODES:
+        raise UnknownName("kl_mode", env["kl_mode"], KL_MODES)
+    task = get_task(env["task"])
+    coef, estimator = (
+        getattr(task, name) if env.get(name) is None else env[name] for name in ("kl_coef", "kl_estimator")
+    )
+    KLPenalty(None, coef, estimator)
+    if env["kl_mode"] != "deferred":
+        estimate_kl(estimator, torch.zeros(1))
 
 
 def _refuse_models(name: str, value: Any) -> None:

@@ -30,11 +30,11 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
         return
     # Before the first process starts. Ray would otherwise report to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is not None:
+    here = address is None or address.startswith(("127.0.0.1:", "localhost:"))
+    if address is None:
+        arguments = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **arguments}
+    with _loopback() if here else contextlib.nullcontext():
         ray.init(address=address, **{**QUIET, **arguments})
-    else:
-        with _loopback():
-            ray.init(**{**QUIET, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **arguments})
     try:
         yield
     finally:
