@@ -129,3 +129,28 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
         _, log_probs, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
         ratio = (log_probs - batch.old_log_prob).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rllib_stays_on_the_device():
+    """Env runner, packed batch, reference and update on the GPU; the ratio starts at 1 with episodes cut."""
+    from textrl_agents.benchmark.rllib_speed import InProcess
+    from textrl_agents.rllib import make_config
+
+    settings = {"num_envs_per_env_runner": 8, "rollout_fragment_length": 3, "num_epochs": 1, "lr": 1e-3, "seed": 0}
+    side = InProcess(make_config("ppo", {"task": "exact", "device": "cuda"}, **settings))
+    assert side.runner.module.actor_critic.device.type == "cuda"
+    for _ in range(3):
+        side.sync()
+        side.sample()
+        batch = side.pack()
+        assert {tensor.device.type for tensor in (*batch.pop("obs").values(), *batch.values())} == {"cuda"}
+        side.update()
+    module = side.learner.module["default_policy"]
+    side.sync()
+    side.sample()
+    batch = side.pack()
+    with torch.no_grad():
+        log_probs = module.forward_train(batch)["action_dist_inputs"][..., 0]
+    mask = batch["loss_mask"]
+    torch.testing.assert_close(log_probs[mask], batch["action_logp"][mask], atol=1e-4, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class InProcess:
         self.runner = config.env_runner_cls(config=config, worker_index=0)
         self.learner = config.build_learner(env=self.runner.env)
         self.episodes: list[Any] = []
+        self.tokens = 0
 
     def sync(self) -> None:
         """The learner's weights to the runner, as after every update."""
@@ -42,7 +44,8 @@ class InProcess:
         """One fragment of every row; returns its tokens."""
         self.episodes = self.runner.sample()
         self.runner.get_metrics()
-        return sum(map(len, self.episodes))
+        self.tokens = sum(map(len, self.episodes))
+        return self.tokens
 
     def pack(self) -> dict[str, Any]:
         """The fragments as a train batch, KL charged and advantages computed."""
@@ -57,16 +60,16 @@ class InProcess:
         packer_of(self.learner).charge(self.episodes, self.learner.module[DEFAULT_MODULE_ID].actor_critic)
         return tokens
 
-    def update(self) -> int:
-        """RLlib's own update on the last fragments; returns their tokens."""
+    def update(self, episodes: list[Any] | None = None) -> int:
+        """RLlib's own update on the last fragments, or on a copy of them; returns their tokens."""
         self.learner.update(
-            episodes=self.episodes,
+            episodes=self.episodes if episodes is None else episodes,
             timesteps={},
             num_epochs=self.config.num_epochs,  # type: ignore[attr-defined]
             minibatch_size=self.config.minibatch_size,  # type: ignore[attr-defined]
             shuffle_batch_per_epoch=True,
         )
-        return sum(map(len, self.episodes))
+        return self.tokens
 
 
 def sampling_against_sb3(*, rows: int, tokens: int, longest: int, repeats: int, device: torch.device) -> Comparison:
@@ -134,9 +137,13 @@ def update_against_default_pipeline(
     env = {"task": task, "device": str(device)}
     ours = InProcess(make_config("ppo", env, **shared))
     theirs = InProcess(_default_pipeline(ours.config, shared))
+    works = []
     for side in (ours, theirs):
         side.sample()
-    return compare(ours.update, theirs.update, repeats=repeats, device=device)
+        # RLlib's default connectors lengthen the episodes that they are given: each round gets copies of its own.
+        rounds = [copy.deepcopy(side.episodes) for _ in range(repeats + 1)]
+        works.append(lambda side=side, rounds=rounds: side.update(rounds.pop()))
+    return compare(*works, repeats=repeats, device=device)
 
 
 def _default_pipeline(wired: AlgorithmConfig, shared: dict[str, Any]) -> AlgorithmConfig:
@@ -147,7 +154,15 @@ def _default_pipeline(wired: AlgorithmConfig, shared: dict[str, Any]) -> Algorit
     spec = wired.rl_module_spec
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=PrefixModule, model_config=spec.model_config))
     config.update_from_dict(
-        {"gamma": 1.0, "use_kl_loss": False, "num_env_runners": 0, "num_learners": 0, "grad_clip": 1.0, **shared}
+        {
+            "gamma": 1.0,
+            "lambda_": 0.95,
+            "use_kl_loss": False,
+            "num_env_runners": 0,
+            "num_learners": 0,
+            "grad_clip": 1.0,
+            **shared,
+        }
     )
     return config
 
