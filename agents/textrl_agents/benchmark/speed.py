@@ -20,6 +20,7 @@ from textrl_agents.benchmark.measurement import FULL, QUICK, Measured, Run, Targ
 from textrl_agents.benchmark.subject import Subject, embedded_subject
 from textrl_agents.demo import demo_config
 from textrl_agents.evaluation import paired_difference
+from textrl_agents.quiet import errors_only
 from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training import train
 from textrl_env.errors import ConfigError, UnknownName
@@ -135,7 +136,9 @@ def _rllib(name: str) -> Callable[[Run], Measured]:
     """A row of `rllib_rows`, imported when it is measured: RLlib need not be installed."""
 
     def measure(run: Run) -> Measured:
-        return getattr(importlib.import_module("textrl_agents.benchmark.rllib_rows"), name)(run)
+        rows = importlib.import_module("textrl_agents.benchmark.rllib_rows")
+        with errors_only("ray"), errors_only("ray.rllib"):
+            return getattr(rows, name)(run)
 
     return measure
 
