@@ -147,8 +147,12 @@ def test_names_that_are_not_known(arguments: dict[str, Any], message: str):
         ({"env": {"autoreset_mode": "SAME_STEP"}}, "RLlib needs autoreset_mode NEXT_STEP, got 'SAME_STEP'"),
         ({"env": {"autoreset_mode": AutoresetMode.SAME_STEP}}, "RLlib needs autoreset_mode NEXT_STEP"),
         ({"batch_mode": "complete_episodes"}, "batch_mode must be 'truncate_episodes', got 'complete_episodes'"),
-        ({"minibatch_size": 4}, "minibatch_size must be at least max_new_tokens, got 4 < 5"),
-        ({"minibatch_size": 7, "env": {"max_new_tokens": 8}}, "minibatch_size must be at least .* got 7 < 8"),
+        ({"minibatch_size": 4}, r"minibatch_size must be at least 5, .* \(max_new_tokens is 5, .* got 4: a minibatch"),
+        ({"minibatch_size": 7, "env": {"max_new_tokens": 8}}, "minibatch_size must be at least 8, .* got 7"),
+        (
+            {"minibatch_size": 3, "rollout_fragment_length": 3},
+            "minibatch_size must be at least 4, .* rollout_fragment_length 3",
+        ),
         (
             {"minibatch_size": 64, "num_envs_per_env_runner": 4, "rollout_fragment_length": 8},
             "minibatch_size 64 is more than the train_batch_size_per_learner of 32: raise the latter",
@@ -180,7 +184,7 @@ def test_next_step_may_be_said(mode: Any):
         (lambda config: config.training(lambda_=0.5), r"lambda_ was changed to 0\.5 after make_config had wired 0\.95"),
         (lambda config: config.environment(env_config={"kl_coef": 0.3}), "env_config was changed after make_config"),
         (lambda config: config.env_config.update(kl_mode="log_ratio"), "env_config was changed after make_config"),
-        (lambda config: config.training(minibatch_size=2), "minibatch_size must be at least max_new_tokens"),
+        (lambda config: config.training(minibatch_size=2), "minibatch_size must be at least 5"),
         (lambda config: config.env_runners(batch_mode="complete_episodes"), "batch_mode must be 'truncate_episodes'"),
         (
             lambda config: config.env_runners(num_env_runners=2),

@@ -20,10 +20,9 @@ from ray.rllib.utils.torch_utils import update_target_network
 from textrl_agents.rllib.batch import FIRST, IDS, STATES, PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
 from textrl_agents.rllib.module import CausalLMModule, TargetCausalLMModule
-from textrl_env import Task, register_task
+from textrl_env import Task
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.tasks import task_names
 
 OBSERVATIONS = torch.tensor([[0, 9, 40, 7, -1, -1], [0, 12, -1, -1, -1, -1], [0, 5, 6, -1, -1, -1]])
 ROWS = [([0, 9, 40, 7, 33], 2), ([0, 5, 6], 1), ([0, 12, 13, 14], 3)]  # ids, and how many stand before the first action
@@ -159,9 +158,7 @@ def test_dropout_stays_off(tiny_task: Task, make_model: Callable[..., Any]):
     def factory() -> tuple[Any, Any]:
         return make_model("gpt2", **drop).train(), make_tokenizer()
 
-    if "dropout" not in task_names():
-        register_task(dataclasses.replace(tiny_task, name="dropout", model=factory))
-    module = build("dropout")
+    module = build(dataclasses.replace(tiny_task, model=factory))
     core = module.actor_critic
     assert any(isinstance(layer, torch.nn.Dropout) and layer.p == 0.5 for layer in core.modules())
     numbers = []

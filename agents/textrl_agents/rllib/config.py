@@ -144,8 +144,8 @@ def make_config(
             algo,
             penalty=partial(_penalty, env),
             kl_mode=env["kl_mode"],
-            gamma=settings["gamma"],
-            **({"lambda_": settings["lambda_"]} if algo == "ppo" else {}),
+            # V-trace takes its own from the configuration.
+            **({name: settings[name] for name in ("gamma", "lambda_")} if algo == "ppo" else {}),
         ),
         add_default_connectors_to_learner_pipeline=False,
     )

@@ -62,7 +62,7 @@ class PackEpisodes(ConnectorV2):
     """Packs episodes, charges the KL and logs RLHF metrics; subclasses add what their algorithm's loss reads.
 
     penalty: makes the KLPenalty at the first batch, on the device of the policy that is passed to it.
-    kl_mode: the environment's. gamma: discount.
+    kl_mode: the environment's.
     """
 
     def __init__(
@@ -72,11 +72,10 @@ class PackEpisodes(ConnectorV2):
         *,
         penalty: Callable[[CausalLMActorCritic], KLPenalty],
         kl_mode: str,
-        gamma: float,
         **kwargs: Any,
     ):
         super().__init__(input_observation_space, input_action_space, **kwargs)
-        self.kl_mode, self.gamma = kl_mode, gamma
+        self.kl_mode = kl_mode
         self.ledger: EpisodeLedger | None = None
         self._make_penalty = penalty
         self._saved: dict[str, Any] | None = None
@@ -141,12 +140,12 @@ class PackEpisodes(ConnectorV2):
 class PackForPPO(PackEpisodes):
     """With advantages and value targets: GAE over each stretch, by one forward of the value function.
 
-    lambda_: GAE's. Advantages are normalised over the batch's tokens.
+    gamma: discount. lambda_: GAE's. Advantages are normalised over the batch's tokens.
     """
 
-    def __init__(self, *arguments: Any, lambda_: float, **kwargs: Any):
+    def __init__(self, *arguments: Any, gamma: float, lambda_: float, **kwargs: Any):
         super().__init__(*arguments, **kwargs)
-        self.lambda_ = lambda_
+        self.gamma, self.lambda_ = gamma, lambda_
 
     def _columns(
         self, rollout: Rollout, packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
@@ -190,7 +189,8 @@ class PackForVTrace(PackEpisodes):
     """For IMPALA and APPO, whose losses compute their targets from the rewards: one column more, to bootstrap from.
 
     Their V-trace replaces a value by its target before it hands it to the step before, and the extra column's target is
-    its reward alone. So that is where the value of a stretch that was cut goes.
+    its reward alone. So that is where the value of a stretch that was cut goes. (The column has a state too, for
+    clipping thresholds under which the value itself does not cancel.)
     """
 
     def _columns(

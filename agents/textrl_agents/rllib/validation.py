@@ -49,13 +49,15 @@ def _check_sampling(config: AlgorithmConfig, env: dict[str, Any]) -> None:
             f"batch_mode must be 'truncate_episodes', got {config.batch_mode!r}: complete_episodes keeps the episodes "
             "that finish first, which favours short responses, and throws the others away"
         )
-    longest = env.get("max_new_tokens") or get_task(env["task"]).max_new_tokens
+    limit = env.get("max_new_tokens") or get_task(env["task"]).max_new_tokens
+    # A row is a response, or the part of one in a fragment (and a token more, for steps that others spent on resets).
+    longest = min(limit, config.get_rollout_fragment_length() + 1)
     batch = config.train_batch_size_per_learner
     minibatch = getattr(config, "minibatch_size", None)
     if minibatch is not None and minibatch < longest:
         raise ConfigError(
-            f"minibatch_size must be at least max_new_tokens, got {minibatch} < {longest}: a minibatch holds whole "
-            "rows, and one smaller than a row would hold none"
+            f"minibatch_size must be at least {longest}, the longest row of a batch (max_new_tokens is {limit}, "
+            f"rollout_fragment_length {config.rollout_fragment_length}), got {minibatch}: a minibatch holds whole rows"
         )
     if minibatch is not None and batch is not None and minibatch > batch:
         raise ConfigError(
