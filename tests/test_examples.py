@@ -16,8 +16,8 @@ SMALL = {
     "sb3_ppo.py": ["--timesteps", "4096", "--episodes", "16"],
     "sb3_by_hand.py": ["--timesteps", "2560"],
     "plain_reinforce.py": ["--updates", "2", "--rows", "8"],
-    "rllib_ppo.py": ["--timesteps", "4096", "--episodes", "16"],
-    "rllib_cluster.py": ["--timesteps", "2048", "--rows", "16", "--runners", "1", "--cpus", "0.25"],
+    "rllib_ppo.py": ["--timesteps", "2048", "--episodes", "16"],
+    "rllib_cluster.py": ["--timesteps", "1024", "--rows", "16", "--runners", "1", "--cpus", "0.25"],
 }
 SHOWS = {
     "quickstart.py": "kl_sum",

@@ -144,9 +144,9 @@ class TestLearners:
         exported = load_model(tmp_path / "policy", device="cpu").model.state_dict()
         assert all((first[f"actor_critic.model.{name}"] == tensor.numpy()).all() for name, tensor in exported.items())
 
-    @pytest.mark.parametrize("algo", ["impala", "appo"])
-    def test_asynchronous_algorithms(self, algo: str, build: Build) -> None:
-        algorithm = build(algo, num_env_runners=1, lr=1e-3)
+    def test_asynchronous_updates(self, build: Build) -> None:
+        """APPO, which is IMPALA and more, with the env runner in a process of its own."""
+        algorithm = build("appo", num_env_runners=1, lr=1e-3)
         before = weights(algorithm)
         seen: dict[str, float] = {}
         deadline = time.monotonic() + 60
@@ -163,10 +163,10 @@ class TestOneProcess:
         settings: dict[str, Any] = {"num_envs_per_env_runner": 64, "lr": 1e-3}
         algorithm = build(algo, **settings)
         returns = []
-        for _ in range(25):
+        for _ in range(18):
             metrics = training_metrics(algorithm.train())
             returns.append(metrics.get("objective/rlhf_reward", float("nan")))
-        first, last = (torch.tensor(part).nanmean().item() for part in (returns[:2], returns[-8:]))
+        first, last = (torch.tensor(part).nanmean().item() for part in (returns[:2], returns[-6:]))
         assert last > first + 0.2, returns
 
     def test_rllibs_own_checkpoint(self, build: Build, tmp_path: Path) -> None:
