@@ -140,3 +140,12 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -
     with pytest.raises(ConfigError, match="lr takes peak, warmup and final"):
         train(settings(out, algorithm={"lr": {"top": 3}}), progress=False)
     assert not out.exists()
+
+
+def test_evaluations_charge_the_coefficient_that_training_has_reached(tmp_path: Path) -> None:
+    adaptive = {"value": 0.5, "target": 0.1, "horizon": 200}
+    train(settings(tmp_path / "run", kl_coef=adaptive, timesteps=800, eval_every=0, save_every=0), progress=False)
+    *_, trained, evaluated = lines(tmp_path / "run")
+    assert trained["objective/kl_coef"] != pytest.approx(0.5, abs=0.01)
+    charged = (evaluated["eval/score"] - evaluated["eval/penalized_return"]) / evaluated["eval/kl"]
+    assert charged == pytest.approx(trained["objective/kl_coef"], rel=1e-5)

@@ -159,26 +159,32 @@ class RLlibRun:
         started, first, before = time.monotonic(), self.timesteps, self.timesteps
         with SummaryWriter(str(self.run.path)) as self._board:
             while True:
-                done = self.timesteps >= config.timesteps
-                stop = stop_requested()
-                self._state = capture(self.algorithm)
-                if not stop and self.heldout is not None and (done or self.heldout.due(self.timesteps, before)):
-                    self._write(self.heldout.run(self.actor_critic, self.timesteps))
-                passed = (config.save_every or 0) and self.timesteps // config.save_every > before // config.save_every
-                if done or stop or passed:
-                    self.save()
-                if done or stop:
+                done, stopped = self.timesteps >= config.timesteps, stop_requested()
+                self._at_boundary(before, done=done, stopped=stopped)
+                if done or stopped:
                     return done
                 before = self.timesteps
                 result = self.algorithm.train()
                 self.timesteps = tokens_sampled(result)
-                elapsed = time.monotonic() - started
                 metrics = training_metrics(result)
                 progress.advance(self.timesteps)
                 if "objective/scores" in metrics:
                     progress.measured(metrics["objective/scores"], metrics["objective/kl"])
-                fps = (self.timesteps - first) / max(elapsed, 1e-9)
-                self._write({**metrics, "time/fps": int(fps), "time/time_elapsed": int(elapsed)})
+                elapsed = time.monotonic() - started
+                fps = int((self.timesteps - first) / max(elapsed, 1e-9))
+                self._write({**metrics, "time/fps": fps, "time/time_elapsed": int(elapsed)})
+
+    def _at_boundary(self, before: int, *, done: bool, stopped: bool) -> None:
+        """Evaluate and save what is due between two iterations, the last of which began at `before` tokens."""
+        self._state = capture(self.algorithm)
+        heldout, every = self.heldout, self.config.save_every or 0
+        if heldout is not None and not stopped and (done or heldout.due(self.timesteps, before)):
+            # The learners' coefficient, which may have adapted.
+            penalty = heldout.env.kl_penalty
+            penalty.controller.value = self._state["ledger"].get("kl_coef", penalty.coef)
+            self._write(heldout.run(self.actor_critic, self.timesteps))
+        if done or stopped or (every and self.timesteps // every > before // every):
+            self.save()
 
     def save(self) -> Path:
         """Write the last boundary, unless it was written already, and remove what is too old; returns its folder."""
