@@ -472,3 +472,10 @@ def test_only_our_errors_are_unwrapped(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RuntimeError) as caught:
         runner.sample()
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_of_hundreds_of_settings_the_similar_ones_are_listed():
+    with pytest.raises(UnknownName, match=r"\. Did you mean 'num_env_runners'\? \d{3} are known, such as ") as caught:
+        make_config("ppo", EXACT, num_env_runner=2)
+    assert "num_cpus_per_env_runner" in str(caught.value)
+    assert len(str(caught.value)) < 500

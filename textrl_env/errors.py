@@ -35,13 +35,21 @@ class ConfigError(TextRLError, ValueError):
 
 
 class UnknownName(ConfigError, LookupError):
-    """A name that is not registered. The message lists the known ones and suggests the nearest."""
+    """A name that is not registered. The message suggests the nearest and lists the known ones; of more than `LISTED`
+    of them, the similar ones.
+    """
+
+    LISTED = 40
 
     def __init__(self, kind: str, name: object, known: Iterable[str]):
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}")
+        listed = f"Known: {', '.join(self.known)}"
+        if len(self.known) > self.LISTED:
+            similar = difflib.get_close_matches(str(name), self.known, n=8, cutoff=0.3)
+            listed = f"{len(self.known)} are known, such as {', '.join(similar or self.known[:8])}"
+        super().__init__(f"unknown {kind} {name!r}.{hint} {listed}")
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
