@@ -19,6 +19,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from textrl_agents.rllib import make_config
+from textrl_agents.rllib.checkpoint import _load_rollouts, capture
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
 from textrl_agents.rllib.policy import export_policy, policy_of
 from textrl_env.errors import RewardError
@@ -96,6 +97,10 @@ class TestRunners:
         new_pids = group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
         assert len(new_pids) == 2
         assert pids[0] not in new_pids
+        # A checkpoint that was written while a runner was down can be gone on from.
+        state = capture(algorithm)
+        assert [rollout["runner"] for rollout in state["rollouts"]] == [1, 2]
+        _load_rollouts(group, state["rollouts"][1:])
         # The new runner samples from the learner's weights, not from those it was built with.
         algorithm.train()
         trained = policy_of(algorithm).value_head.weight
@@ -144,9 +149,17 @@ class TestLearners:
         exported = load_model(tmp_path / "policy", device="cpu").model.state_dict()
         assert all((first[f"actor_critic.model.{name}"] == tensor.numpy()).all() for name, tensor in exported.items())
 
-    def test_asynchronous_updates(self, build: Build) -> None:
-        """APPO, which is IMPALA and more, with the env runner in a process of its own."""
-        algorithm = build("appo", num_env_runners=1, lr=1e-3)
+    def test_asynchronous_updates(self, build: Build, tmp_path: Path) -> None:
+        """APPO, which is IMPALA and more, with its one env runner in a process of its own: it learns, outlives a kill,
+        and ends where the reward fails."""
+        switch = tmp_path / "broken"
+
+        def judge(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+            if switch.exists():
+                raise ValueError("the judge went home")
+            return [float("b" in text) for text in completions]
+
+        algorithm = build("appo", {"reward": judge}, num_env_runners=1, lr=1e-3)
         before = weights(algorithm)
         seen: dict[str, float] = {}
         deadline = time.monotonic() + 60
@@ -154,6 +167,14 @@ class TestLearners:
             seen |= training_metrics(algorithm.train())
             assert time.monotonic() < deadline, f"no update, only {sorted(seen)}"
         assert moved(before, weights(algorithm))
+        pid = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)[0]
+        os.kill(pid, signal.SIGKILL)
+        while algorithm.train()["fault_tolerance"]["num_remote_worker_restarts"] == 0:
+            assert time.monotonic() < deadline, "the env runner did not come back"
+        switch.touch()
+        with pytest.raises(RewardError, match="the judge went home"):  # noqa: PT012
+            while time.monotonic() < deadline:
+                algorithm.train()
 
 
 class TestOneProcess:
@@ -211,6 +232,7 @@ class TestSession:
             """
             import json, psutil, time
             from textrl_agents.rllib import make_config
+from textrl_agents.rllib.checkpoint import _load_rollouts, capture
             from textrl_agents.rllib.ray_session import ray_session
 
             with ray_session(num_cpus=1, object_store_memory=80 * 2**20):

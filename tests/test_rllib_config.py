@@ -15,12 +15,14 @@ from tiny_tokenizer import tiny_tokenizer as make_tokenizer
 
 pytest.importorskip("ray.rllib")
 
-from ray import cloudpickle
+from ray import cloudpickle, tune
 from ray.rllib.algorithms.appo import APPO
 from ray.rllib.algorithms.impala import IMPALA
 from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.utils import force_list
 
 from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_agents.rllib import make_config
@@ -88,10 +90,19 @@ def test_overrides_win_by_their_rllib_names():
 
 
 def test_a_users_callbacks_are_called_besides_ours():
-    class Mine(TextCallbacks):
+    class Mine(RLlibCallback):
         pass
 
-    assert make_config("ppo", EXACT, callbacks_class=Mine).callbacks_class == [TextCallbacks, Mine]
+    def mine(**_: Any) -> None:
+        """Nothing."""
+
+    config = make_config("ppo", EXACT, callbacks_class=Mine, callbacks_on_train_result=mine)
+    for changed in (config, make_config("ppo", EXACT).callbacks(Mine)):
+        assert Mine in force_list(changed.callbacks_class)
+        for name in ("on_algorithm_init", "on_train_result", "on_env_runners_recreated"):
+            first = force_list(getattr(changed, f"callbacks_{name}"))[0]
+            assert first.__func__ is getattr(TextCallbacks, name)
+    assert config.callbacks_on_train_result[1] is mine
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,19 @@ def test_names_that_are_not_known(arguments: dict[str, Any], message: str):
             {"minibatch_size": 64, "num_envs_per_env_runner": 4, "rollout_fragment_length": 8},
             "minibatch_size 64 is more than the train_batch_size_per_learner of 32: raise the latter",
         ),
+        ({"explore": False}, "explore must be True: a greedy token has no log-probability"),
+        ({"algo": "impala", "broadcast_interval": 3}, "broadcast_interval must be 1, got 3"),
+        ({"train_batch_size": 512}, "train_batch_size has no effect here: .* train_batch_size_per_learner"),
+        ({"clip_rewards": True}, "clip_rewards has no effect here: scale the reward itself"),
+        ({"rollout_fragment_length": -1}, "rollout_fragment_length must be a whole number >= 1, got -1"),
+        ({"num_epochs": 0}, "num_epochs must be a whole number >= 1, got 0"),
+        ({"minibatch_size": "64"}, "minibatch_size must be a whole number >= 1, got '64'"),
+        ({"num_env_runners": -1}, "num_env_runners must be a whole number >= 0, got -1"),
+        ({"lambda_": 2.0}, "lambda_ must be a number between 0 and 1, got 2.0"),
+        ({"actor_critic": {"value_trunks": "x"}}, "unknown argument of actor_critic .* Did you mean 'value_trunk'"),
+        ({"lr": tune.loguniform(1e-5, 1e-3)}, r"lr is a search space; .* make_config\(\.\.\.\)\.training\(lr="),
+        ({"lr": tune.grid_search([1e-5, 1e-3])}, "lr is a search space"),
+        ({"env_runner_cls": None}, "env_runner_cls is what make_config wires"),
         ({"algo": "appo", "use_kl_loss": True}, "use_kl_loss of APPO compares two policies over the whole vocabulary"),
         (
             {"algo": "impala", "num_aggregator_actors_per_learner": 1},
@@ -390,6 +414,7 @@ def test_the_driver_raises_what_a_runner_keeps(healthy: int, failures: dict[int,
 
     class Algorithm:
         env_runner_group = Group()
+        eval_env_runner_group = None
 
     if not raises:
         TextCallbacks().on_train_result(algorithm=Algorithm(), result={})

@@ -137,6 +137,10 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -
         train(settings(out, algorithm={"minibatchsize": 3}), progress=False)
     with pytest.raises(ConfigError, match=r"algorithm\.seed is decided by the run"):
         train(settings(out, algorithm={"seed": 3}), progress=False)
+    with pytest.raises(ConfigError, match=r"algorithm\.ray takes arguments of Ray, such as .* got 2"):
+        train(settings(out, algorithm={"ray": 2}), progress=False)
+    with pytest.raises(UnknownName, match=r"unknown argument of Ray 'cpus'\. Did you mean 'num_cpus'"):
+        train(settings(out, algorithm={"ray": {"cpus": 2}}), progress=False)
     with pytest.raises(ConfigError, match="lr takes peak, warmup and final"):
         train(settings(out, algorithm={"lr": {"top": 3}}), progress=False)
     assert not out.exists()
@@ -149,3 +153,18 @@ def test_evaluations_charge_the_coefficient_that_training_has_reached(tmp_path: 
     assert trained["objective/kl_coef"] != pytest.approx(0.5, abs=0.01)
     charged = (evaluated["eval/score"] - evaluated["eval/penalized_return"]) / evaluated["eval/kl"]
     assert charged == pytest.approx(trained["objective/kl_coef"], rel=1e-5)
+
+
+def test_after_an_update_an_error_saves_no_older_boundary(tmp_path: Path) -> None:
+    """A batch of several fragments: the weights of one checkpoint must not carry the count of another."""
+    file = tmp_path / "judge.py"
+    file.write_text(
+        "CALLS = []\n\n\ndef judge(prompts, completions, **columns):\n    CALLS.append(1)\n"
+        "    if len(CALLS) > 80:\n        raise ValueError('the judge went home')\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    algorithm = {**SETTINGS["algorithm"], "min_sample_timesteps_per_iteration": 100_000}
+    config = settings(tmp_path / "run", reward=f"{file}:judge", eval_episodes=0, algorithm=algorithm)
+    with pytest.raises(RewardError, match="the judge went home"):
+        train(config, progress=False)
+    assert not RunFolder(tmp_path / "run").checkpoints()

@@ -19,16 +19,25 @@ class TextCallbacks(RLlibCallback):
         check_config(algorithm.config)
 
     def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
-        group = algorithm.env_runner_group
-        if group is None or group.num_healthy_remote_workers() == group.num_remote_workers():
-            return
-        failures = group.foreach_env_runner(
-            lambda runner: (runner.worker_index, getattr(runner, "failure", None)),
-            local_env_runner=False,
-            healthy_only=False,
-            timeout_seconds=ANSWER_SECONDS,
-        )
-        for index, failure in failures:
-            if failure is not None:
-                failure.add_note(f"raised in env runner {index}")
-                raise failure
+        for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
+            if group is not None and group.num_healthy_remote_workers() < group.num_remote_workers():
+                _raise_failure(group)
+
+    def on_env_runners_recreated(self, *, env_runner_group: Any, env_runner_indices: list[int], **kwargs: Any) -> None:
+        # An iteration of an asynchronous algorithm is many steps, each of which may take a runner back into service.
+        _raise_failure(env_runner_group, list(env_runner_indices))
+
+
+def _raise_failure(group: Any, runners: list[int] | None = None) -> None:
+    """Raise what the environment of one of `runners` (all, by default) raised."""
+    failures = group.foreach_env_runner(
+        lambda runner: (runner.worker_index, runner.take_failure()),
+        local_env_runner=False,
+        healthy_only=False,
+        remote_worker_ids=runners,
+        timeout_seconds=ANSWER_SECONDS,
+    )
+    for index, failure in failures:
+        if failure is not None:
+            failure.add_note(f"raised in env runner {index}")
+            raise failure

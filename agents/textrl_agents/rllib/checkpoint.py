@@ -18,7 +18,7 @@ from textrl_agents.policy_files import load_policy_files, save_policy_files, wit
 from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.rllib.policy import packer_of, policy_of
 from textrl_agents.state_files import load_state, save_state
-from textrl_env.errors import ConfigError
+from textrl_env.errors import ConfigError, ModelError
 
 # What must be the same for a run to go on.
 _SIZES = ("num_envs_per_env_runner", "num_env_runners", "num_learners", "rollout_fragment_length")
@@ -86,11 +86,20 @@ def _load_rollouts(group: Any, rollouts: list[dict[str, Any]]) -> None:
     if group.num_remote_workers() == 0:
         group.local_env_runner.load_rollout_state(rollouts[0])
         return
+    by_runner = {state["runner"]: state for state in rollouts}
 
-    def loading(state: dict[str, Any]) -> Any:
-        return lambda runner: runner.load_rollout_state(state)
+    def load(runner: Any) -> bool:
+        # One that was down when the checkpoint was written has nothing to go on from: it begins anew.
+        if (state := by_runner.get(runner.worker_index)) is not None:
+            runner.load_rollout_state(state)
+        return True
 
-    group.foreach_env_runner([loading(state) for state in rollouts], local_env_runner=False)
+    loaded = group.foreach_env_runner(load, local_env_runner=False)
+    if len(loaded) < group.num_remote_workers():
+        raise ModelError(
+            f"only {len(loaded)} of {group.num_remote_workers()} env runners could go on from the checkpoint; "
+            "their logs say why"
+        )
 
 
 def _made_with(algorithm: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -72,6 +73,30 @@ FAULT_TOLERANCE: dict[str, Any] = {
 }
 MINIBATCHES = 4
 
+# Of RLlib's old API stack, or of pieces that are replaced: they would be taken and have no effect.
+_NO_EFFECT = {
+    "train_batch_size": "the new API stack has train_batch_size_per_learner",
+    "observation_filter": "observations are token ids",
+    "compress_observations": "observations are token ids",
+    "normalize_actions": "actions are token ids",
+    "clip_actions": "actions are token ids",
+    "clip_rewards": "scale the reward itself",
+    "use_critic": "advantages come from the value head",
+    "use_gae": "advantages come from GAE or V-trace",
+    "enable_rl_module_and_learner": "there is the new API stack alone",
+    "enable_env_runner_and_connector_v2": "there is the new API stack alone",
+    "in_evaluation": "RLlib sets it",
+}
+# Whole numbers, and the least that each can be.
+_LEAST = {
+    "num_envs_per_env_runner": 1,
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "num_epochs": 1,
+    "minibatch_size": 1,
+    "rollout_fragment_length": 1,
+    "train_batch_size_per_learner": 1,
+}
 _WIRED = (
     "env",
     "env_config",
@@ -82,6 +107,8 @@ _WIRED = (
     "add_default_connectors_to_module_to_env_pipeline",
     "add_default_connectors_to_learner_pipeline",
 )
+# Arguments of CausalLMActorCritic that follow from the environment's.
+_OF_ENVIRONMENT = ("model", "tokenizer", "max_length", "sampling")
 _CONFIGS = {"ppo": PPOConfig, "appo": APPOConfig, "impala": IMPALAConfig}
 _LEARNERS = {"ppo": TextPPOLearner, "appo": TextAPPOLearner, "impala": TextIMPALALearner}
 ALGORITHMS = tuple(_CONFIGS)
@@ -114,6 +141,7 @@ def make_config(
     config = _CONFIGS[algo]()
     _check_names(algo, config, overrides)
     settings = {**SHARED_DEFAULTS, **DEFAULTS[algo], **FAULT_TOLERANCE, **overrides}
+    _check_values(settings, actor_critic or {})
     _fill_in(algo, settings, parts.max_new_tokens, env.get("device", "auto"))
     trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
     lr = settings.get("lr", WarmupSchedule(default_learning_rate(trained)))
@@ -149,8 +177,15 @@ def make_config(
         ),
         add_default_connectors_to_learner_pipeline=False,
     )
-    config.callbacks([TextCallbacks, *force_list(settings.pop("callbacks_class", None))])
-    config.update_from_dict(settings)
+    # As functions, which callback classes that are set later do not replace.
+    callbacks = TextCallbacks()
+    for name in ("on_algorithm_init", "on_train_result", "on_env_runners_recreated"):
+        slot = f"callbacks_{name}"
+        settings[slot] = [getattr(callbacks, name), *force_list(settings.get(slot))]
+    try:
+        config.update_from_dict(settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"RLlib refuses these settings: {error}") from error
     check_config(config)
     return config
 
@@ -168,12 +203,39 @@ def _check_names(algo: str, config: AlgorithmConfig, overrides: Mapping[str, Any
             raise ConfigError(f"{name} is what make_config wires; it cannot be overridden")
         if name not in known:
             raise UnknownName(f"setting of {algo}", name, known)
+        if name in _NO_EFFECT:
+            raise ConfigError(f"{name} has no effect here: {_NO_EFFECT[name]}")
+
+
+def _check_values(settings: Mapping[str, Any], actor_critic: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if type(value).__module__.startswith("ray.tune.search.") or (
+            isinstance(value, dict) and "grid_search" in value
+        ):
+            raise ConfigError(
+                f"{name} is a search space; set it on the finished configuration: make_config(...).training({name}=...)"
+            )
+    for name, least in _LEAST.items():
+        value = settings.get(name, least)
+        if (name, value) in (("rollout_fragment_length", "auto"), ("minibatch_size", None)):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}")
+    for name in ("gamma", "lambda_"):
+        value = settings.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}")
+    known = [name for name in inspect.signature(CausalLMActorCritic).parameters if name not in _OF_ENVIRONMENT]
+    for name in actor_critic:
+        if name not in known:
+            raise UnknownName("argument of actor_critic", name, known)
 
 
 def _fill_in(algo: str, settings: dict[str, Any], max_new_tokens: int, device: Any) -> None:
     """Sizes that follow from others."""
-    if settings["num_learners"] == 0 and "num_gpus_per_learner" not in settings:
-        settings["num_gpus_per_learner"] = int(resolve_device(device).type == "cuda")
+    place = resolve_device(device)
+    settings.setdefault("num_gpus_per_learner", int(place.type == "cuda"))
+    settings.setdefault("local_gpu_idx", place.index or 0)
     if "train_batch_size_per_learner" not in settings:
         fragments = settings["num_envs_per_env_runner"] * max(1, settings["num_env_runners"])
         length = settings["rollout_fragment_length"]
@@ -182,6 +244,8 @@ def _fill_in(algo: str, settings: dict[str, Any], max_new_tokens: int, device: A
     if algo != "ppo":
         # With runners of their own an iteration is as many updates as its time allows; without, it is one.
         settings.setdefault("min_time_s_per_iteration", 1 if settings["num_env_runners"] else 0)
+        # While every env runner is down RLlib samples here, and would fail without an environment.
+        settings.setdefault("create_env_on_local_worker", True)
     elif "minibatch_size" not in settings:
         batch = settings["train_batch_size_per_learner"]
         settings["minibatch_size"] = min(batch, max(max_new_tokens, batch // MINIBATCHES))

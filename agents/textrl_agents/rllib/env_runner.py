@@ -62,9 +62,19 @@ class TextEnvRunner(SingleAgentEnvRunner):
             raise RuntimeError(f"{type(result).__name__}: {result}")
         return result
 
+    def take_failure(self) -> TextRLError | None:
+        """The environment's error since the last call; for the driver, which raises it."""
+        failure, self.failure = self.failure, None
+        return failure
+
     def rollout_state(self) -> dict[str, Any]:
         """Where sampling stands between two fragments: prompts, tokens and generators; no weights."""
-        state: dict[str, Any] = {"sampled": self.num_env_steps_sampled_lifetime, "env": None, "episodes": []}
+        state: dict[str, Any] = {
+            "runner": int(self.worker_index or 0),
+            "sampled": self.num_env_steps_sampled_lifetime,
+            "env": None,
+            "episodes": [],
+        }
         if self.worker_index:  # a process of its own; the driver keeps its own generators
             state["random"] = random_state()
         if self.env is not None and not self._needs_initial_reset:

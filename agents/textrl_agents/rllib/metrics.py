@@ -30,7 +30,7 @@ _LEARNER_NAMES = {
 
 
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Finite numbers of one `Algorithm.train()`: `train/*`, and the RLHF metrics of the batch.
+    """Finite numbers of one `Algorithm.train()`: `train/*` of its last minibatch, RLHF metrics of its last batch.
 
     Metrics of a batch are missing where the iteration brought none (an asynchronous learner was not done).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+
+from textrl_env.errors import ConfigError, UnknownName
 
 # On this machine alone Ray needs little of it: weights and fragments pass through, nothing is kept.
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -25,6 +28,10 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
         to the loopback interface, and without usage statistics.
     arguments: `ray.init`'s own (`num_cpus`, `num_gpus`, `include_dashboard`, ...).
     """
+    known = [name for name in inspect.signature(ray.init).parameters if not name.startswith("_")]
+    for name in arguments:
+        if name not in known:
+            raise UnknownName("argument of Ray", name, known)
     if ray.is_initialized():
         yield
         return
@@ -33,8 +40,12 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     here = address is None or address.startswith(("127.0.0.1:", "localhost:"))
     if address is None:
         arguments = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **arguments}
-    with _loopback() if here else contextlib.nullcontext():
-        ray.init(address=address, **{**QUIET, **arguments})
+    try:
+        with _loopback() if here else contextlib.nullcontext():
+            ray.init(address=address, **{**QUIET, **arguments})
+    except (ConnectionError, ValueError, TypeError, AssertionError, RuntimeError) as error:
+        what = "be started" if address is None else f"be joined at {address!r}"
+        raise ConfigError(f"Ray could not {what} with {arguments}: {type(error).__name__}: {error}") from error
     try:
         yield
     finally:

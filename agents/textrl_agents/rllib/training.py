@@ -30,7 +30,7 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks import get_task
 
 # Settings of the algorithm that the run decides.
-_DECIDED = ("seed", "num_envs_per_env_runner", "log_level", "actor_critic")
+_DECIDED = ("seed", "num_envs_per_env_runner", "log_level")
 
 
 class RLlibRun:
@@ -57,12 +57,15 @@ class RLlibRun:
         self.heldout: Heldout | None = None
         self.timesteps = 0  # tokens that the weights have been trained on
         self._state: dict[str, Any] | None = None  # of the last boundary
+        self._weights: Any = None
         self._saved_at = -1
 
     def _build(self) -> Any:
         config = self.config
         settings = dict(config.algorithm)
         ray_arguments = settings.pop("ray", None) or {}
+        if not isinstance(ray_arguments, dict):
+            raise ConfigError(f"algorithm.ray takes arguments of Ray, such as {{num_cpus: 2}}; got {ray_arguments!r}")
         for name in _DECIDED:
             if name in settings:
                 raise ConfigError(f"algorithm.{name} is decided by the run; there is a setting for it outside")
@@ -176,7 +179,7 @@ class RLlibRun:
 
     def _at_boundary(self, before: int, *, done: bool, stopped: bool) -> None:
         """Evaluate and save what is due between two iterations, the last of which began at `before` tokens."""
-        self._state = capture(self.algorithm)
+        self._state, self._weights = capture(self.algorithm), self._weights_version()
         heldout, every = self.heldout, self.config.save_every or 0
         if heldout is not None and not stopped and (done or heldout.due(self.timesteps, before)):
             # The learners' coefficient, which may have adapted.
@@ -196,14 +199,20 @@ class RLlibRun:
         return folder
 
     def save_after_error(self, error: Exception) -> Path | None:
-        """Save the last boundary where the error came from sampling, which changes no weights; None otherwise."""
-        if self._state is None or not isinstance(error, (RewardError, StepError)):
+        """Save the last boundary if the weights are still its own, which only a learner in this process can tell."""
+        sampling = isinstance(error, (RewardError, StepError))
+        if self._state is None or not sampling or self._weights is None or self._weights != self._weights_version():
             return None
         return self.save()
 
     def close(self) -> None:
         """Stop the algorithm and, where this run has started it, Ray."""
         self._open.close()
+
+    def _weights_version(self) -> Any:
+        """Changes with every update; None where the learners are in other processes."""
+        group = self.algorithm.learner_group
+        return policy_of(self.algorithm).lm.weights_version() if group.is_local else None
 
     def _write(self, metrics: dict[str, float]) -> None:
         self._log.add(self.timesteps, metrics)

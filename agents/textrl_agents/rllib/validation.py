@@ -50,19 +50,27 @@ def _check_sampling(config: AlgorithmConfig, env: dict[str, Any]) -> None:
             "that finish first, which favours short responses, and throws the others away"
         )
     limit = env.get("max_new_tokens") or get_task(env["task"]).max_new_tokens
-    # A row is a response, or the part of one in a fragment (and a token more, for steps that others spent on resets).
-    longest = min(limit, config.get_rollout_fragment_length() + 1)
+    # The rows' mean length is what must fit: a response's, or a fragment's and what others spent on resets, below 1.
+    resets = int(config.num_envs_per_env_runner > 1)
+    longest = min(limit, config.get_rollout_fragment_length() + resets)
     batch = config.train_batch_size_per_learner
     minibatch = getattr(config, "minibatch_size", None)
     if minibatch is not None and minibatch < longest:
         raise ConfigError(
-            f"minibatch_size must be at least {longest}, the longest row of a batch (max_new_tokens is {limit}, "
+            f"minibatch_size must be at least {longest}, a long row of a batch (max_new_tokens is {limit}, "
             f"rollout_fragment_length {config.rollout_fragment_length}), got {minibatch}: a minibatch holds whole rows"
         )
     if minibatch is not None and batch is not None and minibatch > batch:
         raise ConfigError(
             f"minibatch_size {minibatch} is more than the train_batch_size_per_learner of {batch}: raise the latter "
             "(or num_envs_per_env_runner, or rollout_fragment_length), or lower the former"
+        )
+    if not config.explore:
+        raise ConfigError("explore must be True: a greedy token has no log-probability that could be trained on")
+    if getattr(config, "broadcast_interval", 1) != 1:
+        raise ConfigError(
+            f"broadcast_interval must be 1, got {config.broadcast_interval}: with more, a thread of the learner "
+            "updates the weights while the next batch is scored with them"
         )
     if getattr(config, "num_aggregator_actors_per_learner", 0):
         raise ConfigError("num_aggregator_actors_per_learner must be 0: the KL is charged where the learner is")
