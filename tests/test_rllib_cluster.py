@@ -232,7 +232,6 @@ class TestSession:
             """
             import json, psutil, time
             from textrl_agents.rllib import make_config
-from textrl_agents.rllib.checkpoint import _load_rollouts, capture
             from textrl_agents.rllib.ray_session import ray_session
 
             with ray_session(num_cpus=1, object_store_memory=80 * 2**20):

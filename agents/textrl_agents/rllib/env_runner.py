@@ -30,7 +30,7 @@ class TextEnvRunner(SingleAgentEnvRunner):
         if self.config.seed is not None and self.worker_index:
             # Stock, runner i starts at seed + i, and row j of an environment at its seed + j: neighbours in both
             # would answer the same prompts.
-            sequence = np.random.SeedSequence([self.config.seed, self.worker_index])
+            sequence = np.random.SeedSequence([self.config.seed, self.worker_index, int(self.config.in_evaluation)])
             self._seed: int | None = int(sequence.generate_state(1)[0])
 
     def make_module(self) -> None:

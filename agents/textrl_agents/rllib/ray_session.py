@@ -14,8 +14,6 @@ from ray._private import ray_constants
 
 from textrl_env.errors import ConfigError, UnknownName
 
-# On this machine alone Ray needs little of it: weights and fragments pass through, nothing is kept.
-OBJECT_STORE_BYTES = 512 * 2**20
 # Errors reach the driver as exceptions; what workers print is in Ray's log folder.
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
@@ -39,7 +37,7 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = address is None or address.startswith(("127.0.0.1:", "localhost:"))
     if address is None:
-        arguments = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **arguments}
+        arguments = {"include_dashboard": False, **arguments}
     try:
         with _loopback() if here else contextlib.nullcontext():
             ray.init(address=address, **{**QUIET, **arguments})
