@@ -115,6 +115,18 @@ class TrainConfig:
             save_every=max(1, self.timesteps // 4) if self.save_every is None else self.save_every,
         )
 
+    def env_arguments(self) -> dict[str, Any]:
+        """The environment's arguments; None means the task's own, and is left out."""
+        named = {"model": self.model, "tokenizer": self.tokenizer, "reward": self.reward, "lora": self.lora}
+        return {
+            "task": self.task,
+            "kl_coef": self.kl_coef,
+            "device": self.device,
+            "dtype": self.dtype,
+            **{name: value for name, value in named.items() if value is not None},
+            **self.env,
+        }
+
     def to_yaml(self) -> str:
         """YAML that `read_settings` reads. Raises ConfigError where a value is not plain data."""
         try:

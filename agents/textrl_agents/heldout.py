@@ -7,6 +7,7 @@ from typing import Any
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, evaluate
 from textrl_agents.progress import TrainingProgress
+from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
@@ -53,6 +54,28 @@ class Heldout:
         self.first: Evaluation | None = None  # before training; None in a resumed run
         self.last: Evaluation | None = None
         self._evaluated_at = evaluated_at
+
+    @classmethod
+    def of_run(
+        cls,
+        config: TrainConfig,
+        env: TextGenVectorEnv,
+        run: RunFolder,
+        *,
+        progress: TrainingProgress | None,
+        evaluated_at: int | None,
+    ) -> Heldout:
+        """As a run's settings say, with its samples in its folder."""
+        return cls(
+            env,
+            every=config.eval_every or 0,
+            episodes=config.eval_episodes,
+            seed=config.seed,
+            samples=SampleFile(run.samples) if config.samples else None,
+            sample_count=config.samples,
+            progress=progress,
+            evaluated_at=evaluated_at,
+        )
 
     def due(self, tokens: int, before: int) -> bool:
         """Whether to evaluate at `tokens`, after the rollout that began at `before`."""

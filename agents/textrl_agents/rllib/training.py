@@ -23,7 +23,6 @@ from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
 from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.run_folder import RunFolder
-from textrl_agents.sample_file import SampleFile
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic
@@ -78,7 +77,7 @@ class RLlibRun:
             self._open.enter_context(errors_only(logger))
         algorithm_config = make_config(
             config.algo,
-            self._env_arguments(),
+            config.env_arguments(),
             total_timesteps=config.timesteps,
             num_envs_per_env_runner=config.n_envs,
             seed=config.seed,
@@ -91,28 +90,11 @@ class RLlibRun:
         self._open.callback(algorithm.stop)
         return algorithm
 
-    def _env_arguments(self) -> dict[str, Any]:
-        config = self.config
-        named = {
-            "model": config.model,
-            "tokenizer": config.tokenizer,
-            "reward": config.reward,
-            "lora": config.lora,
-        }
-        return {
-            "task": config.task,
-            "kl_coef": config.kl_coef,
-            "device": config.device,
-            "dtype": config.dtype,
-            **{name: value for name, value in named.items() if value is not None},
-            **config.env,
-        }
-
     def _make_eval_env(self) -> TextGenVectorEnv:
         config = self.config
         prompts = heldout_prompts(config, get_task(config.task))
         arguments = {
-            **self._env_arguments(),
+            **config.env_arguments(),
             "prompts": prompts,
             "split": "heldout" if prompts is None else "train",
             "kl_mode": "deferred",
@@ -148,15 +130,9 @@ class RLlibRun:
         """Train to `config.timesteps`; False where `stop_requested` ended it early. Call `start` first."""
         config, progress = self.config, progress or TrainingProgress(enabled=False)
         if self._eval_env is not None:
-            self.heldout = Heldout(
-                self._eval_env,
-                every=config.eval_every or 0,
-                episodes=config.eval_episodes,
-                seed=config.seed,
-                samples=SampleFile(self.run.samples) if config.samples else None,
-                sample_count=config.samples,
-                progress=progress,
-                evaluated_at=self.timesteps if self.resumed else None,
+            evaluated_at = self.timesteps if self.resumed else None
+            self.heldout = Heldout.of_run(
+                config, self._eval_env, self.run, progress=progress, evaluated_at=evaluated_at
             )
         progress.start(self.timesteps, config.timesteps)
         started, first, before = time.monotonic(), self.timesteps, self.timesteps

@@ -19,7 +19,6 @@ from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.run_folder import RunFolder
-from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3.agent import ALGORITHMS, make_agent
 from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.checkpoint import load_checkpoint
@@ -42,17 +41,8 @@ class SB3Run:
         self.config = config
         set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
         arguments = _algorithm_arguments(config)
-        sources = {"model": config.model, "tokenizer": config.tokenizer, "reward": config.reward}
-        env_kwargs = {
-            "task": config.task,
-            "kl_coef": config.kl_coef,
-            "device": config.device,
-            "dtype": config.dtype,
-            **{name: value for name, value in sources.items() if value is not None},
-            **config.env,
-        }
         self.agent: OnPolicyAlgorithm = make_agent(
-            config.algo, n_envs=config.n_envs, env_kwargs=env_kwargs, lora=config.lora, seed=config.seed, **arguments
+            config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **arguments
         )
         env = self.agent.env
         assert isinstance(env, TextVecEnv)
@@ -97,16 +87,8 @@ class SB3Run:
         if progress is not None:
             callbacks.append(ProgressBar(progress))
         if self._eval_env is not None:
-            self.heldout = Heldout(
-                self._eval_env,
-                every=config.eval_every or 0,
-                episodes=config.eval_episodes,
-                seed=config.seed,
-                samples=SampleFile(run.samples) if config.samples else None,
-                sample_count=config.samples,
-                progress=progress,
-                evaluated_at=agent.num_timesteps if self.resumed else None,
-            )
+            evaluated_at = agent.num_timesteps if self.resumed else None
+            self.heldout = Heldout.of_run(config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at)
             callbacks.append(HeldoutEvaluation(self.heldout))
         self.checkpoints = Checkpoints(run, every=config.save_every or 0, keep=config.keep_checkpoints)
         callbacks.append(self.checkpoints)
