@@ -37,6 +37,11 @@ CASES: dict[str, dict[str, Any]] = {
     "separate value trunk": {"policy_kwargs": {"value_trunk": "separate"}},
     "stepwise KL": {"env_kwargs": {"kl_mode": "log_ratio"}},
     "LoRA": {"lora": {"r": 2}, "learning_rate": 1e-2},
+    # Responses, and groups of them, that wait over the boundary.
+    "reinforce": {"algo": "reinforce"},
+    "grpo": {"algo": "grpo", "group_size": 3},
+    "nlpo": {"algo": "nlpo", "mask_every": 2},
+    "trpo": {"algo": "trpo"},
 }
 
 

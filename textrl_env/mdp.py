@@ -36,6 +36,7 @@ _ROW_ARRAYS = (
     "token_scores",
     "kl_coefs",
     "charges",
+    "groups",
 )
 
 
@@ -86,6 +87,7 @@ class Episode:
     kl_sum: float  # what was charged, without the coefficient; NaN in deferred mode until the adapter charges it
     kl_coef: float
     gold_score: float | None
+    group: int | None = None  # of the responses to one prompt, where prompts are served in groups
     statistics: dict[str, float | int] = field(default_factory=dict)  # r: the return, l: tokens
 
     def info(self) -> dict[str, Any]:
@@ -100,7 +102,8 @@ class Episode:
             "kl_coef": self.kl_coef,
             "episode": self.statistics,
         }
-        return info if self.gold_score is None else {**info, "gold_score": self.gold_score}
+        optional = {"gold_score": self.gold_score, "group": self.group}
+        return info | {name: value for name, value in optional.items() if value is not None}
 
 
 class Transition(NamedTuple):
@@ -128,6 +131,7 @@ class TokenMDP:
         self.token_scores = np.zeros(num_rows)
         self.kl_coefs = np.zeros(num_rows)
         self.charges = np.zeros(num_rows, dtype=np.int8)
+        self.groups = np.full(num_rows, -1)  # int64; -1 where prompts are not served in groups
         self._is_eos = np.zeros(rules.vocabulary.size, dtype=bool)
         self._is_eos[rules.vocabulary.eos_ids] = True
         self._scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
@@ -139,8 +143,10 @@ class TokenMDP:
             "deferred": DEFERRED,
         }[rules.kl_mode]
 
-    def reset_rows(self, rows: Sequence[int] | np.ndarray, prompts: Sequence[Prompt]) -> None:
-        """Start an episode in each of `rows`, from its prompt."""
+    def reset_rows(
+        self, rows: Sequence[int] | np.ndarray, prompts: Sequence[Prompt], groups: Sequence[int] | None = None
+    ) -> None:
+        """Start an episode in each of `rows`, from its prompt; groups: the number of the group each belongs to."""
         for row, prompt in zip(rows, prompts, strict=True):
             length = len(prompt.ids)
             self.ids[row, :length] = prompt.ids
@@ -148,6 +154,7 @@ class TokenMDP:
             self.lengths[row] = self.prompt_lengths[row] = length
             self.prompts[row] = prompt
         self.running[rows] = True
+        self.groups[rows] = -1 if groups is None else groups
         self.returns[rows] = self.kl_sums[rows] = self.token_scores[rows] = 0.0
         # The coefficient of an episode is the one in force when it starts: its return stays a sum of like terms.
         self.kl_coefs[rows] = self.rules.kl_penalty.coef
@@ -329,6 +336,7 @@ class TokenMDP:
                         kl_sum=float(kl_sum),
                         kl_coef=float(self.kl_coefs[row]),
                         gold_score=None if gold is None else float(gold[place]),
+                        group=None if self.groups[row] < 0 else int(self.groups[row]),
                     ),
                 )
             )

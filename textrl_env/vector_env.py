@@ -14,7 +14,8 @@ from textrl_env.actions import parse_actions
 from textrl_env.env import TextGenEnv, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import TokenMDP, Transition
+from textrl_env.mdp import TokenMDP, Transition, check_limit
+from textrl_env.prompt_groups import PromptGroups, restored_generator
 from textrl_env.tasks.assembly import assemble
 
 
@@ -24,6 +25,9 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the
     step after an end ignores its action and returns the next prompt) or SAME_STEP (the ending step already returns
     it, and the last observation and info are in `infos["final_obs"]` and `infos["final_info"]`).
+
+    group_size: above 1, each prompt is given to that many rows, one after the other as they become free, and the info of
+    an episode's end has the number of its `group`. One generator, of the first row's seed, then draws all prompts.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         task: Any = "sentiment",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        group_size: int = 1,
         render_mode: str | None = None,
         **arguments: Any,
     ):
@@ -39,6 +44,7 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
             raise ConfigError(f"num_envs must be a whole number >= 1, got {num_envs!r}")
         if render_mode is not None:
             raise ConfigError("the vector environment has no render_mode; render a single TextGenEnv instead")
+        check_limit("group_size", group_size)
         self.autoreset_mode = _supported(autoreset_mode)
         self.task, self.rules, self.prompts, self.model_name = assemble(task, **arguments)
         self.num_envs = int(num_envs)
@@ -51,12 +57,18 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         self.transition: Transition | None = None  # the last step, unbatched: what adapters read
         self._mdp = TokenMDP(self.rules, self.num_envs)
         self._generators = [np.random.default_rng() for _ in range(self.num_envs)]
+        self._groups = PromptGroups(self.prompts, int(group_size)) if group_size > 1 else None
         self._awaiting_reset = np.ones(self.num_envs, dtype=bool)
 
     @property
     def kl_penalty(self) -> KLPenalty:
         """Scores whole episodes against the reference; holds the coefficient."""
         return self.rules.kl_penalty
+
+    @property
+    def group_size(self) -> int:
+        """Responses to each prompt."""
+        return 1 if self._groups is None else self._groups.size
 
     @property
     def kl_coefs(self) -> np.ndarray:
@@ -72,7 +84,7 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start all rows. seed: one number (row i gets seed + i) or one a row.
 
-        options: `{"prompt": [...]}` or `{"prompt_index": [...]}`, one a row, choose the prompts.
+        options: `{"prompt": [...]}` or `{"prompt_index": [...]}`, one a row, choose the prompts; not with groups.
         """
         seeds = _per_row(seed, self.num_envs, "seed", add_row=True)
         chosen = {
@@ -80,9 +92,17 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
             for key in ("prompt", "prompt_index", "columns")
             if options and key in options
         }
+        if chosen and self._groups is not None:
+            raise ConfigError(
+                f"with group_size={self.group_size} prompts are served in groups: give no {min(chosen)!r}"
+            )
         for row, row_seed in enumerate(seeds):
             if row_seed is not None:
                 self._generators[row] = gymnasium.utils.seeding.np_random(row_seed)[0]
+        if self._groups is not None:
+            if seeds[0] is not None:
+                self._groups.generator = gymnasium.utils.seeding.np_random(seeds[0])[0]
+            self._groups.start()
         self._start(
             np.arange(self.num_envs),
             [{key: values[row] for key, values in chosen.items()} for row in range(self.num_envs)],
@@ -117,6 +137,7 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
             "awaiting_reset": self._awaiting_reset.copy(),
             "generators": [generator.bit_generator.state for generator in self._generators],
             "kl_coef": self.kl_penalty.coef,
+            "groups": None if self._groups is None else self._groups.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,9 +145,9 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         self._mdp.load_state_dict(state["rows"], self.prompts)
         self._awaiting_reset[...] = state["awaiting_reset"]
         for row, generator_state in enumerate(state["generators"]):
-            # A generator of its own kind: reset(seed=...) and the constructor may make different ones.
-            self._generators[row] = np.random.Generator(getattr(np.random, generator_state["bit_generator"])())
-            self._generators[row].bit_generator.state = generator_state
+            self._generators[row] = restored_generator(generator_state)
+        if self._groups is not None:
+            self._groups.load_state_dict(state["groups"])
         self.kl_penalty.controller.value = float(state["kl_coef"])
         self.transition = None
 
@@ -150,11 +171,15 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         return {**infos, **final}
 
     def _start(self, rows: np.ndarray, options: Sequence[dict[str, Any]] | None = None) -> None:
-        prompts = [
-            choose_prompt(self.prompts, self._generators[row], options[place] if options else None)
-            for place, row in enumerate(rows.tolist())
-        ]
-        self._mdp.reset_rows(rows, prompts)
+        if self._groups is not None:
+            served = [self._groups.next() for _ in rows]
+            self._mdp.reset_rows(rows, [prompt for prompt, _ in served], [group for _, group in served])
+        else:
+            prompts = [
+                choose_prompt(self.prompts, self._generators[row], options[place] if options else None)
+                for place, row in enumerate(rows.tolist())
+            ]
+            self._mdp.reset_rows(rows, prompts)
         self._awaiting_reset[rows] = False
 
 

@@ -45,6 +45,14 @@ class Evaluation(NamedTuple):
     entropy: torch.Tensor  # float32 [M], nats
 
 
+class States(NamedTuple):
+    """The states of M observations or transitions."""
+
+    hidden: torch.Tensor  # [M, H]
+    logits: torch.Tensor  # float32 [M, V], of the distribution sampled, -inf where an id cannot be drawn
+    values: torch.Tensor  # float32 [M]
+
+
 class CausalLMActorCritic(nn.Module):
     """A causal language model with a value head.
 
@@ -114,35 +122,42 @@ class CausalLMActorCritic(nn.Module):
     @torch.no_grad()
     def act(self, observations: torch.Tensor, *, deterministic: bool = False) -> Action:
         """Sample the next token of observations int64 [N, L], right-padded with -1, and judge the states."""
-        hidden = self._policy_decoder().last_hidden(observations)
-        drawn = sample(self.lm.project(hidden), self.sampling, self.banned, deterministic=deterministic)
+        hidden = self._last_hidden(observations)
+        drawn = sample(self._project(hidden), self.sampling, self.banned, deterministic=deterministic)
         return Action(drawn.tokens, drawn.log_probs, self._values_after(observations, hidden))
 
     @torch.no_grad()
     def sample(self, observations: torch.Tensor, *, deterministic: bool = False) -> Sample:
         """`act` without the values, for rollouts whose values are computed elsewhere."""
-        hidden = self._policy_decoder().last_hidden(observations)
-        return sample(self.lm.project(hidden), self.sampling, self.banned, deterministic=deterministic)
+        hidden = self._last_hidden(observations)
+        return sample(self._project(hidden), self.sampling, self.banned, deterministic=deterministic)
 
     @torch.no_grad()
     def values(self, observations: torch.Tensor) -> torch.Tensor:
         """State values float32 [N] of observations int64 [N, L]."""
-        hidden = observations if self.value_body is not None else self._policy_decoder().last_hidden(observations)
+        hidden = observations if self.value_body is not None else self._last_hidden(observations)
         return self._values_after(observations, hidden)
 
     @torch.no_grad()
     def logits(self, observations: torch.Tensor) -> torch.Tensor:
         """Logits float32 [N, V] of the distribution sampled, -inf where an id cannot be drawn."""
-        hidden = self._policy_decoder().last_hidden(observations)
-        return warp(self.lm.project(hidden), self.sampling, self.banned)
-
-    def packed_logits(self, packed: PackedEpisodes) -> torch.Tensor:
-        """`logits` of every transition of whole sequences, [M, V], with gradients; takes M * V * 4 bytes."""
-        return warp(self.lm.project(state_hidden(self.lm, packed)), self.sampling, self.banned)
+        return warp(self._project(self._last_hidden(observations)), self.sampling, self.banned)
 
     @torch.no_grad()
+    def states(self, observations: torch.Tensor) -> States:
+        """States, logits and values of observations int64 [N, L]."""
+        hidden = self._last_hidden(observations)
+        logits = warp(self._project(hidden), self.sampling, self.banned)
+        return States(hidden, logits, self._values_after(observations, hidden))
+
+    def packed_states(self, packed: PackedEpisodes) -> States:
+        """`states` at every transition of whole sequences, with gradients; the logits take M * V * 4 bytes."""
+        hidden = self._packed_hidden(packed)
+        logits = warp(self._project(hidden), self.sampling, self.banned)
+        return States(hidden, logits, self._packed_values(packed, hidden))
+
     def packed_values(self, packed: PackedEpisodes) -> torch.Tensor:
-        """State values float32 [M] at the transitions of whole sequences, without gradients."""
+        """State values float32 [M] at the transitions of whole sequences, with gradients where they are enabled."""
         lm = self.lm if self.value_body is None else self._value_lm()
         return self._value_of(state_hidden(lm, packed, max_tokens=SCORING_TOKENS))
 
@@ -151,11 +166,11 @@ class CausalLMActorCritic(nn.Module):
 
         actions: int64 [M] to evaluate instead of the packed ones.
         """
-        hidden = state_hidden(self.lm, packed)
+        hidden = self._packed_hidden(packed)
         statistics = token_statistics(
             hidden,
             packed.actions if actions is None else actions,
-            self.lm.project,
+            self._project,
             self.sampling,
             self.banned,
             self.lm.vocab_size,
@@ -163,11 +178,24 @@ class CausalLMActorCritic(nn.Module):
             chunk_elements=self.chunk_elements,
         )
         assert statistics.entropy is not None
-        if self.value_body is not None:
-            hidden = state_hidden(self._value_lm(), packed)
-        return Evaluation(self._value_of(hidden), statistics.log_probs, statistics.entropy)
+        return Evaluation(self._packed_values(packed, hidden), statistics.log_probs, statistics.entropy)
+
+    # What the distribution is made of; a policy that is more than its language model overrides these three.
+
+    def _last_hidden(self, observations: torch.Tensor) -> torch.Tensor:
+        return self._policy_decoder().last_hidden(observations)
+
+    def _packed_hidden(self, packed: PackedEpisodes) -> torch.Tensor:
+        return state_hidden(self.lm, packed)
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.lm.project(hidden)
+
+    def _packed_values(self, packed: PackedEpisodes, hidden: torch.Tensor) -> torch.Tensor:
+        return self._value_of(hidden if self.value_body is None else state_hidden(self._value_lm(), packed))
 
     def _value_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = hidden[..., : self.lm.hidden_size]
         return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
     def _values_after(self, observations: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -75,15 +75,26 @@ class ExactValue:
         self.optimal_value = float(self.beta * np.logaddexp.reduce(tilted, axis=1).mean())
 
     @torch.no_grad()
-    def value(self, actor_critic: Any) -> float:
-        """J of a CausalLMActorCritic, by its exact probability of every response."""
+    def value(self, actor_critic: Any, *, deterministic: bool = False) -> float:
+        """J of a policy by its exact probability of every response.
+
+        actor_critic: a CausalLMActorCritic, or anything with its `evaluate`.
+        deterministic: of the policy decoded greedily, which writes one response to each prompt.
+        """
+        if deterministic:
+            likeliest = actor_critic.packed_states(self._packed).logits.argmax(dim=-1)
+            missed = self._sum(self._packed, (likeliest != self._packed.actions).float())
+            # The one response that never leaves the likeliest token, with probability 1.
+            gains = self.scores + self.beta * self.ref_log_probs
+            return float(gains[missed == 0].mean())
         log_probs = self._sum(self._packed, actor_critic.evaluate(self._packed).log_probs)
         gain = self.scores - self.beta * (log_probs - self.ref_log_probs)
         return float((np.exp(log_probs) * gain).sum(axis=1).mean())
 
-    def normalized(self, actor_critic: Any) -> float:
+    def normalized(self, actor_critic: Any, *, deterministic: bool = False) -> float:
         """0 for the reference, 1 for the optimum."""
-        return (self.value(actor_critic) - self.reference_value) / (self.optimal_value - self.reference_value)
+        achieved = self.value(actor_critic, deterministic=deterministic)
+        return (achieved - self.reference_value) / (self.optimal_value - self.reference_value)
 
     def _sum(self, packed: PackedEpisodes, log_probs: torch.Tensor) -> np.ndarray:
         totals = torch.zeros(len(packed.lengths), dtype=torch.float64, device=log_probs.device)

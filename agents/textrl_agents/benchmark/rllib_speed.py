@@ -116,7 +116,8 @@ class PrefixModule(CausalLMModule):
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
         if embeddings is not None:
             return embeddings
-        return self.actor_critic.packed_values(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS]))
+        with torch.no_grad():
+            return self.actor_critic.packed_values(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS]))
 
 
 def update_against_default_pipeline(

@@ -91,6 +91,7 @@ class PackEpisodes(ConnectorV2):
         batch[DEFAULT_MODULE_ID] = _tensors(columns, core.device)
         return batch
 
+    @torch.no_grad()
     def _columns(
         self, rollout: Rollout, packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
@@ -220,6 +221,7 @@ class PackForVTrace(PackEpisodes):
         }
 
 
+@torch.no_grad()
 def _bootstrapped_values(rollout: Rollout, core: CausalLMActorCritic) -> np.ndarray:
     """float32, for each row the values of its states and one more: the state after a stretch that was cut, or 0."""
     cut = ~rollout.terminated

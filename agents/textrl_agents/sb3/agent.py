@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
 from textrl_agents.sb3.ledger import EpisodeLedger
+from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.q_policy import CausalLMQPolicy
+from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.tabular import TabularPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
-
-ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"ppo": PPO, "a2c": A2C}
-
-# What RLHF needs and SB3's defaults, made for control tasks, are not: no discount (the score comes at the end and the
-# horizon is the response), whole responses in a rollout, several small epochs, little weight on the value loss where
-# it shares the policy's trunk.
-SHARED_DEFAULTS: dict[str, Any] = {
-    "gamma": 1.0,
-    "gae_lambda": 0.95,
-    "vf_coef": 0.1,
-    "ent_coef": 0.0,
-    "max_grad_norm": 1.0,
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "ppo": {"n_steps": 64, "n_epochs": 4, "clip_range": 0.2},
-    "a2c": {"n_steps": 64, "use_rms_prop": False, "normalize_advantage": True},
-}
-MINIBATCHES = 4
 
 
 def make_agent(
@@ -43,66 +30,123 @@ def make_agent(
     env_kwargs: dict[str, Any] | None = None,
     lora: dict[str, Any] | None = None,
     **overrides: Any,
-) -> OnPolicyAlgorithm:
+) -> Any:
     """A stock SB3 algorithm that trains the environment's model.
 
-    algo: "ppo" or "a2c". env: an id, or an environment that is built already.
+    algo: "ppo", "a2c" (SB3), "trpo", "qrdqn" (sb3-contrib), "dqn" (SB3), "nlpo", "reinforce", "rloo" or "grpo" (SB3
+        algorithms of this package), "q_learning" or "sarsa" (tables, for tasks that can be enumerated). env: an id, or an environment that is built already.
     n_envs: rows sampled at once. env_kwargs: the environment's arguments (`task`, `model`, `reward`, ...).
     lora: keyword arguments of `peft.LoraConfig`: train an adapter alone.
-    overrides: the algorithm's own arguments, on top of defaults that fit RLHF; `policy_kwargs` are CausalLMPolicy's.
+    overrides: the algorithm's own arguments, on top of defaults that fit RLHF. `policy_kwargs` are CausalLMPolicy's;
+        `learning_rate` may be a mapping, the arguments of WarmupSchedule.
 
-    The policy starts as a copy of the environment's model, which is the reference.
+    The policy starts as a copy of the environment's model, which is the reference. DQN and QR-DQN cannot report
+    log-probabilities, so their environment charges the cross-entropy (`kl_mode="cross_entropy"`); their policy is
+    greedy. The tables are charged in the same way.
     """
-    if algo not in ALGORITHMS:
-        raise UnknownName("algorithm", algo, ALGORITHMS)
-    env_kwargs = dict(env_kwargs or {})
+    recipe = get_recipe(algo)
+    known = argument_names(algo)
+    for name in overrides:
+        if name not in known and name not in ("seed", "device", "verbose", "tensorboard_log"):
+            raise UnknownName(f"argument of {algo}", name, known)
+    arguments = {**recipe.defaults, **overrides}
+    if recipe.group_size > 1:
+        arguments.setdefault("group_size", recipe.group_size)
+    vec_env = _environment(recipe, arguments, env, n_envs, dict(env_kwargs or {}), lora)
+    if recipe.kind == "table":
+        return _built(recipe, TabularPolicy, vec_env, arguments)
+    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments, vec_env)
+    arguments["learning_rate"] = _learning_rate(arguments.get("learning_rate"), vec_env)
+    if recipe.minibatches and "batch_size" not in arguments:
+        arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // recipe.minibatches)
+    if algo == "nlpo" and vec_env.env.kl_penalty.estimator == "full":
+        raise ConfigError("nlpo samples from a masked distribution, which kl_estimator='full' does not know; use 'k1'")
+    if recipe.kind == "value":
+        return _value_based(recipe, vec_env, arguments)
+    return _on_policy(algo, recipe, vec_env, arguments)
+
+
+def _environment(
+    recipe: Recipe,
+    arguments: dict[str, Any],
+    env: str | TextVecEnv | TextGenVectorEnv,
+    n_envs: int,
+    env_kwargs: dict[str, Any],
+    lora: dict[str, Any] | None,
+) -> TextVecEnv:
     if lora is not None:
         env_kwargs["lora"] = lora
-    if isinstance(env, str):
-        vec_env = TextVecEnv(env, n_envs, **env_kwargs)
-    elif env_kwargs:
-        raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
-    else:
+    if not isinstance(env, str):
+        if env_kwargs:
+            raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
         vec_env = env if isinstance(env, TextVecEnv) else TextVecEnv(env)
+    else:
+        if recipe.kind in ("value", "table"):
+            env_kwargs = {"kl_mode": "cross_entropy", **env_kwargs}
+        if recipe.kind == "responses":
+            env_kwargs = {"group_size": arguments.get("group_size", 1), **env_kwargs}
+        vec_env = TextVecEnv(env, n_envs, **env_kwargs)
+    if recipe.kind in ("value", "table") and vec_env.env.rules.kl_mode != "cross_entropy":
+        raise ConfigError(
+            f"this algorithm reports no log-probabilities: it needs an environment with kl_mode='cross_entropy', not "
+            f"{vec_env.env.rules.kl_mode!r}"
+        )
+    return vec_env
+
+
+def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEnv) -> dict[str, Any]:
     reference = vec_env.env.kl_penalty.reference
     assert reference is not None  # an environment always has one
-
-    arguments = {**SHARED_DEFAULTS, **DEFAULTS[algo], **overrides}
     # By name where there is one: SB3 pickles these arguments when it saves, and weights do not belong there.
     name = vec_env.env.model_name
-    policy_kwargs = {
+    return {
         "model": reference.lm.model if name is None else name,
         "tokenizer": vec_env.env.tokenizer,
         "sampling": reference.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
-        "entropy_gradient": arguments["ent_coef"] != 0,
-        **(arguments.pop("policy_kwargs", None) or {}),
+        "entropy_gradient": arguments.get("ent_coef", 0) != 0,
+        **recipe.policy,
+        **(arguments.get("policy_kwargs") or {}),
     }
-    if "learning_rate" not in arguments:
-        model = reference.lm.model
+
+
+def _learning_rate(given: Any, vec_env: TextVecEnv) -> Any:
+    """A mapping becomes a schedule; None becomes one that fits the model's size."""
+    if given is None:
+        model = vec_env.env.kl_penalty.reference.lm.model  # type: ignore[union-attr]
         adapter = hasattr(model, "disable_adapter")
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not adapter)
-        arguments["learning_rate"] = WarmupSchedule(default_learning_rate(trained))
-    if algo == "ppo" and "batch_size" not in arguments:
-        arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // MINIBATCHES)
+        return WarmupSchedule(default_learning_rate(trained))
+    if not isinstance(given, Mapping):
+        return given
+    try:
+        return WarmupSchedule(**given)
+    except TypeError:
+        raise ConfigError(f"learning_rate takes peak, warmup and final, got {sorted(given)}") from None
+
+
+def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
+    if recipe.kind == "critic":  # the others bring their own buffer
+        arguments["rollout_buffer_class"] = EpisodeRolloutBuffer
+    policy_class = MaskedCausalLMPolicy if algo == "nlpo" else CausalLMPolicy
+    arguments["rollout_buffer_kwargs"] = {"ledger": EpisodeLedger(vec_env)}
+    agent: Any = _built(recipe, policy_class, vec_env, arguments)
+    agent.rollout_buffer.bind(vec_env, agent.policy)
+    return agent
+
+
+def _value_based(recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
+    return _built(recipe, CausalLMQPolicy, vec_env, {**arguments, "replay_buffer_class": EpisodeReplayBuffer})
+
+
+def _built(recipe: Recipe, policy_class: Any, vec_env: TextVecEnv, arguments: dict[str, Any]) -> BaseAlgorithm:
+    device = vec_env.env.kl_penalty.reference.lm.device  # type: ignore[union-attr]
+    algorithm: Any = recipe.load()
     try:
         with warnings.catch_warnings():
             # Of SB3's own buffer; this one deals whole sequences into minibatches that are alike in size.
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            agent = ALGORITHMS[algo](
-                CausalLMPolicy,
-                vec_env,
-                rollout_buffer_class=EpisodeRolloutBuffer,
-                rollout_buffer_kwargs={"ledger": EpisodeLedger(vec_env)},
-                policy_kwargs=policy_kwargs,
-                device=reference.lm.device,
-                **arguments,
-            )
+            return algorithm(policy_class, vec_env, **{"device": device, **arguments})
     except TypeError as error:
-        raise ConfigError(f"{algo} does not take these arguments: {error}") from error
-    buffer, policy = agent.rollout_buffer, agent.policy
-    assert isinstance(buffer, EpisodeRolloutBuffer)
-    assert isinstance(policy, CausalLMPolicy)
-    buffer.bind(vec_env, policy)
-    return agent
+        raise ConfigError(f"{algorithm.__name__} does not take these arguments: {error}") from error

@@ -45,7 +45,8 @@ def capture(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         ),
         "ep_info_buffer": [dict(info) for info in agent.ep_info_buffer or ()],
         "env": env.env.state_dict(),
-        "ledger": {"kl": buffer.ledger.open_kl.copy(), "entropy": buffer.ledger.open_entropy.copy()},
+        "buffer": buffer.state_dict(),
+        "policy": policy.frozen_state(),
         "logged": _pending_log(agent),
         "random": random_state(),
     }
@@ -87,8 +88,8 @@ def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
     policy.optimizer.load_state_dict(optimizer_state)
     env.env.load_state_dict(state["env"])
     env.drain_finished()
-    buffer.ledger.open_kl[...] = state["ledger"]["kl"]
-    buffer.ledger.open_entropy[...] = state["ledger"]["entropy"]
+    buffer.load_state_dict(state["buffer"])
+    policy.load_frozen_state(state["policy"])
     for name in COUNTERS:
         setattr(agent, name, state["counters"][name])
     agent._last_obs, agent._last_episode_starts = state["last_obs"], state["last_episode_starts"]
@@ -116,6 +117,7 @@ def _made_with(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         "task": env.env.task.name,
         "n_envs": env.num_envs,
         "n_steps": agent.n_steps,
+        "group_size": env.env.group_size,
         "max_length": env.env.rules.max_length,
         "vocabulary": env.env.rules.vocabulary.size,
         "kl_mode": env.env.rules.kl_mode,

@@ -28,6 +28,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         peft model, whose reference is itself with the adapter off.
     sampling, value_trunk, entropy_gradient, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
+    attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the
+        model's own.
 
     Observations are id tensors, or the PackedEpisodes that EpisodeRolloutBuffer yields.
     """
@@ -46,6 +48,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         entropy_gradient: bool = True,
         cache: bool = True,
         share_model: bool = False,
+        attention: str | None = None,
         device: Any = "auto",
         dtype: Any = "auto",
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -68,7 +71,9 @@ class CausalLMPolicy(ActorCriticPolicy):
         module = loaded.model
         if module is model and not share_model and not hasattr(module, "disable_adapter"):
             module = copy.deepcopy(module)
-        self.actor_critic = CausalLMActorCritic(
+        if attention is not None:
+            module.set_attn_implementation(attention)
+        self.actor_critic = self._make_core(
             module,
             loaded.tokenizer,
             max_length=int(observation_space.shape[0]),
@@ -85,6 +90,16 @@ class CausalLMPolicy(ActorCriticPolicy):
         self.last_log_probs = torch.zeros(0)
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """Tensors besides the trained weights that later updates depend on; none, but for a policy with more parts."""
+        return {}
+
+    def load_frozen_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `frozen_state` gave."""
+
+    def _make_core(self, *arguments: Any, **keywords: Any) -> CausalLMActorCritic:
+        return CausalLMActorCritic(*arguments, **keywords)
 
     def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -120,11 +135,13 @@ class CausalLMPolicy(ActorCriticPolicy):
         """The distribution sampled, over the V tokens; carries gradients for PackedEpisodes."""
         distribution = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         if isinstance(obs, PackedEpisodes):
-            return distribution.proba_distribution(self.actor_critic.packed_logits(obs))
+            return distribution.proba_distribution(self.actor_critic.packed_states(obs).logits)
         return distribution.proba_distribution(self.actor_critic.logits(obs))
 
     def predict_values(self, obs: Any) -> torch.Tensor:
-        """State values [N, 1]."""
+        """State values [N, 1]; carries gradients for PackedEpisodes."""
+        if isinstance(obs, PackedEpisodes):
+            return self.actor_critic.packed_values(obs)[:, None]
         return self.actor_critic.values(obs)[:, None]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

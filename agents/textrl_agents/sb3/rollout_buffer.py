@@ -63,6 +63,14 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         if env.env.rules.kl_mode in ("auto", "log_ratio"):
             env.log_probs = lambda: policy.last_log_probs
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a later rollout depends on: sums over the episodes that go on."""
+        return {"kl": self.ledger.open_kl.copy(), "entropy": self.ledger.open_entropy.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.ledger.open_kl[...], self.ledger.open_entropy[...] = state["kl"], state["entropy"]
+
     def reset(self) -> None:
         self.ledger.start()
         shape = (self.buffer_size, self.n_envs)
@@ -76,6 +84,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self._log_probs = torch.zeros(shape, device=self.device)
         self._prefixes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(self.n_envs)]
         self._packed: PackedEpisodes | None = None
+        self._columns: tuple[np.ndarray, ...] = ()  # values, log-probs, advantages, returns [M], in packed order
         self.generator_ready = False
         BaseBuffer.reset(self)
 
@@ -102,6 +111,13 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL to the rewards, then SB3's GAE."""
+        self._settle(dones)
+        super().compute_returns_and_advantage(last_values, dones)
+        columns = (self.values, self.log_probs, self.advantages, self.returns)
+        self._columns = tuple(column[self._place] for column in columns)
+
+    def _settle(self, dones: np.ndarray) -> list[tuple[int, bool]]:
+        """Pack the rollout and charge the deferred KL; for each stretch of an episode its row and whether it ended."""
         sequences, first_actions, stretches, steps, rows = [], [], [], [], []
         for row, starts in enumerate(self._prefixes):
             ends = [start for start, _ in starts[1:]] + [self.buffer_size]
@@ -112,15 +128,19 @@ class EpisodeRolloutBuffer(RolloutBuffer):
                 steps.append(np.arange(start, end))
                 rows.append(np.full(end - start, row))
         self._place = (np.concatenate(steps), np.concatenate(rows))
-        self._packed = pack(sequences, first_actions, self.device)
-        self._sequences, self._first_actions = sequences, np.array(first_actions)
+        self._pack(sequences, first_actions)
         log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
+        assert self._packed is not None
         costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches)
         if costs is not None:
             self.rewards[self._place] -= costs
         self.values = self._values.cpu().numpy()
         self.log_probs = self._log_probs.cpu().numpy()
-        super().compute_returns_and_advantage(last_values, dones)
+        return stretches
+
+    def _pack(self, sequences: list[np.ndarray], first_actions: list[int]) -> None:
+        self._packed = pack(sequences, first_actions, self.device)
+        self._sequences, self._first_actions = sequences, np.array(first_actions)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of whole sequences: `observations` is a PackedEpisodes, the rest flat, one entry a transition."""
@@ -145,9 +165,5 @@ class EpisodeRolloutBuffer(RolloutBuffer):
             else:
                 chosen = np.arange(len(sizes))
             flat = np.concatenate([np.arange(offsets[i], offsets[i] + sizes[i]) for i in chosen])
-            steps, rows = self._place[0][flat], self._place[1][flat]
-            columns: list[Any] = [
-                self.to_torch(column[steps, rows])
-                for column in (self.values, self.log_probs, self.advantages, self.returns)
-            ]
+            columns: list[Any] = [self.to_torch(column[flat]) for column in self._columns]
             yield RolloutBufferSamples(packed, packed.actions, *columns)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from stable_baselines3.common.utils import set_random_seed
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, sibling_env
 from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.run_folder import RunFolder
-from textrl_agents.sb3.agent import ALGORITHMS, make_agent
+from textrl_agents.sb3.agent import make_agent
+from textrl_agents.sb3.algorithms import argument_names, get_recipe
 from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.checkpointing import Checkpoints
@@ -27,9 +26,6 @@ from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic
-
-# Arguments of SB3's algorithms that the run decides.
-_NOT_IN_ALGORITHM = ("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
 
 
 class SB3Run:
@@ -39,10 +35,10 @@ class SB3Run:
 
     def __init__(self, config: TrainConfig):
         self.config = config
+        _check_algorithm(config)
         set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
-        arguments = _algorithm_arguments(config)
         self.agent: OnPolicyAlgorithm = make_agent(
-            config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **arguments
+            config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **config.algorithm
         )
         env = self.agent.env
         assert isinstance(env, TextVecEnv)
@@ -113,23 +109,17 @@ class SB3Run:
         return self.checkpoints.save()
 
 
-def _algorithm_arguments(config: TrainConfig) -> dict[str, Any]:
-    """Checked against the algorithm's signature; a mapping as learning rate becomes a schedule."""
-    if config.algo not in ALGORITHMS:
-        raise UnknownName("algorithm", config.algo, ALGORITHMS)
-    names = [*inspect.signature(ALGORITHMS[config.algo].__init__).parameters]
-    known = [name for name in names if name not in _NOT_IN_ALGORITHM and not name.startswith("rollout_buffer")]
+def _check_algorithm(config: TrainConfig) -> None:
+    """Raises UnknownName, and ConfigError for an algorithm that has no checkpoints."""
+    if get_recipe(config.algo).kind in ("value", "table"):
+        raise ConfigError(
+            f"a run needs checkpoints that resume exactly, and {config.algo} would have to save its replay buffer or "
+            f"table in each: train it with make_agent({config.algo!r}).learn(...), or with textrl bench run --algos {config.algo}"
+        )
+    known = argument_names(config.algo)
     for name in config.algorithm:
         if name not in known:
             raise UnknownName(f"argument of {config.algo}", name, known)
-    arguments = dict(config.algorithm)
-    rate = arguments.get("learning_rate")
-    if isinstance(rate, dict):
-        try:
-            arguments["learning_rate"] = WarmupSchedule(**rate)
-        except TypeError:
-            raise ConfigError(f"learning_rate takes peak, warmup and final, got {sorted(rate)}") from None
-    return arguments
 
 
 class _JSONLines(sb3_logger.KVWriter):

@@ -1,0 +1,119 @@
+"""The policy interface of SB3's DQN and sb3-contrib's QR-DQN over the shared policy core.
+
+A language model as a Q-function: `Q(s, a) = q_scale * log pi(a|s) + V(s)`, with the log-probabilities of its head and the
+value head's V. The greedy action is then the model's own likeliest token, so training starts from what the model
+knows, and the trained Q-function is a language model that is decoded greedily.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_env.errors import ConfigError
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes
+from textrl_env.models.actor_critic import States
+
+# What an id that cannot be drawn is worth: less than any other, and finite, since SB3 explores with every id.
+WORST = -1e4
+
+
+class TokenQNetwork(nn.Module):
+    """Q-values [M, V] of observations int64 [M, L] or of the transitions of PackedEpisodes."""
+
+    def __init__(self, core: CausalLMActorCritic, q_scale: float):
+        super().__init__()
+        self.core, self.q_scale = core, q_scale
+
+    def states(self, obs: Any) -> States:
+        """The core's states, with gradients for PackedEpisodes."""
+        return self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+
+    def q_values(self, states: States) -> torch.Tensor:
+        """[M, V]"""
+        scores = self.q_scale * states.logits.log_softmax(dim=-1) + states.values[:, None]
+        return scores.clamp(min=WORST)
+
+    def forward(self, obs: Any) -> torch.Tensor:
+        return self.q_values(self.states(obs))
+
+
+class TokenQuantileNetwork(TokenQNetwork):
+    """Quantiles of returns [M, n_quantiles, V]: the Q-value and a spread around it that the state alone decides.
+
+    A spread for each token would need a head of n_quantiles * V outputs, many times the size of the model's own.
+    """
+
+    def __init__(self, core: CausalLMActorCritic, q_scale: float, n_quantiles: int):
+        super().__init__(core, q_scale)
+        self.spread = nn.Linear(core.lm.hidden_size, n_quantiles, device=core.device)
+        nn.init.zeros_(self.spread.weight)
+        nn.init.zeros_(self.spread.bias)
+
+    def forward(self, obs: Any) -> torch.Tensor:
+        states = self.states(obs)
+        spread = self.spread(states.hidden.to(self.spread.weight.dtype)).float()
+        return self.q_values(states)[:, None, :] + spread[:, :, None]
+
+
+class CausalLMQPolicy(BasePolicy):
+    """A causal language model and its target network as a DQN policy.
+
+    q_scale: units of return to a nat of log-probability; > 0. It is also the temperature of exploration, which samples
+        softmax(Q / q_scale): the language model itself, on top of SB3's epsilon-greedy.
+    n_quantiles: None for DQN; their number for QR-DQN. The other arguments are CausalLMPolicy's.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Discrete,
+        lr_schedule: Schedule,
+        *,
+        q_scale: float = 1.0,
+        n_quantiles: int | None = None,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **model_arguments: Any,
+    ):
+        if not q_scale > 0:
+            raise ConfigError(f"q_scale must be > 0, got {q_scale!r}")
+        super().__init__(observation_space, action_space)
+        # The policy core as every other algorithm here has it; its optimizer is not used.
+        core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
+        self.n_quantiles = n_quantiles
+        online = (
+            TokenQNetwork(core, q_scale) if n_quantiles is None else TokenQuantileNetwork(core, q_scale, n_quantiles)
+        )
+        target = copy.deepcopy(online).requires_grad_(False)
+        if n_quantiles is None:
+            self.q_net, self.q_net_target = online, target
+        else:
+            self.quantile_net, self.quantile_net_target = online, target
+        self._online = [online]  # in a list: a second name for a module would hold its parameters twice
+        self.optimizer_class = optimizer_class
+        self.optimizer_kwargs = {"eps": 1e-5} if optimizer_kwargs is None else optimizer_kwargs
+        trained = [parameter for parameter in online.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    @property
+    def actor_critic(self) -> CausalLMActorCritic:
+        """The language model; decode it greedily (`deterministic=True`), as DQN does."""
+        return self._online[0].core
+
+    @property
+    def device(self) -> torch.device:
+        return self.actor_critic.device
+
+    def forward(self, obs: torch.Tensor, deterministic: bool = True) -> torch.Tensor:
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: Any, deterministic: bool = True) -> torch.Tensor:
+        return self.actor_critic.sample(observation, deterministic=deterministic).tokens
