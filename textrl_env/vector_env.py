@@ -26,8 +26,8 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
     step after an end ignores its action and returns the next prompt) or SAME_STEP (the ending step already returns
     it, and the last observation and info are in `infos["final_obs"]` and `infos["final_info"]`).
 
-    group_size: above 1, each prompt is given to that many rows, one after the other as they become free, and the info of
-    an episode's end has the number of its `group`. One generator, of the first row's seed, then draws all prompts.
+    group_size: above 1, each prompt is given to that many rows, one after the other as they become free, and the info
+    of an episode's end has the number of its `group`. One generator, of the first row's seed, then draws all prompts.
     """
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textrl_env.errors import ConfigError
 
 
@@ -15,6 +17,14 @@ class WarmupSchedule:
         if not (peak >= 0 and 0 <= warmup < 1 and 0 <= final <= 1):
             raise ConfigError(f"need peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}")
         self.peak, self.warmup, self.final = peak, warmup, final
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, float]) -> WarmupSchedule:
+        """From a mapping, as settings in YAML have it. Raises ConfigError."""
+        try:
+            return cls(**arguments)
+        except TypeError:
+            raise ConfigError(f"a learning rate takes peak, warmup and final, got {sorted(arguments)}") from None
 
     def __call__(self, progress_remaining: float) -> float:
         done = 1.0 - progress_remaining

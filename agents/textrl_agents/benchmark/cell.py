@@ -46,8 +46,11 @@ class Cell:
 class Record(Protocol):
     """Takes a point of the learning curve: means over the episodes since the last one."""
 
-    def __call__(self, tokens: int, *, score: float, kl: float, length: float) -> None:
-        """tokens: generated so far. kl: nats a response, from the reference. length: tokens a response."""
+    def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
+        """tokens: generated so far. kl: nats a response, from the reference; None where the algorithm does not know.
+
+        length: tokens a response.
+        """
 
 
 @dataclass

@@ -69,10 +69,7 @@ class RLlibRun:
             if name in settings:
                 raise ConfigError(f"algorithm.{name} is decided by the run; there is a setting for it outside")
         if isinstance(settings.get("lr"), dict):
-            try:
-                settings["lr"] = WarmupSchedule(**settings["lr"])
-            except TypeError:
-                raise ConfigError(f"lr takes peak, warmup and final, got {sorted(settings['lr'])}") from None
+            settings["lr"] = WarmupSchedule.of(settings["lr"])
         for logger in ("ray", "ray.rllib"):  # the second has a level of its own
             self._open.enter_context(errors_only(logger))
         algorithm_config = make_config(

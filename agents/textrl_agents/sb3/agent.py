@@ -33,8 +33,9 @@ def make_agent(
 ) -> Any:
     """A stock SB3 algorithm that trains the environment's model.
 
-    algo: "ppo", "a2c" (SB3), "trpo", "qrdqn" (sb3-contrib), "dqn" (SB3), "nlpo", "reinforce", "rloo" or "grpo" (SB3
-        algorithms of this package), "q_learning" or "sarsa" (tables, for tasks that can be enumerated). env: an id, or an environment that is built already.
+    algo: "ppo", "a2c", "dqn" (SB3), "trpo", "qrdqn" (sb3-contrib), "nlpo", "reinforce", "rloo", "grpo" (SB3
+        algorithms of this package), "q_learning" or "sarsa" (tables, for tasks that can be enumerated).
+    env: an id, or an environment that is built already.
     n_envs: rows sampled at once. env_kwargs: the environment's arguments (`task`, `model`, `reward`, ...).
     lora: keyword arguments of `peft.LoraConfig`: train an adapter alone.
     overrides: the algorithm's own arguments, on top of defaults that fit RLHF. `policy_kwargs` are CausalLMPolicy's;
@@ -118,12 +119,7 @@ def _learning_rate(given: Any, vec_env: TextVecEnv) -> Any:
         adapter = hasattr(model, "disable_adapter")
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not adapter)
         return WarmupSchedule(default_learning_rate(trained))
-    if not isinstance(given, Mapping):
-        return given
-    try:
-        return WarmupSchedule(**given)
-    except TypeError:
-        raise ConfigError(f"learning_rate takes peak, warmup and final, got {sorted(given)}") from None
+    return WarmupSchedule.of(given) if isinstance(given, Mapping) else given
 
 
 def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:

@@ -119,9 +119,10 @@ def argument_names(algo: str) -> list[str]:
     """The arguments of an algorithm that a run may set."""
     names: list[str] = []
     for parent in get_recipe(algo).load().__mro__:
-        if "__init__" not in vars(parent):
+        constructor = vars(parent).get("__init__")
+        if constructor is None:
             continue
-        parameters = inspect.signature(parent.__init__).parameters
+        parameters = inspect.signature(constructor).parameters
         names += [name for name in parameters if name not in names and name not in _WIRED]
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
             break  # it hands nothing on that it does not name

@@ -1,8 +1,8 @@
 """REINFORCE, RLOO and GRPO as SB3 algorithms: SB3's own update on advantages of whole responses.
 
-What sets them apart from A2C and PPO is how advantages come to be, and that is the rollout buffer's work. All three learn
-from the return with the KL in it, `score - kl_coef * kl`. (GRPO as published puts an estimate of the KL into the loss,
-whose gradient is that of the reversed KL; Tang and Munos 2025, https://arxiv.org/abs/2506.09477.)
+What sets them apart from A2C and PPO is how advantages come to be, and that is the rollout buffer's work. All three
+learn from the return with the KL in it, `score - kl_coef * kl`. (GRPO as published puts an estimate of the KL into
+the loss, whose gradient is that of the reversed KL; Tang and Munos 2025, https://arxiv.org/abs/2506.09477.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A replay buffer of episodes: each token stored once, each sampled sequence run once in an update.
 
-SB3's buffer keeps two observations for every transition, and an update runs the model on each of them. This one keeps the
-ids of whole episodes and samples whole episodes; `DQN.train()` sees flat tensors of transitions as ever.
+SB3's buffer keeps two observations for every transition, and an update runs the model on each of them. This one keeps
+the ids of whole episodes and samples whole episodes; `DQN.train()` sees flat tensors of transitions as ever.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A rollout buffer of whole responses, for algorithms without bootstrapping: REINFORCE, RLOO and GRPO.
 
-A rollout of SB3 ends after so many steps, in the middle of most responses. A critic's value stands in for what is cut off;
-without one a response has to wait until it is whole, and in a group until the group is. It is then trained on once,
-with the log-probabilities it was sampled with. What waits is never more than the rows and the groups being filled, and no
-response is dropped, so short ones are not favoured.
+A rollout of SB3 ends after so many steps, in the middle of most responses. A critic's value stands in for what is cut
+off; without one a response has to wait until it is whole, and in a group until the group is. It is then trained on
+once, with the log-probabilities it was sampled with. What waits is never more than the rows and the groups being
+filled, and no response is dropped, so short ones are not favoured.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
     def __init__(self, *arguments: Any, estimator: Estimator, group_size: int = 1, **keywords: Any):
         self.estimator, self.group_size = estimator, group_size
         self._resets_seen: int | None = None
-        self._forget()
+        self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
+        self._groups: dict[int, list[Response]] = {}  # group -> its responses so far
         super().__init__(*arguments, **keywords)
 
     @property
@@ -92,7 +93,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
                     f"this algorithm compares {self.group_size} responses to each prompt and the environment serves "
                     f"groups of {env.env.group_size}: build it with group_size={self.group_size}"
                 )
-            self._forget()  # the episodes in flight are gone
+            self._open, self._groups = {}, {}  # the episodes in flight are gone
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""
@@ -140,7 +141,3 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         self._columns = tuple(np.concatenate(part).astype(np.float32) for part in parts)
         # What SB3 measures the explained variance on.
         self.values, self.log_probs, self.advantages, self.returns = self._columns
-
-    def _forget(self) -> None:
-        self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
-        self._groups: dict[int, list[Response]] = {}  # group -> its responses so far

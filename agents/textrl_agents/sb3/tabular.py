@@ -1,9 +1,9 @@
 """Q-learning and SARSA on a table of states: reference points on a task that can be enumerated.
 
 A state is a prompt with the tokens so far. Both are the entropy-regularised kind (Haarnoja et al. 2017,
-https://arxiv.org/abs/1702.08165): with the KL coefficient as temperature and the environment charging the cross-entropy, the
-policy `softmax(Q / temperature)` that they converge to is the optimum of KL-regularised RL, since KL = cross-entropy -
-entropy. (A greedy policy, which plain Q-learning ends in, pays -log pi_ref for being sure.)
+https://arxiv.org/abs/1702.08165): with the KL coefficient as temperature and the environment charging the
+cross-entropy, the policy `softmax(Q / temperature)` that they converge to is the optimum of KL-regularised RL, since
+KL = cross-entropy - entropy. (A greedy policy, which plain Q-learning ends in, pays -log pi_ref for being sure.)
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class QLearning(BaseAlgorithm):
             callback.on_rollout_start()
             for _ in range(self.n_steps):
                 observations, rewards, dones, infos = self.env.step(actions)
-                self._last_obs = observations
+                self._last_obs = observations  # type: ignore[assignment]
                 self.num_timesteps += self.env.num_envs
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 next_rows = self.policy.rows(observations)  # type: ignore[arg-type]

@@ -114,7 +114,8 @@ def _check_algorithm(config: TrainConfig) -> None:
     if get_recipe(config.algo).kind in ("value", "table"):
         raise ConfigError(
             f"a run needs checkpoints that resume exactly, and {config.algo} would have to save its replay buffer or "
-            f"table in each: train it with make_agent({config.algo!r}).learn(...), or with textrl bench run --algos {config.algo}"
+            f"table in each: train it with make_agent({config.algo!r}).learn(...), or with textrl bench run --algos "
+            f"{config.algo}"
         )
     known = argument_names(config.algo)
     for name in config.algorithm:

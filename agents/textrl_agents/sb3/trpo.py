@@ -1,18 +1,22 @@
 """sb3-contrib's TRPO, stock but for one method: all gradients in one backward pass instead of one for each weight.
 
-Stock TRPO differentiates the divergence for each weight by itself, and each of those passes keeps a graph of its own, which
-every step of the conjugate gradient then runs through again: its cost grows with the square of the number of layers.
+Stock TRPO differentiates the divergence for each weight by itself, and each of those passes keeps a graph of its own,
+which every step of the conjugate gradient then runs through again: its cost grows with the square of the number of
+layers.
 """
 
 from __future__ import annotations
 
+import sb3_contrib
 import torch
-from sb3_contrib import TRPO as StockTRPO
 from torch import nn
 
 
-class TRPO(StockTRPO):
-    """Trust region policy optimisation (Schulman et al. 2015, https://arxiv.org/abs/1502.05477). Arguments: stock TRPO's."""
+class TRPO(sb3_contrib.TRPO):
+    """Trust region policy optimisation (Schulman et al. 2015, https://arxiv.org/abs/1502.05477).
+
+    Arguments: stock TRPO's.
+    """
 
     def _compute_actor_grad(
         self, kl_div: torch.Tensor, policy_objective: torch.Tensor
