@@ -19,6 +19,7 @@ from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParam
 from textrl_env.models.packing import pack_observations
 
 SPACES_FILE = "policy_spaces.json"
+IMPOSSIBLE = -1e4  # the logit of an id that cannot be drawn
 
 
 class CausalLMPolicy(ActorCriticPolicy):
@@ -133,10 +134,11 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     def get_distribution(self, obs: Any) -> CategoricalDistribution:
         """The distribution sampled, over the V tokens; carries gradients for PackedEpisodes."""
+        packed = isinstance(obs, PackedEpisodes)
+        logits = self.actor_critic.packed_states(obs).logits if packed else self.actor_critic.logits(obs)
+        # Where an id cannot be drawn: a probability of 0 in any case, and no difference of two infinities in a KL.
         distribution = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
-        if isinstance(obs, PackedEpisodes):
-            return distribution.proba_distribution(self.actor_critic.packed_states(obs).logits)
-        return distribution.proba_distribution(self.actor_critic.logits(obs))
+        return distribution.proba_distribution(logits.clamp(min=IMPOSSIBLE))
 
     def predict_values(self, obs: Any) -> torch.Tensor:
         """State values [N, 1]; carries gradients for PackedEpisodes."""

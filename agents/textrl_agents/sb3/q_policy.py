@@ -16,13 +16,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 from textrl_env.models.actor_critic import States
-
-# What an id that cannot be drawn is worth: less than any other, and finite, since SB3 explores with every id.
-WORST = -1e4
 
 
 class TokenQNetwork(nn.Module):
@@ -39,7 +36,8 @@ class TokenQNetwork(nn.Module):
     def q_values(self, states: States) -> torch.Tensor:
         """[M, V]"""
         scores = self.q_scale * states.logits.log_softmax(dim=-1) + states.values[:, None]
-        return scores.clamp(min=WORST)
+        # Less than any id that can be drawn, and finite, since SB3 explores with every id.
+        return scores.clamp(min=IMPOSSIBLE)
 
     def forward(self, obs: Any) -> torch.Tensor:
         return self.q_values(self.states(obs))
