@@ -91,7 +91,6 @@ class PackEpisodes(ConnectorV2):
         batch[DEFAULT_MODULE_ID] = _tensors(columns, core.device)
         return batch
 
-    @torch.no_grad()
     def _columns(
         self, rollout: Rollout, packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
@@ -194,6 +193,7 @@ class PackForVTrace(PackEpisodes):
     clipping thresholds under which the value itself does not cancel.)
     """
 
+    @torch.no_grad()
     def _columns(
         self, rollout: Rollout, packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:

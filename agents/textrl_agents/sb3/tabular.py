@@ -106,8 +106,9 @@ class TabularPolicy(BasePolicy):
 class QLearning(BaseAlgorithm):
     """Soft Q-learning: `Q(s, a) += rate * (r + V(s') - Q(s, a))`, V as in `TabularPolicy.soft_values`.
 
-    learning_rate: 1.0 is right where transitions and rewards are deterministic, as here. n_steps: steps between two
-    callbacks of a rollout's end.
+    learning_rate: 1.0 is right where transitions and rewards are deterministic, as here.
+    exploration: share of actions that are uniformly random; what is learned is the policy's own value all the same.
+    n_steps: steps between two callbacks of a rollout's end.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class QLearning(BaseAlgorithm):
         policy: type[TabularPolicy],
         env: TextVecEnv,
         learning_rate: float | Schedule = 1.0,
+        exploration: float = 0.5,
         n_steps: int = 64,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
@@ -143,7 +145,9 @@ class QLearning(BaseAlgorithm):
             support_multi_env=True,
             supported_action_spaces=(gymnasium.spaces.Discrete,),
         )
-        self.n_steps = n_steps
+        if not 0 <= exploration <= 1:
+            raise ConfigError(f"exploration must be between 0 and 1, got {exploration!r}")
+        self.exploration, self.n_steps = exploration, n_steps
         if _init_setup_model:
             self._setup_model()
 
@@ -170,7 +174,7 @@ class QLearning(BaseAlgorithm):
         assert isinstance(self.policy, TabularPolicy)
         callback.on_training_start(locals(), globals())
         rows = self.policy.rows(self._last_obs)  # type: ignore[arg-type]
-        actions = self.policy.draw(rows)
+        actions = self._explore(rows)
         going_on = True
         while self.num_timesteps < total_timesteps and going_on:
             callback.on_rollout_start()
@@ -180,7 +184,7 @@ class QLearning(BaseAlgorithm):
                 self.num_timesteps += self.env.num_envs
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 next_rows = self.policy.rows(observations)  # type: ignore[arg-type]
-                next_actions = self.policy.draw(next_rows)
+                next_actions = self._explore(next_rows)
                 targets = rewards + ~dones * self._following(next_rows, next_actions)
                 # One by one: two rows may be in the same state.
                 for row, action, target in zip(rows, actions, targets, strict=True):
@@ -196,6 +200,14 @@ class QLearning(BaseAlgorithm):
             callback.on_rollout_end()
         callback.on_training_end()
         return self
+
+    def _explore(self, rows: np.ndarray) -> np.ndarray:
+        assert isinstance(self.policy, TabularPolicy)
+        actions = self.policy.draw(rows)
+        if self.exploration == 0:
+            return actions
+        uniform = torch.randint(self.policy.q.shape[1], (len(rows),)).numpy()
+        return np.where(torch.rand(len(rows)).numpy() < self.exploration, uniform, actions)
 
     def _rate(self, visits: int) -> float:
         return self.lr_schedule(self._current_progress_remaining)
@@ -213,7 +225,9 @@ class SARSA(QLearning):
     """
 
     def __init__(self, policy: Any, env: TextVecEnv, learning_rate: float | Schedule = 0.01, **arguments: Any):
-        super().__init__(policy, env, learning_rate, **arguments)
+        if "exploration" in arguments:
+            raise ConfigError("SARSA learns the value of the policy that acts, so it has no exploration of another kind")
+        super().__init__(policy, env, learning_rate, 0.0, **arguments)
 
     def _rate(self, visits: int) -> float:
         return max(super()._rate(visits), visits**-0.6)
