@@ -17,6 +17,7 @@ SMALL = {
     "sb3_by_hand.py": ["--timesteps", "2560"],
     "plain_reinforce.py": ["--updates", "2", "--rows", "8"],
     "rllib_ppo.py": ["--timesteps", "2048", "--episodes", "16"],
+    "benchmark_my_algorithm.py": ["4096"],
     "rllib_cluster.py": ["--timesteps", "1024", "--rows", "16", "--runners", "1", "--cpus", "0.25"],
 }
 SHOWS = {
@@ -26,6 +27,7 @@ SHOWS = {
     "sb3_by_hand.py": "score",
     "plain_reinforce.py": "update   1",
     "rllib_ppo.py": "after",
+    "benchmark_my_algorithm.py": "rank_reinforce",
     "rllib_cluster.py": "env runners 1",
 }
 

@@ -24,6 +24,9 @@ LAYERS = [
         "textrl_env.kl",
         "textrl_env.mdp",
         "textrl_env.models",
+        "textrl_env.plugins",
+        "textrl_env.prompt_datasets",
+        "textrl_env.prompt_groups",
         "textrl_env.prompts",
         "textrl_env.rewards",
         "textrl_env.stopping",
@@ -32,6 +35,7 @@ LAYERS = [
     ["textrl_env.tasks"],
     ["textrl_env.render", "textrl_env.env"],
     ["textrl_env.vector_env"],
+    ["textrl_env.tasks.conformance"],  # builds environments
     ["textrl_env.wrappers"],
     ["textrl_env"],
     ["textrl_agents"],

@@ -157,7 +157,8 @@ def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():
     assert issubclass(REINFORCE, A2C)
     assert issubclass(RLOO, PPO)
     env = TextVecEnv(num_envs=4, task="exact", group_size=2)
-    agent = GRPO(CausalLMPolicy, env, group_size=2, n_steps=8, batch_size=16, gamma=1.0, policy_kwargs=_exact_policy(env))
+    policy_kwargs = _exact_policy(env)
+    agent = GRPO(CausalLMPolicy, env, group_size=2, n_steps=8, batch_size=16, gamma=1.0, policy_kwargs=policy_kwargs)
     agent.rollout_buffer.bind(env, agent.policy)
     agent.learn(64)
     assert agent._n_updates > 0
@@ -171,7 +172,7 @@ def test_group_sizes_that_cannot_work():
     with pytest.raises(ConfigError, match="group_size must be a whole number >= 2"):
         make_agent("rloo", group_size=1)
     built = TextVecEnv(num_envs=4, task="exact", group_size=4)
-    with pytest.raises(ConfigError, match="compares 8 responses.*serves groups of 4.*group_size=8"):
+    with pytest.raises(ConfigError, match=r"compares 8 responses.*serves groups of 4.*group_size=8"):
         make_agent("grpo", built, n_steps=4)
 
 

@@ -217,37 +217,67 @@ def _summary(
     at_step = np.concatenate([start + np.arange(n) for (_, _, start, *_), n in zip(finished, lengths, strict=True)])
     at_row = np.repeat([row for _, row, *_ in finished], lengths)
     log_probs = step_log_probs[torch.from_numpy(at_step), torch.from_numpy(at_row)]
-    prompts = [entry[3] for entry in finished]
-    sequences = [np.concatenate(pair) for pair in zip(prompts, responses, strict=True)]
-    packed = pack(sequences, [len(ids) for ids in prompts], actor_critic.device)
-    kl_terms = env.kl_penalty(packed, log_probs, actor_critic.lm).kl
+    kls = response_kls(actor_critic, env, [entry[3] for entry in finished], responses, log_probs)
     bounds = np.cumsum(lengths) - lengths
-    kls = np.add.reduceat(kl_terms.double().cpu().numpy(), bounds)
     surprisals = np.add.reduceat(-log_probs.double().cpu().numpy(), bounds)
-    coef = env.kl_penalty.coef
     records = [
-        SampleRecord(
-            prompt=episode.prompt,
-            response=episode.response,
-            finish_reason=episode.finish_reason,
-            score=episode.score,
-            score_parts=episode.score_parts,
-            gold_score=episode.gold_score,
-            kl=float(kl),
-            penalized_return=float(episode.score - coef * kl),
-            length=len(episode.response_ids),
-            entropy=float(surprisal),
-        )
+        record_of(episode, kl=float(kl), kl_coef=env.kl_penalty.coef, entropy=float(surprisal))
         for (*_, episode), kl, surprisal in zip(finished, kls, surprisals, strict=True)
     ]
+    return evaluation_of(env, records, responses, seed=seed, deterministic=deterministic)
+
+
+def response_kls(
+    actor_critic: CausalLMActorCritic,
+    env: TextGenVectorEnv,
+    prompt_ids: Sequence[np.ndarray],
+    response_ids: Sequence[np.ndarray],
+    log_probs: torch.Tensor,
+) -> np.ndarray:
+    """The KL from the reference of n whole responses by the environment's estimator, float64 [n], nats.
+
+    log_probs: the policy's, float [M], of all response tokens in their order.
+    """
+    sequences = [np.concatenate(pair) for pair in zip(prompt_ids, response_ids, strict=True)]
+    packed = pack(sequences, [len(ids) for ids in prompt_ids], actor_critic.device)
+    kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic.lm).kl
+    lengths = np.array([len(ids) for ids in response_ids])
+    return np.add.reduceat(kl_terms.double().cpu().numpy(), np.cumsum(lengths) - lengths)
+
+
+def record_of(episode: Episode, *, kl: float, kl_coef: float, entropy: float) -> SampleRecord:
+    """A finished episode as one of an evaluation."""
+    return SampleRecord(
+        prompt=episode.prompt,
+        response=episode.response,
+        finish_reason=episode.finish_reason,
+        score=episode.score,
+        score_parts=episode.score_parts,
+        gold_score=episode.gold_score,
+        kl=kl,
+        penalized_return=float(episode.score - kl_coef * kl),
+        length=len(episode.response_ids),
+        entropy=entropy,
+    )
+
+
+def evaluation_of(
+    env: TextGenVectorEnv,
+    records: list[SampleRecord],
+    response_ids: Sequence[np.ndarray],
+    *,
+    seed: int,
+    deterministic: bool = False,
+) -> Evaluation:
+    """What `records` measure, of responses sampled in `env`; response_ids: their tokens."""
     reasons = Counter(record.finish_reason for record in records)
     eos = set(env.rules.vocabulary.eos_ids.tolist())
-    texts = [[token for token in ids.tolist() if token not in eos] for ids in responses]
+    texts = [[token for token in ids.tolist() if token not in eos] for ids in response_ids]
     return Evaluation(
         task=env.task.name,
         seed=seed,
         deterministic=deterministic,
-        kl_coef=coef,
+        kl_coef=env.kl_penalty.coef,
         statistics={
             name: Statistic.of(_column(records, name))
             for name in MEASURES

@@ -80,7 +80,7 @@ class Trained:
 class TrainFunction(Protocol):
     """An algorithm, as the benchmark calls it.
 
-    It trains on `cell.task` with `cell.seed` until `cell.budget` tokens were generated, and calls `record` now and then.
+    It trains on `cell.task` with `cell.seed` until `cell.budget` tokens were generated, and calls `record` on the way.
     """
 
     def __call__(self, cell: Cell, record: Record) -> Trained: ...

@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from textrl_agents.benchmark.cell import Cell, Record, Trained, TrainFunction
 from textrl_agents.config import read_settings
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.plugins import broken_plugin, load_plugin, plugins
 
 GROUP = "textrl.algorithms"
 SETTINGS_FILE = Path(__file__).parent / "settings.yaml"
@@ -108,26 +108,23 @@ def register_algorithm(algorithm: Algorithm) -> None:
 
 def algorithm_names() -> list[str]:
     """Names of all algorithms: the built-in ones in their own order, then the others, sorted."""
-    return [*_BUILT_IN, *sorted({*_installed(), *_REGISTERED} - set(_BUILT_IN))]
+    return [*_BUILT_IN, *sorted({*plugins(GROUP), *_REGISTERED} - set(_BUILT_IN))]
 
 
 def get_algorithm(name: str) -> Algorithm:
-    """The algorithm of that name. Raises UnknownName with the nearest name."""
+    """The algorithm of that name.
+
+    Raises UnknownName with the nearest name, and a ConfigError that names a broken entry point.
+    """
     for known in (_BUILT_IN, _REGISTERED):
         if name in known:
             return known[name]
-    installed = _installed()
-    if name not in installed:
+    if name not in plugins(GROUP):
         raise UnknownName("algorithm", name, algorithm_names())
-    algorithm = installed[name]()
+    algorithm = load_plugin(GROUP, name)
     if not isinstance(algorithm, Algorithm):
-        raise ConfigError(f"the entry point {name!r} of {GROUP!r} must be an Algorithm, got {algorithm!r}")
+        raise broken_plugin(GROUP, name, f"gives {type(algorithm).__name__}, expected an Algorithm")
     return algorithm
-
-
-def _installed() -> dict[str, Callable[[], Any]]:
-    """Loaders of what installed packages offer; none is imported before it is asked for."""
-    return {entry.name: entry.load for entry in entry_points(group=GROUP)}
 
 
 @functools.cache

@@ -143,6 +143,11 @@ def _rllib(name: str) -> Callable[[Run], Measured]:
     return measure
 
 
+def _trl(name: str) -> Callable[[Run], Measured]:
+    """The same of `trl_rows` and TRL."""
+    return lambda run: getattr(importlib.import_module("textrl_agents.benchmark.trl_rows"), name)(run)
+
+
 MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "rollout vs by hand, equal lengths": _rollout_equal,
     "rollout vs by hand, to EOS": _rollout_eos,
@@ -158,6 +163,8 @@ MEASUREMENTS: dict[str, Callable[[Run], Measured]] = {
     "rllib: ratio at the first minibatch": _rllib("ratio"),
     "rllib: exact, PPO vs optimum": _rllib("exact"),
     "rllib: share of the rewarded token": _rllib("oracle_share"),
+    "trl: RLOO, sampling and update": _trl("rloo"),
+    "trl: GRPO, sampling and update": _trl("grpo"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from textrl_agents.commands import bench_run
 from textrl_agents.commands.options import AsJson, Device, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
@@ -40,6 +41,11 @@ def speed(
         print_json(rows)
     else:
         _print(rows)
+
+
+app.command("run")(bench_run.run)
+app.command("report")(bench_run.report)
+app.command("list")(bench_run.list_names)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

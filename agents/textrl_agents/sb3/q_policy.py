@@ -1,8 +1,8 @@
 """The policy interface of SB3's DQN and sb3-contrib's QR-DQN over the shared policy core.
 
 A language model as a Q-function: `Q(s, a) = q_scale * log pi(a|s) + V(s)`, of its head's log-probabilities and the
-value head's V. The greedy action is then the model's own likeliest token, so training starts from what the model knows, and
-the trained Q-function is a language model that is decoded greedily.
+value head's V. The greedy action is then the model's own likeliest token, so training starts from what the model knows,
+and the trained Q-function is a language model that is decoded greedily.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ class SARSA(QLearning):
 
     def __init__(self, policy: Any, env: TextVecEnv, learning_rate: float | Schedule = 0.01, **arguments: Any):
         if "exploration" in arguments:
-            raise ConfigError("SARSA learns the value of the policy that acts, so it has no exploration of another kind")
+            raise ConfigError("SARSA learns the value of the policy that acts: it has no exploration beside it")
         super().__init__(policy, env, learning_rate, 0.0, **arguments)
 
     def _rate(self, visits: int) -> float:

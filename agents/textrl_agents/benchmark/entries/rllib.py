@@ -5,7 +5,8 @@ from __future__ import annotations
 from textrl_agents.benchmark.cell import Cell, Record, Trained
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.quiet import errors_only
-from textrl_agents.rllib import make_config, policy_of, ray_session, tokens_sampled, training_metrics
+from textrl_agents.rllib import make_config, policy_of, ray_session, training_metrics
+from textrl_agents.rllib.metrics import tokens_sampled
 
 PREFIX = "rllib_"
 
@@ -15,23 +16,23 @@ def train(cell: Cell, record: Record) -> Trained:
     settings = dict(cell.settings)
     if isinstance(settings.get("lr"), dict):
         settings["lr"] = WarmupSchedule.of(settings["lr"])
-    config = make_config(
-        cell.algorithm.removeprefix(PREFIX),
-        cell.env_arguments,
-        total_timesteps=cell.budget,
-        seed=cell.seed,
-        log_level="ERROR",
-        **settings,
-    )
     tokens = 0
     with errors_only("ray"), errors_only("ray.rllib"), ray_session():
+        config = make_config(
+            cell.algorithm.removeprefix(PREFIX),
+            cell.env_arguments,
+            total_timesteps=cell.budget,
+            seed=cell.seed,
+            log_level="ERROR",
+            **settings,
+        )
         algorithm = config.build_algo()
         try:
             while tokens < cell.budget:
                 result = algorithm.train()
                 tokens, metrics = tokens_sampled(result), training_metrics(result)
                 if "objective/scores" in metrics:
-                    length = metrics.get("rollout/length", float("nan"))
+                    length = metrics["rollout/ep_len_mean"]
                     record(tokens, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=length)
             return Trained(policy_of(algorithm), tokens=tokens)
         finally:

@@ -1,0 +1,88 @@
+"""A benchmark in a terminal: a line for each cell that is done, and a bar of what runs and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from textrl_agents.benchmark.cell import Cell
+
+SHOWN = ("objective", "kl", "normalized")
+NAMED = 3  # running cells that are named; of others the number is told
+
+
+class CellProgress:
+    """On stderr, so that stdout is left to results; the bar is for terminals alone. enabled: False shows nothing."""
+
+    def __init__(self, total: int, *, done: int = 0, enabled: bool = True, console: Console | None = None):
+        self.console = console or Console(stderr=True)
+        self.enabled, self.failed = enabled, 0
+        self._running: dict[str, str] = {}
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("cells"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not (enabled and self.console.is_terminal),
+        )
+        self._task = self._progress.add_task("starting", total=total, completed=done)
+        self._total, self._done = total, done
+
+    def __enter__(self) -> CellProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self.enabled:
+            self.console.print(escape(text), style="yellow", soft_wrap=True, highlight=False)
+
+    def started(self, cell: Cell) -> None:
+        self._running[cell.key] = f"{cell.algorithm} on {cell.task}, seed {cell.seed}"
+        self._describe()
+
+    def finished(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        name = self._running.pop(cell.key, f"{cell.algorithm} on {cell.task}, seed {cell.seed}")
+        self._done += 1
+        if line["status"] == "done":
+            metrics = line["metrics"]
+            shown = "  ".join(f"{key} {round(metrics[key], 3) + 0.0:.3f}" for key in SHOWN if key in metrics)
+            text, style = f"{shown}  {line['train_seconds']:.0f} s", ""
+        else:
+            self.failed += 1
+            text, style = f"FAILED: {' '.join(str(line['error']).split())}", "red"
+        if self.enabled:
+            where = f"[{self._done}/{self._total}] {name}: {text}"
+            self.console.print(escape(where), style=style, soft_wrap=True, highlight=False)
+        self._progress.advance(self._task)
+        self._describe()
+
+    def _describe(self) -> None:
+        names = list(self._running.values())
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        failed = f"{self.failed} failed; " if self.failed else ""
+        self._progress.update(self._task, description=escape(f"{failed}{'; '.join(names[:NAMED])}{more}" or "waiting"))

@@ -1,0 +1,113 @@
+"""A check that users can run on an algorithm of their own before they spend hours on its benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from textrl_agents.benchmark.cell import Cell, Trained
+from textrl_agents.benchmark.registry import Algorithm
+from textrl_agents.benchmark.run_cell import LearningCurve, heldout_env
+from textrl_agents.evaluation import Evaluation
+from textrl_env import TextGenVectorEnv
+from textrl_env.errors import ConfigError
+
+# How far past its budget an algorithm may go: batches are whole.
+OVERSHOOT = 1.5
+EPISODES = 32
+
+
+def check_algorithm(
+    algorithm: Algorithm,
+    task: str = "exact",
+    *,
+    budget: int = 4096,
+    settings: Mapping[str, Any] | None = None,
+    reproducible: bool = True,
+) -> Evaluation:
+    """Train it as the benchmark will, twice, and say what would go wrong.
+
+    budget: tokens of each training; enough for two of the algorithm's updates. settings: on top of its own.
+    reproducible: whether two runs of one seed must give the same policy (asynchronous algorithms cannot).
+
+    Returns the evaluation of the first run. Raises ConfigError that names what is wrong: the result is no `Trained`;
+    its tokens are not counted or go beyond the budget; a recorded point is not finite or goes back; the policy cannot
+    be evaluated; the reference was changed; the seed does not decide.
+    """
+    cell = Cell(
+        algorithm.name,
+        task,
+        seed=0,
+        budget=budget,
+        settings={**algorithm.settings_for(task), **(settings or {})},
+        eval_episodes=EPISODES,
+        device="cpu",
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first = _run(algorithm, cell)
+        if reproducible and first.records != _run(algorithm, cell).records:
+            raise _wrong(algorithm, "two runs of one seed end in different policies: draw every random number from it")
+        return first
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
+    curve = _Checked(algorithm)
+    env = heldout_env(cell)  # before training, so that its reference is what the task's was
+    torch.manual_seed(cell.seed)
+    trained = algorithm.run(cell, curve)
+    if not isinstance(trained, Trained):
+        raise _wrong(algorithm, f"train must return a Trained, got {type(trained).__name__}")
+    try:
+        if isinstance(trained.tokens, bool) or not isinstance(trained.tokens, int) or trained.tokens < 0:
+            raise _wrong(algorithm, f"Trained.tokens must count the tokens generated, got {trained.tokens!r}")
+        if trained.tokens > OVERSHOOT * cell.budget:
+            raise _wrong(algorithm, f"it generated {trained.tokens} tokens with a budget of {cell.budget}")
+        if curve.tokens > trained.tokens:
+            raise _wrong(
+                algorithm, f"it recorded a point at {curve.tokens} tokens and says it generated {trained.tokens}"
+            )
+        try:
+            evaluation = trained.evaluate(env, cell.eval_episodes, cell.seed)
+        except Exception as error:
+            raise _wrong(algorithm, f"its policy cannot be evaluated: {type(error).__name__}: {error}") from error
+        _check_reference(algorithm, cell, env)
+        return evaluation
+    finally:
+        trained.close()
+
+
+def _check_reference(algorithm: Algorithm, cell: Cell, used: TextGenVectorEnv) -> None:
+    """An environment built after training has the weights of one built before, or training reached the task's own."""
+    references = [env.kl_penalty.reference for env in (used, heldout_env(cell))]
+    before, after = (reference.lm.model.state_dict() for reference in references if reference is not None)
+    changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+    if changed:
+        raise _wrong(algorithm, f"it changed the reference's weights: {', '.join(changed[:3])}")
+
+
+class _Checked(LearningCurve):
+    """A learning curve that says what is wrong with a point."""
+
+    def __init__(self, algorithm: Algorithm):
+        super().__init__()
+        self.algorithm = algorithm
+
+    def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
+        values = {"score": score, "kl": 0.0 if kl is None else kl, "length": length}
+        broken = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if broken:
+            raise _wrong(self.algorithm, f"it recorded {broken} at {tokens} tokens: record finite means only")
+        if tokens < self.tokens:
+            raise _wrong(self.algorithm, f"it recorded {tokens} tokens after {self.tokens}: they only grow")
+        super().__call__(tokens, score=score, kl=kl, length=length)
+
+
+def _wrong(algorithm: Algorithm, what: str) -> ConfigError:
+    return ConfigError(f"algorithm {algorithm.name!r}: {what}")

@@ -1,0 +1,253 @@
+"""What a benchmark runs: from names and overrides to cells, and to the `benchmark.yaml` that it goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from textrl_agents.benchmark.cell import Cell
+from textrl_agents.benchmark.plugins import load_plugins
+from textrl_agents.benchmark.presets import Preset, get_preset
+from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm
+from textrl_agents.config import parse_assignments, read_settings
+from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.tasks import get_task
+
+# Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
+_DECIDED = {
+    "task": "--tasks",
+    "device": "--device",
+    "split": None,
+    "kl_mode": None,
+    "with_reference": None,
+}
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """An algorithm on a task: the cells that differ in their seed alone."""
+
+    algorithm: str
+    task: str
+    budget: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a benchmark, with every default filled in: later versions of the package run the same ones.
+
+    plugins: files that each process imports before it runs a cell. notes: what was left out, and why.
+    """
+
+    pairings: tuple[Pairing, ...]
+    seeds: int
+    env: Mapping[str, Any] = field(default_factory=dict)
+    eval_episodes: int = 256
+    device: str = "auto"
+    plugins: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_whole("seeds", self.seeds, 1)
+        _require_whole("eval_episodes", self.eval_episodes, 2)
+        for pairing in self.pairings:
+            _require_whole("budget", pairing.budget, 1)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that a run that is stopped early has compared every algorithm already."""
+        return [
+            Cell(
+                pairing.algorithm,
+                pairing.task,
+                seed,
+                pairing.budget,
+                dict(pairing.settings),
+                dict(self.env),
+                self.eval_episodes,
+                self.device,
+            )
+            for seed in range(self.seeds)
+            for pairing in self.pairings
+        ]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        algos: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        seeds: int | None = None,
+        budget: int | None = None,
+        preset: str | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, Any] | None = None,
+        eval_episodes: int | None = None,
+        device: str = "auto",
+        plugins: Sequence[str | Path] = (),
+    ) -> Plan:
+        """Every algorithm on every task that it fits. What is None comes from the preset, "default" without one.
+
+        seeds: how many; they are 0, 1, ... budget: tokens generated in training, a cell. settings: arguments by
+        algorithm, on top of its tuned ones. env: arguments of the environment.
+
+        Raises UnknownName, MissingExtra for an algorithm of `algos` whose library is not installed (a preset leaves
+        such ones out), ConfigError where nothing is left to run.
+        """
+        if preset is None and (not algos or not tasks):
+            raise ConfigError("name what to run: algorithms and tasks (--algos ppo,a2c --tasks exact), or a --preset")
+        files = tuple(str(Path(path).expanduser().resolve()) for path in plugins)
+        load_plugins(files)
+        base = get_preset(preset or "default")
+        notes: list[str] = []
+        chosen = _algorithms(algos, base, notes)
+        names = list(dict.fromkeys(tasks if tasks else base.tasks))
+        for name in names:
+            get_task(name)
+        given = _checked_settings(settings or {}, [algorithm.name for algorithm in chosen])
+        pairings = [
+            Pairing(
+                algorithm.name,
+                task,
+                base.budget_for(task) if budget is None else budget,
+                _plain({**algorithm.settings_for(task), **given.get(algorithm.name, {})}, algorithm.name),
+            )
+            for task in names
+            for algorithm in chosen
+            if algorithm.fits(task)
+        ]
+        notes += _unfit(chosen, names)
+        if not pairings:
+            raise ConfigError(f"there is nothing to run: {'; '.join(notes)}")
+        _check_env(env or {})
+        return cls(
+            pairings=tuple(pairings),
+            seeds=base.seeds if seeds is None else seeds,
+            env=_plain(env or {}, "the environment"),
+            eval_episodes=base.eval_episodes if eval_episodes is None else eval_episodes,
+            device=device,
+            plugins=files,
+            notes=tuple(notes),
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """From a `benchmark.yaml`. Raises ConfigError that names the file."""
+        stored = read_settings(path)
+        try:
+            pairings = tuple(Pairing(**entry) for entry in stored.pop("runs"))
+            return cls(pairings=pairings, **{**stored, "plugins": tuple(stored.get("plugins", ()))})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is not the plan of a benchmark: {type(error).__name__}: {error}") from error
+
+    def to_yaml(self) -> str:
+        """What `read` reads."""
+        stored = {
+            "seeds": self.seeds,
+            "eval_episodes": self.eval_episodes,
+            "device": self.device,
+            "env": dict(self.env),
+            "plugins": list(self.plugins),
+            "runs": [dataclasses.asdict(pairing) for pairing in self.pairings],
+        }
+        return yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
+
+
+def parse_settings(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["ppo.n_steps=32"]` as settings by algorithm."""
+    for assignment in assignments:
+        name, equals, _ = assignment.partition("=")
+        if not equals or "." not in name.strip(". "):
+            raise ConfigError(f"--set takes ALGO.NAME=VALUE, such as ppo.n_steps=32; got {assignment!r}")
+    return parse_assignments(assignments)
+
+
+def parse_env(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["kl_coef=0.1", "sampling.temperature=0.7"]` as the environment's arguments."""
+    for assignment in assignments:
+        if not assignment.partition("=")[1] or not assignment.partition("=")[0].strip():
+            raise ConfigError(f"--env takes NAME=VALUE, such as kl_coef=0.1; got {assignment!r}")
+    try:
+        return parse_assignments(assignments)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--set", "--env")) from error
+
+
+def _algorithms(names: Sequence[str] | None, preset: Preset, notes: list[str]) -> list[Algorithm]:
+    if names:
+        chosen = [get_algorithm(name) for name in dict.fromkeys(names)]
+        for algorithm in chosen:
+            if missing := _missing(algorithm):
+                raise MissingExtra(*missing)
+        return chosen
+    chosen = []
+    for algorithm in [get_algorithm(name) for name in preset.algos or algorithm_names()]:
+        if missing := _missing(algorithm):
+            notes.append(f"{algorithm.name} is left out: {MissingExtra(*missing)}")
+        else:
+            chosen.append(algorithm)
+    return chosen
+
+
+def _missing(algorithm: Algorithm) -> tuple[str, str] | None:
+    """(extra, module) that it needs and that is not installed."""
+    for module, extra in algorithm.requires.items():
+        if importlib.util.find_spec(module) is None:
+            return extra, module
+    return None
+
+
+def _unfit(algorithms: Sequence[Algorithm], tasks: Sequence[str]) -> list[str]:
+    notes = []
+    for algorithm in algorithms:
+        if unfit := [task for task in tasks if not algorithm.fits(task)]:
+            notes.append(
+                f"{algorithm.name} runs on {', '.join(algorithm.tasks)} alone, so it is left out on {', '.join(unfit)}"
+            )
+    return notes
+
+
+def _checked_settings(
+    settings: Mapping[str, Mapping[str, Any]], algorithms: Sequence[str]
+) -> Mapping[str, Mapping[str, Any]]:
+    for name, given in settings.items():
+        if name not in algorithms:
+            raise UnknownName("algorithm of --set", name, algorithms)
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"settings of {name} must be a mapping of names to values, got {given!r}")
+    return settings
+
+
+def _check_env(env: Mapping[str, Any]) -> None:
+    import inspect
+
+    from textrl_env.tasks.assembly import assemble
+
+    known = [name for name in inspect.signature(assemble).parameters if name not in _DECIDED]
+    for name in env:
+        if name in _DECIDED:
+            instead = f"use {_DECIDED[name]}" if _DECIDED[name] else "each algorithm and the evaluation need their own"
+            raise ConfigError(f"--env cannot decide {name!r}: {instead}")
+        if name not in known:
+            raise UnknownName("argument of the environment", name, known)
+
+
+def _plain(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """As JSON and YAML keep them, so that a plan that was read again has the very same cells."""
+    try:
+        return json.loads(json.dumps(dict(values)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"arguments of {whose} must be numbers, text, lists and mappings: {error}") from error
+
+
+def _require_whole(name: str, value: Any, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ConfigError(f"{name} must be a whole number >= {lowest}, got {value!r}")

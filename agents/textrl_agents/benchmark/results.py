@@ -1,0 +1,141 @@
+"""`results.jsonl`: one JSON object for each cell that was run, written so that a killed process costs one line at most.
+
+{"algorithm", "task", "seed", "budget", "key", "status": "done" or "failed", "error", "tokens", "metrics", "curve", ...}
+The same cell may stand there several times, a failed one that was tried again; its last line counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from textrl_agents.benchmark import provenance
+from textrl_agents.benchmark.cell import Cell
+from textrl_env.errors import TextRLError
+from textrl_env.tasks import get_task
+
+REQUIRED = ("algorithm", "task", "seed", "key", "status")
+
+
+class Contents(NamedTuple):
+    """What a results file holds."""
+
+    lines: list[dict[str, Any]]  # oldest first
+    torn: str  # a last line that was cut off, which is lost; "" where there is none
+
+    @property
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """Key of a cell -> its last line."""
+        return {line["key"]: line for line in self.lines}
+
+
+class ResultsFile:
+    """Appends whole lines, and reads what is there."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line; it is on the disk when this returns. Where it cannot be written the file is as it was."""
+        data = (json.dumps(line, allow_nan=False, default=str) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                # In one write, so that a process that is killed leaves the line whole or cut off at the file's end.
+                if (written := file.write(data)) != len(data):
+                    raise OSError(f"{self.path}: {written} of {len(data)} bytes could be written; is the disk full?")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
+
+    def read(self) -> Contents:
+        """All lines. Raises TextRLError that names the line where one before the last is broken."""
+        data = self.path.read_bytes() if self.path.is_file() else b""
+        *whole, last = data.split(b"\n")
+        lines = [self._parse(text, number) for number, text in enumerate(whole, start=1) if text.strip()]
+        if not last:
+            return Contents(lines, "")
+        try:
+            return Contents([*lines, self._parse(last, len(whole) + 1)], "")
+        except TextRLError:
+            return Contents(lines, last.decode(errors="replace"))
+
+    def repair(self) -> str:
+        """Cut a torn last line off, so that the next one starts on its own; returns what was lost."""
+        data = self.path.read_bytes() if self.path.is_file() else b""
+        end = data.rfind(b"\n") + 1
+        if end == len(data):
+            return ""
+        torn = self.read().torn
+        if torn:
+            os.truncate(self.path, end)
+        else:  # it lacks nothing but its end
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+        return torn
+
+    def _parse(self, text: bytes, number: int) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise self._broken(number, str(error)) from None
+        if not isinstance(line, dict):
+            raise self._broken(number, f"a JSON object was expected, got {type(line).__name__}")
+        if missing := [name for name in REQUIRED if name not in line]:
+            raise self._broken(number, f"it has no {', '.join(missing)}")
+        return line
+
+    def _broken(self, number: int, why: str) -> TextRLError:
+        return TextRLError(f"{self.path}, line {number} is no result: {why}. Remove that line; its cell is run again")
+
+
+def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
+    """A line of which nothing is known yet but its cell, and where and when it ran. started: with its time zone."""
+    return {
+        "algorithm": cell.algorithm,
+        "task": cell.task,
+        "seed": cell.seed,
+        "budget": cell.budget,
+        "key": cell.key,
+        "status": "done",
+        "error": None,
+        "tokens": 0,
+        "metrics": {},
+        "train_seconds": 0.0,
+        "tokens_per_second": 0.0,
+        "peak_memory_mib": None,
+        "curve": [],
+        "samples": [],
+        "settings": dict(cell.settings),
+        "env": dict(cell.env),
+        "kl_coef": _kl_coef(cell),
+        "eval_episodes": cell.eval_episodes,
+        "device": cell.device,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str, Any]:
+    """`line` as that of a cell that failed. error: type and message."""
+    lost: dict[str, Any] = {"metrics": {}, "curve": [], "samples": []}
+    return {**line, **lost, "status": "failed", "error": error, "traceback": traceback}
+
+
+def _kl_coef(cell: Cell) -> float | None:
+    """The coefficient that the cell asks for; an adaptive one's first value. None where there is no such task."""
+    value = cell.env.get("kl_coef")
+    if value is None:
+        try:
+            value = get_task(cell.task).kl_coef
+        except Exception:  # it is told by the cell that fails for it
+            return None
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,152 @@
+"""One cell from its description to its line of results: built, trained, evaluated."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from textrl_agents.benchmark.cell import Cell, Trained
+from textrl_agents.benchmark.provenance import peak_memory_mib
+from textrl_agents.benchmark.registry import get_algorithm
+from textrl_agents.benchmark.results import failed, new_line
+from textrl_agents.config import TrainConfig
+from textrl_agents.evaluation import Evaluation, SampleRecord
+from textrl_agents.heldout import EVAL_ROWS, heldout_prompts
+from textrl_agents.quiet import quiet_loading
+from textrl_env import TextGenVectorEnv
+from textrl_env.errors import ConfigError
+from textrl_env.tasks import get_task
+from textrl_env.tasks.enumeration import ExactValue
+
+SAMPLES = 6
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train and evaluate; the line for `results.jsonl`.
+
+    An error of the algorithm, its task or its settings is a line with the status "failed"; nothing but Ctrl-C and
+    `sys.exit` is raised. On a CPU torch runs on one thread, here and afterwards: cells run side by side.
+    """
+    line = new_line(cell, started=datetime.now(UTC))
+    curve = LearningCurve()
+    began = time.perf_counter()
+    try:
+        with quiet_loading():
+            line |= _trained_and_evaluated(cell, curve)
+    except Exception as error:  # the other cells are still worth having
+        seconds = time.perf_counter() - began
+        line |= {"tokens": curve.tokens, "train_seconds": seconds, "peak_memory_mib": peak_memory_mib()}
+        message = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        return failed(line, f"{type(error).__name__}: {message}", traceback.format_exc())
+    return line
+
+
+class LearningCurve:
+    """Takes an algorithm's points; what `Record` is."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float | None]] = []
+        self.tokens = 0
+
+    def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
+        """kl: None or NaN where the algorithm cannot tell, as one that learns values and no policy."""
+        self.tokens = int(tokens)
+        # A mean over no episode is NaN: none has ended since the last point, so there is nothing to draw.
+        if not (math.isfinite(score) and math.isfinite(length)):
+            return
+        known = float(kl) if kl is not None and math.isfinite(kl) else None
+        self.points.append({"tokens": int(tokens), "score": float(score), "kl": known, "length": float(length)})
+
+
+def heldout_env(cell: Cell) -> TextGenVectorEnv:
+    """What a cell is judged in: held-out prompts, the training prompts where there are none."""
+    config = TrainConfig(task=cell.task, env=dict(cell.env))
+    prompts = heldout_prompts(config, get_task(cell.task))
+    # The reference of an adapter is the weights it sits on, which are the model's own.
+    arguments = {name: value for name, value in cell.env_arguments.items() if name != "lora"}
+    arguments |= {"prompts": prompts, "split": "heldout" if prompts is None else "train", "kl_mode": "deferred"}
+    return TextGenVectorEnv(min(EVAL_ROWS, cell.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
+
+
+def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
+    if isinstance(cell.budget, bool) or not isinstance(cell.budget, int) or cell.budget < 1:
+        raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
+    algorithm = get_algorithm(cell.algorithm)
+    env = heldout_env(cell)
+    reference = env.kl_penalty.reference
+    assert reference is not None  # an environment always has one
+    device = torch.device(reference.lm.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
+    random.seed(cell.seed)
+    np.random.seed(cell.seed % 2**32)
+    torch.manual_seed(cell.seed)
+    with contextlib.ExitStack() as stack:
+        began = time.perf_counter()
+        trained = algorithm.run(cell, curve)
+        stack.callback(trained.close)
+        seconds = time.perf_counter() - began
+        # Before the evaluation, whose own need is no part of the algorithm's.
+        memory = {"peak_memory_mib": peak_memory_mib()}
+        if device.type == "cuda":
+            memory["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+        # The cell's own seed: the same prompts for every algorithm, and others for every seed.
+        evaluation = trained.evaluate(env, cell.eval_episodes, cell.seed)
+        metrics = _metrics(evaluation, trained, env)
+    return {
+        "tokens": int(trained.tokens),
+        "metrics": metrics,
+        "train_seconds": seconds,
+        "tokens_per_second": trained.tokens / max(seconds, 1e-9),
+        **memory,
+        "curve": curve.points,
+        "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
+        "kl_coef": evaluation.kl_coef,
+        "device": str(device),
+    }
+
+
+def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) -> dict[str, float]:
+    """Means over the evaluation's episodes. Raises FloatingPointError where one is not finite."""
+    means = {name: statistic.mean for name, statistic in evaluation.statistics.items()}
+    metrics: dict[str, float] = {name: means[name] for name in ("score", "gold_score", "kl") if name in means}
+    metrics |= {
+        "objective": means["penalized_return"],
+        "length": means["length"],
+        "distinct_1": evaluation.distinct_1,
+        "distinct_2": evaluation.distinct_2,
+        "entropy": means["entropy"],
+        "eos_share": evaluation.finish_reasons["eos"],
+    }
+    exact = _exact_value(env)
+    if exact is not None and trained.evaluation is None:
+        metrics["normalized"] = exact.normalized(trained.policy, deterministic=trained.deterministic)
+    elif exact is not None:  # what samples in a way of its own has no probability to enumerate: by its samples
+        gained = metrics["objective"] - exact.reference_value
+        metrics["normalized"] = gained / (exact.optimal_value - exact.reference_value)
+    broken = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise FloatingPointError(f"the trained policy's {', '.join(broken)}: training has diverged")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _exact_value(env: TextGenVectorEnv) -> ExactValue | None:
+    """Of a task that can be enumerated."""
+    try:
+        return ExactValue(env.rules, env.prompts)
+    except ConfigError:
+        return None
+
+
+def _sample(record: SampleRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("prompt", "response", "score", "gold_score", "kl")}

@@ -1,0 +1,247 @@
+"""What few runs can tell: interval estimates for scores of several seeds on several tasks.
+
+Definitions are those of Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"
+(https://arxiv.org/abs/2108.13264), and of its library rliable. Scores are float arrays [runs, tasks]; runs are seeds.
+Intervals of aggregates are percentiles of a stratified bootstrap: tasks are the strata, and each task's runs are drawn
+anew on their own, since run 0 of one task has nothing to do with run 0 of another.
+
+At a handful of runs such intervals are too narrow: resampling n values shows a variance (n - 1) / n times theirs, so at
+three runs on three tasks the nominal 95% are about 85%. For one task alone, `mean_interval` has no such fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from textrl_env.errors import ConfigError
+
+MIN_SEEDS = 3  # below, an interval says more about the method than about the algorithm
+REPETITIONS = 10_000
+_BATCH_VALUES = 2_000_000  # values held at a time: 16 MB
+
+# Takes resampled scores [B, runs, tasks] of each sample, gives [B, ...].
+Statistic = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds."""
+
+    value: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Mean and Student's t interval."""
+        interval = mean_interval(values) if len(values) >= MIN_SEEDS else None
+        return cls(float(np.mean(values)), interval, len(values))
+
+    def overlaps(self, other: Estimate) -> bool:
+        """Whether the intervals share a point; one that is not known may."""
+        if self.interval is None or other.interval is None:
+            return True
+        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
+
+
+def interquartile_mean(scores: ArrayLike) -> float:
+    """Mean of the middle half of all scores, whatever their shape: runs of all tasks together.
+
+    A quarter of them is dropped at each end, rounded down to whole scores: `scipy.stats.trim_mean(scores, 0.25)`.
+    """
+    return float(_iqm(_finite(scores, "scores").reshape(1, -1))[0])
+
+
+def iqm_interval(
+    scores: ArrayLike, *, rng: np.random.Generator | int, repetitions: int = REPETITIONS, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the interquartile mean of scores [runs, tasks]."""
+    low, high = bootstrap_interval(
+        lambda drawn: _iqm(drawn.reshape(len(drawn), -1)),
+        scores,
+        rng=rng,
+        repetitions=repetitions,
+        confidence=confidence,
+    )
+    return float(low), float(high)
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
+    """P(X > Y): of all pairs of a run of x and a run of y, the share in which x is above y; ties count half.
+
+    The mean over tasks of the Mann-Whitney U statistic divided by the number of pairs. x [runs_x, tasks],
+    y [runs_y, tasks]; tasks in the same order.
+    """
+    x, y = _pair(x, y)
+    return float(_improvement(x[None], y[None])[0])
+
+
+def improvement_interval(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    rng: np.random.Generator | int,
+    repetitions: int = REPETITIONS,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of `probability_of_improvement`; runs of x and of y are drawn independently."""
+    x, y = _pair(x, y)
+    low, high = bootstrap_interval(_improvement, x, y, rng=rng, repetitions=repetitions, confidence=confidence)
+    return float(low), float(high)
+
+
+def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
+    """The score distribution: of all runs on all tasks, the share whose score is above tau. float64 [len(taus)]."""
+    return _profile(_matrix(scores, "scores")[None], _thresholds(taus))[0]
+
+
+def profile_interval(
+    scores: ArrayLike,
+    taus: ArrayLike,
+    *,
+    rng: np.random.Generator | int,
+    repetitions: int = 2_000,
+    confidence: float = 0.95,
+) -> np.ndarray:
+    """Interval of `performance_profile` at each tau by itself. float64 [2, len(taus)]."""
+    thresholds = _thresholds(taus)
+    return bootstrap_interval(
+        lambda drawn: _profile(drawn, thresholds), scores, rng=rng, repetitions=repetitions, confidence=confidence
+    )
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    *samples: ArrayLike,
+    rng: np.random.Generator | int,
+    repetitions: int = REPETITIONS,
+    confidence: float = 0.95,
+) -> np.ndarray:
+    """Percentile interval of `statistic(*samples)` by a stratified bootstrap. float64 [2, ...].
+
+    samples: each [runs, tasks]; runs may differ between samples, which are drawn independently.
+    rng: a generator, or the seed of one.
+    """
+    if not samples:
+        raise ConfigError("bootstrap_interval needs at least one array of scores [runs, tasks]")
+    arrays = [_matrix(sample, "scores") for sample in samples]
+    if isinstance(repetitions, bool) or not isinstance(repetitions, (int, np.integer)) or repetitions < 1:
+        raise ConfigError(f"repetitions must be a whole number >= 1, got {repetitions!r}")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence!r}")
+    rng = np.random.default_rng(rng)
+    # A statistic of two samples may compare each run of one with each of the other.
+    batch = max(1, _BATCH_VALUES // (math.prod(len(array) for array in arrays) * arrays[0].shape[1]))
+    drawn = []
+    for start in range(0, int(repetitions), batch):
+        count = min(batch, int(repetitions) - start)
+        drawn.append(statistic(*[_resample(array, count, rng) for array in arrays]))
+    tail = (1 - confidence) / 2
+    return np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of at least two independent values; exact at any number of normal ones."""
+    array = _finite(values, "values").reshape(-1)
+    if len(array) < 2:
+        raise ConfigError(f"an interval needs at least two values, got {len(array)}")
+    quantile = student_t_quantile(len(array) - 1, confidence)
+    half_width = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return float(array.mean()) - half_width, float(array.mean()) + half_width
+
+
+def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """t with P(|T| <= t) = confidence for Student's distribution with a whole number of degrees of freedom."""
+    if degrees < 1:
+        raise ConfigError(f"degrees of freedom must be at least 1, got {degrees!r}")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence!r}")
+    low, high = 0.0, math.pi / 2  # of the angle atan(t / sqrt(degrees))
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _student_t_mass(angle, degrees) < confidence else (low, angle)
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def normalize(scores: ArrayLike, zero: float, one: float) -> np.ndarray:
+    """Scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
+    if not (math.isfinite(zero) and math.isfinite(one) and one > zero):
+        raise ConfigError(f"normalising needs finite bounds with one > zero, got zero={zero!r} and one={one!r}")
+    return (_finite(scores, "scores") - zero) / (one - zero)
+
+
+def _student_t_mass(angle: float, degrees: int) -> float:
+    """P(|T| <= t) at t = sqrt(degrees) * tan(angle): Abramowitz & Stegun 1964, 26.7.3 and 26.7.4."""
+    cosine, odd = math.cos(angle), degrees % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= (power + 1) / (power + 2) * cosine**2
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+def _iqm(pooled: np.ndarray) -> np.ndarray:
+    """[B, n] -> [B]."""
+    count = pooled.shape[1]
+    cut = count // 4
+    return np.sort(pooled, axis=1)[:, cut : count - cut].mean(axis=1)
+
+
+def _improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[B, runs_x, tasks], [B, runs_y, tasks] -> [B]."""
+    difference = x[:, :, None, :] - y[:, None, :, :]
+    return ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
+
+
+def _profile(scores: np.ndarray, taus: np.ndarray) -> np.ndarray:
+    """[B, runs, tasks], [n] -> [B, n]. Sorted once, so that memory does not grow with the number of thresholds."""
+    pooled = np.sort(scores.reshape(len(scores), -1), axis=1)
+    return np.stack([1 - np.searchsorted(row, taus, side="right") / pooled.shape[1] for row in pooled])
+
+
+def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[runs, tasks] -> [count, runs, tasks]: within each task, as many runs with replacement."""
+    runs, tasks = scores.shape
+    return np.take_along_axis(scores[None], rng.integers(runs, size=(count, runs, tasks)), axis=1)
+
+
+def _pair(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _matrix(x, "x"), _matrix(y, "y")
+    if x.shape[1] != y.shape[1]:
+        raise ConfigError(f"x and y must be about the same tasks: x has {x.shape[1]} of them, y {y.shape[1]}")
+    return x, y
+
+
+def _thresholds(taus: ArrayLike) -> np.ndarray:
+    array = _finite(taus, "taus")
+    if array.ndim != 1:
+        raise ConfigError(f"taus must be a list of thresholds, got an array of shape {array.shape}")
+    return array
+
+
+def _matrix(scores: ArrayLike, name: str) -> np.ndarray:
+    array = _finite(scores, name)
+    if array.ndim != 2:
+        raise ConfigError(f"{name} must be an array [runs, tasks], got one of shape {array.shape}")
+    return array
+
+
+def _finite(values: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{name} must be a rectangular array of numbers, with as many runs for each task: {error}"
+        ) from error
+    if array.size == 0:
+        raise ConfigError(f"{name} must hold at least one number, got an array of shape {array.shape}")
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise ConfigError(f"{name} must be finite, but {count} of {array.size} are NaN or infinite; drop those runs")
+    return array

@@ -1,0 +1,222 @@
+"""`textrl bench run`, `textrl bench report` and `textrl bench list`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from textrl_agents.commands.options import DEVICE_HELP, AsJson, print_json
+from textrl_env.errors import ConfigError
+
+# Of the report's columns those that a terminal has room for.
+SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Python file that calls register_algorithm or register_task; each process imports it. Repeatable.",
+    ),
+]
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder of the benchmark; alone, it goes on with the one that is there.")],
+    algos: Annotated[
+        str | None,
+        typer.Option(help="Algorithms, as in ppo,grpo; `textrl bench list` shows all. Default: the preset's."),
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, as in exact,sentiment. Default: the preset's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds: 0, 1, ... Intervals need 3. Default: the preset's.")
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that a cell may generate in training. Default: the preset's, by task."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="quick (minutes) or default (hours): what other flags leave open. Default: default."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells side by side. Default: one a core, and one alone on a GPU.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a cell is ended and counts as failed. Default: none.")
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run the cells as trials of Ray Tune, by default on this machine.")
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join: auto, or host:port. Its machines must see --out. Implies --ray."),
+    ] = None,
+    plugin: Plugins = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="ALGO.NAME=VALUE", help="A setting of an algorithm, such as ppo.n_steps=32."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="An argument of every environment, such as kl_coef=0.1."),
+    ] = None,
+    eval_episodes: Annotated[
+        int | None, typer.Option(min=2, help="Held-out responses that judge each cell. Default: the preset's.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare algorithms on tasks, over seeds, each with the same number of tokens.
+
+    A cell is one algorithm on one task with one seed, in its own process.
+
+    Each result is in OUT/results.jsonl as soon as it is there. A run that was
+    stopped or killed goes on with `textrl bench run --out OUT`, which also
+    tries failed cells again. At the end OUT/report.md and OUT/report.html are
+    written. Exit codes: 0 done, 1 where a cell has failed, 2 wrong usage.
+
+    Example: textrl bench run --algos reference,ppo,grpo --tasks exact --seeds 3 --out runs/bench
+    """
+    named: dict[str, Any] = {
+        "algos": _names(algos, "--algos"),
+        "tasks": _names(tasks, "--tasks"),
+        "seeds": seeds,
+        "budget": budget,
+        "preset": preset,
+        "plugins": plugin,
+        "settings": settings,
+        "env": env,
+        "eval_episodes": eval_episodes,
+        "device": device,
+    }
+    given = {name: value for name, value in named.items() if value}
+    from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
+    from textrl_agents.benchmark.run import BenchmarkStopped, run_benchmark
+
+    if settings:
+        given["settings"] = parse_settings(settings)
+    if env:
+        given["env"] = parse_env(env)
+    plan = Plan.of(**given) if given else None
+    try:
+        results = run_benchmark(
+            plan, out, jobs=jobs, time_limit=time_limit, ray=ray or ray_address is not None, ray_address=ray_address
+        )
+    except BenchmarkStopped as stopped:
+        typer.echo(f"{stopped}; continue with: textrl bench run --out {out}", err=True)
+        raise typer.Exit(130 if stopped.received == signal.SIGINT else 1) from None
+    if as_json:
+        print_json(results)
+    if results:
+        _write_report(out, results, silent=as_json)
+    failures = sum(line["status"] != "done" for line in results)
+    if failures:
+        typer.echo(f"{failures} of {len(results)} cells failed; the same command tries them again", err=True)
+    elif not results:
+        typer.echo("no cell was run", err=True)
+    if failures or not results:
+        raise typer.Exit(1)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write FOLDER/report.md and FOLDER/report.html from the results that are there, and show the main table.
+
+    It can be called while the benchmark runs.
+    """
+    from textrl_agents.benchmark.plugins import load_plugins
+    from textrl_agents.benchmark.results import ResultsFile
+    from textrl_agents.benchmark.run import RESULTS
+
+    path = folder / RESULTS
+    lines = ResultsFile(path).read().lines
+    if not lines:
+        raise ConfigError(f"{str(path)!r} holds no results; run `textrl bench run --out {folder}` first")
+    load_plugins(plugin or [])
+    paths = _write_report(folder, lines, silent=as_json)
+    if as_json:
+        print_json({"report": [str(path) for path in paths], "results": lines})
+
+
+def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
+    """List the algorithms, tasks and presets, with what each is."""
+    from textrl_agents.benchmark.plugins import load_plugins
+    from textrl_agents.benchmark.presets import get_preset, preset_names
+    from textrl_agents.benchmark.registry import algorithm_names, get_algorithm
+    from textrl_env.tasks import get_task, task_names
+
+    load_plugins(plugin or [])
+    found = {
+        "algorithms": {name: get_algorithm(name).description for name in algorithm_names()},
+        "tasks": {name: get_task(name).description for name in task_names()},
+        "presets": {name: get_preset(name).description for name in preset_names()},
+    }
+    if as_json:
+        print_json(found)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    for kind, entries in found.items():
+        table = Table(title=kind, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for name, description in entries.items():
+            table.add_row(escape(name), escape(description))
+        Console().print(table)
+
+
+def _names(text: str | None, option: str) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"{option} takes names with commas between them; got {text!r}")
+    return names
+
+
+def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) -> tuple[Path, Path]:
+    """silent: where stdout is JSON."""
+    from textrl_agents.benchmark.report import write_report
+
+    paths = write_report(folder, lines)
+    if not silent:
+        _print_tables(lines)
+        typer.echo(f"Report: {paths[0]} and {paths[1]}")
+    return paths
+
+
+def _print_tables(lines: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from textrl_agents.benchmark.aggregate import summarize
+
+    for task in summarize(lines).tasks:
+        columns = [*task.columns(cost=False), *task.columns(cost=True)]
+        columns = [column for column in columns if column.key in SHOWN]
+        table = Table(title=f"{escape(task.label)}: means over seeds ± half of the 95% interval", title_justify="left")
+        table.add_column("algorithm", no_wrap=True)
+        for column in columns:
+            table.add_column(column.title, justify="right")
+        table.add_column("done", justify="right")
+        for row in task.rows:
+            shown = [_shown(row.estimates.get(column.key), column.digits) for column in columns]
+            table.add_row(escape(row.label), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
+        Console().print(table)
+
+
+def _shown(estimate: Any, digits: int) -> str:
+    if estimate is None:
+        return "-"
+    if estimate.interval is None:
+        return f"{round(estimate.value, digits) + 0.0:,.{digits}f}"  # rounding first keeps -0.00 away
+    low, high = estimate.interval
+    return f"{round(estimate.value, digits) + 0.0:,.{digits}f} ± {(high - low) / 2:,.{digits}f}"

@@ -1,0 +1,215 @@
+"""TRL's RLOO and GRPO, stock, on an environment's prompts, reward and KL coefficient, until a budget is spent."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.trl.arguments import trl_arguments
+from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
+from textrl_agents.trl.reward import EnvironmentReward
+from textrl_agents.trl.session import restore, silence, trl_session
+from textrl_env import TextGenVectorEnv
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.kl import FixedKL
+from textrl_env.models import CausalLMActorCritic
+
+ONLINE: dict[str, tuple[type[Any], type[Any]]] = {
+    "rloo": (RLOOTrainer, RLOOConfig),
+    "grpo": (GRPOTrainer, GRPOConfig),
+}
+# The learning rate follows the tokens that are spent, since how many steps they last is not known beforehand.
+SCHEDULED = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "warmup_ratio",
+    "num_train_epochs",
+)
+OF_THE_ENVIRONMENT = "max_completion_length", "temperature", "top_k", "top_p", "min_p", "remove_unused_columns"
+BATCH = 64  # responses of a step
+GENERATIONS = 4  # responses to each prompt
+DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
+
+Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
+
+
+class OnlineRun:
+    """A stock trainer over `env`, ready to train `policy` in place.
+
+    algorithm: "rloo" or "grpo". settings: fields of TRL's config. folder: for what TRL writes.
+    budget: tokens to generate. It stops where another round (all steps on one batch of responses) of the last one's
+        size would exceed them; one round is always done.
+    schedule: the learning rate over the budget; None for one that fits the model's size.
+    """
+
+    def __init__(
+        self,
+        algorithm: str,
+        env: TextGenVectorEnv,
+        policy: CausalLMActorCritic,
+        *,
+        budget: int,
+        folder: str,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        schedule: WarmupSchedule | None = None,
+        record: Point = lambda tokens, **means: None,
+    ):
+        if algorithm not in ONLINE:
+            raise UnknownName("algorithm", algorithm, ONLINE)
+        _check(algorithm, env)
+        trainer_class, config_class = ONLINE[algorithm]
+        if schedule is None:
+            trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+            schedule = WarmupSchedule(default_learning_rate(trained))
+        self.arguments = trl_arguments(
+            config_class,
+            f"trl_{algorithm}",
+            settings or {},
+            folder=folder,
+            seed=seed,
+            device=policy.device,
+            decided={**_defaults(env, policy), "learning_rate": schedule.peak, "max_steps": 1},
+            refused=(*SCHEDULED, *OF_THE_ENVIRONMENT),
+        )
+        arguments = self.arguments
+        self.budget = budget
+        self.steps_per_round = math.ceil(
+            arguments.steps_per_generation * arguments.num_iterations / arguments.gradient_accumulation_steps
+        )
+        # A response has at least one token, so this many steps always last.
+        arguments.max_steps = self.steps_per_round * math.ceil(max(budget, 1) / arguments.generation_batch_size)
+        self.reward = EnvironmentReward(env.rules, env.prompts)
+        self.policy = policy
+        if env.model_name is None and arguments.beta != 0 and not hasattr(policy.model, "disable_adapter"):
+            _name(policy.model, Path(folder, "reference"))
+        self.trainer = trainer_class(
+            model=policy.model,
+            reward_funcs=self.reward,
+            args=arguments,
+            train_dataset=prompt_dataset(
+                env.prompts,
+                at_least=DATASET_BATCHES * arguments.generation_batch_size // arguments.num_generations,
+            ),
+            processing_class=prompt_processor(env.prompts),
+            callbacks=[_Budget(self, record)],
+        )
+        silence(self.trainer)
+        self.trainer.create_optimizer()
+        shape = WarmupSchedule(1.0, schedule.warmup, schedule.final)
+        self.trainer.lr_scheduler = LambdaLR(self.trainer.optimizer, lambda step: shape(1 - self.share_at_next_step))
+
+    @property
+    def tokens(self) -> int:
+        """Generated so far."""
+        return self.reward.tokens
+
+    @property
+    def share_at_next_step(self) -> float:
+        """Of the budget that will be spent once the next step has its responses."""
+        # Before the first round nothing is known of its size but that no response is empty.
+        following = self.reward.last_tokens or self.arguments.generation_batch_size
+        return min(1.0, (self.tokens + following) / max(self.budget, 1))
+
+    def train(self) -> None:
+        """Train until the budget is spent. The policy is then as it was, with other weights."""
+        try:
+            self.trainer.train()
+        finally:
+            restore(self.policy.model)
+            self.policy.clear_cache()
+
+
+class _Budget(TrainerCallback):
+    """Stops at the end of the last round that the budget has room for, and reports each batch of responses."""
+
+    def __init__(self, run: OnlineRun, record: Point):
+        self.run, self.record = run, record
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        another = self.run.tokens + self.run.reward.last_tokens
+        if another > self.run.budget and state.global_step % self.run.steps_per_round == 0:
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or logs.get("reward") is None:  # a further step on the same responses
+            return
+        length = logs["completions/mean_length"]
+        # TRL's KL is the mean over all tokens (k1 in RLOO, k3 in GRPO); without a reference it has none.
+        kl = logs.get("kl")
+        self.record(self.run.tokens, score=logs["reward"], kl=None if kl is None else kl * length, length=length)
+
+
+def train_online(
+    algorithm: str,
+    env: TextGenVectorEnv,
+    policy: CausalLMActorCritic,
+    *,
+    budget: int,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    schedule: WarmupSchedule | None = None,
+    record: Point = lambda tokens, **means: None,
+) -> int:
+    """Train `policy` by TRL's `algorithm` until `budget` tokens were generated; returns how many were.
+
+    env: gives prompts, reward, limits, sampling and KL coefficient; its own model is the reference.
+    Raises UnknownName and ConfigError for what cannot be set, and for an environment that TRL cannot do justice to.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(trl_session())
+        run = OnlineRun(
+            algorithm,
+            env,
+            policy,
+            budget=budget,
+            folder=folder,
+            seed=seed,
+            settings=settings,
+            schedule=schedule,
+            record=record,
+        )
+        run.train()
+        return run.tokens
+
+
+def _defaults(env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, Any]:
+    sampling = policy.sampling
+    banned = [] if policy.banned is None else policy.banned.nonzero().flatten().tolist()
+    return {
+        "num_generations": GENERATIONS,
+        "per_device_train_batch_size": BATCH,
+        "beta": env.kl_penalty.coef,
+        "max_completion_length": env.rules.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "remove_unused_columns": False,
+        **({"generation_kwargs": {"suppress_tokens": banned}} if banned else {}),
+    }
+
+
+def _check(algorithm: str, env: TextGenVectorEnv) -> None:
+    if env.rules.stop.strings:
+        raise ConfigError(
+            f"TRL's {algorithm.upper()} cannot end a response at a stop string, and the task has "
+            f"{list(env.rules.stop.strings)}; use another algorithm, or pass stop=[]"
+        )
+    if not isinstance(env.kl_penalty.controller, FixedKL):
+        raise ConfigError(f"TRL's {algorithm.upper()} takes a fixed kl_coef, and the task's is adaptive; pass a number")
+
+
+def _name(model: Any, folder: Path) -> None:
+    """Save a model that was not loaded from anywhere: TRL loads the reference from where its policy came from."""
+    model.save_pretrained(folder)
+    model.config.name_or_path = str(folder)

@@ -1,0 +1,64 @@
+"""An environment's reward as TRL's trainers call one, with a count of the tokens that were generated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from textrl_agents.trl.prompts import named_prompt
+from textrl_env.mdp import EpisodeRules
+from textrl_env.prompts import Prompt, PromptSet
+from textrl_env.rewards.protocol import reward_name
+from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
+from textrl_env.tokenization import decode_responses
+
+
+class EnvironmentReward:
+    """Scores responses to named prompts exactly as the environment does at an episode's end.
+
+    rules, prompts: an environment's own (`env.rules`, `env.prompts`).
+    tokens: in all responses scored so far, EOS included. TRL scores every batch that it generates, once.
+    last_tokens: in those of the last batch.
+    """
+
+    def __init__(self, rules: EpisodeRules, prompts: PromptSet):
+        self.rules, self.prompts, self.tokens = rules, prompts, 0
+        self.last_tokens = 0
+        self.__name__ = reward_name(rules.reward)
+
+    def __call__(
+        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
+    ) -> list[float]:
+        """n scores. prompts: names. completions: TRL's own decoding, which is not used: it may lose a first space."""
+        self.last_tokens = sum(len(ids) for ids in completion_ids)
+        self.tokens += self.last_tokens
+        named = [named_prompt(self.prompts, name) for name in prompts]
+        texts = [prompt.text for prompt in named]
+        responses = decode_responses(
+            self.rules.tokenizer, completion_ids, after_text=[isinstance(text, str) for text in texts]
+        )
+        scores = score_episodes(self.rules.reward, texts, responses, completion_ids, _columns(named)).scores
+        return (scores + self._token_scores(named, completion_ids)).tolist()
+
+    def _token_scores(self, prompts: list[Prompt], completion_ids: list[list[int]]) -> np.ndarray:
+        """float64 [n]: the sums of the scores that a per-token reward pays for each newest token."""
+        sums = np.zeros(len(prompts))
+        if getattr(self.rules.reward, "score_tokens", None) is None:
+            return sums
+        for length in range(1, max(map(len, completion_ids), default=0) + 1):
+            rows = [row for row, ids in enumerate(completion_ids) if len(ids) >= length]
+            running = [prompts[row] for row in rows]
+            newest = score_newest_tokens(
+                self.rules.reward,
+                [prompt.text for prompt in running],
+                [completion_ids[row][:length] for row in rows],
+                _columns(running),
+            )
+            if newest is not None:
+                sums[rows] += newest
+        return sums
+
+
+def _columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
+    return {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}

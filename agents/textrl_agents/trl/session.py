@@ -1,0 +1,51 @@
+"""A place for TRL to work in: a folder that goes away, no word on the terminal, nothing sent anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+from huggingface_hub import constants
+from transformers import PrinterCallback
+
+from textrl_agents.quiet import errors_only, quiet_loading
+
+LOGGERS = ("trl", "accelerate", "datasets")
+
+
+@contextlib.contextmanager
+def trl_session() -> Iterator[str]:
+    """Gives a temporary folder. TRL reports each trainer that is built to the hub; not within this."""
+    telemetry, bars = constants.HF_HUB_DISABLE_TELEMETRY, datasets.are_progress_bars_disabled()
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    datasets.disable_progress_bars()
+    try:
+        with contextlib.ExitStack() as stack, warnings.catch_warnings():
+            # Of TRL's own use of names that transformers is about to change.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            stack.enter_context(quiet_loading())
+            for name in LOGGERS:
+                stack.enter_context(errors_only(name))
+            yield stack.enter_context(tempfile.TemporaryDirectory(prefix="textrl-trl-"))
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = telemetry
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def silence(trainer: Any) -> None:
+    """No line on the terminal for each step, which the trainer prints where there is no progress bar."""
+    trainer.remove_callback(PrinterCallback)
+
+
+def restore(model: Any) -> None:
+    """Take TRL's own `forward` off a model again, and switch its training mode off."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.__dict__.pop("forward", None)
+    if "ref" in getattr(model, "peft_config", {}):  # TRL's copy of the adapter as it was
+        model.delete_adapter("ref")
+    model.eval()

@@ -1,0 +1,48 @@
+"""Names that installed packages bring: entry points, listed without loading any and loaded by name."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from textrl_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+
+@functools.cache
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Name -> entry point of a group, such as "textrl.tasks", of all installed packages; read once per process.
+
+    Raises ConfigError where two packages bring the same name: which one is meant would depend on the search path.
+    """
+    from importlib.metadata import entry_points  # takes 20 ms: only when names are asked for
+
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise ConfigError(
+                f"two installed packages bring the entry point {entry.name!r} of group {group!r}: {_shown(other)} and "
+                f"{_shown(entry)}; uninstall one"
+            )
+    return found
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """What the entry point `name` of a group refers to. Raises ConfigError that names it where it cannot be loaded."""
+    entry = plugins(group)[name]
+    try:
+        return entry.load()
+    except Exception as error:
+        raise broken_plugin(group, name, f"cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def broken_plugin(group: str, name: str, what: str) -> ConfigError:
+    """The error to raise about an entry point."""
+    return ConfigError(f"the entry point {name!r} of group {group!r}, {_shown(plugins(group)[name])}, {what}")
+
+
+def _shown(entry: EntryPoint) -> str:
+    return f"{entry.value!r} of {entry.dist.name}" if entry.dist is not None else repr(entry.value)
