@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/textrl demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -24,7 +24,18 @@ from textrl_agents import demo
 from textrl_agents.cli import app
 from textrl_agents.config import read_settings
 
-COMMANDS = (["train"], ["eval"], ["generate"], ["check"], ["demo"], ["bench"], ["bench", "speed"])
+COMMANDS = (
+    ["train"],
+    ["eval"],
+    ["generate"],
+    ["check"],
+    ["demo"],
+    ["bench"],
+    ["bench", "speed"],
+    ["bench", "run"],
+    ["bench", "report"],
+    ["bench", "list"],
+)
 RUN = ["--task", "exact", "--n-envs", "16", "--set", "algorithm.n_steps=10", "--threads", "1"]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

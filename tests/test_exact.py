@@ -137,6 +137,27 @@ def test_the_environment_pays_what_the_enumeration_says():
     assert abs(expected - value.reference_value) > 2 * error, "the policy is the reference: the test shows little"
 
 
+def test_the_value_of_a_greedy_policy():
+    """By decoding it: score + beta * log pi_ref of its one response to each prompt."""
+    env, value = exact()
+    policy = CausalLMActorCritic(*letter_model(), max_length=6)
+    gains = []
+    for prompt in (0, 2):
+        ids = [prompt]
+        while len(ids) < 6 and ids[-1] != EOS:
+            with torch.no_grad():
+                ids.append(int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        with torch.no_grad():
+            log_probs = policy.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        log_prob = float(log_probs[torch.arange(len(ids) - 1), ids[1:]].sum())
+        text = "".join("abcde"[token] for token in ids if token != EOS)
+        gains.append(steps_forward([""], [text])[0] + 0.5 * log_prob)
+    assert value.value(policy, deterministic=True) == pytest.approx(np.mean(gains), abs=1e-5)
+    best = (value.scores + value.beta * value.ref_log_probs).max(axis=1).mean()  # of all greedy policies
+    assert value.value(policy, deterministic=True) <= best < value.reference_value
+    assert env.rules.max_new_tokens == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

@@ -24,11 +24,11 @@ def quiet_loading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def errors_only(name: str) -> Iterator[None]:
-    """Of the logger `name`, and of those below it that have no level of their own."""
+def errors_only(name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Of the logger `name`, and of those below it that have no level of their own; level: what is still shown."""
     logger = logging.getLogger(name)
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(level)
     try:
         yield
     finally:

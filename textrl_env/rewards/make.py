@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.python_file import run_python_file
 from textrl_env.rewards.composite import CompositeReward
 from textrl_env.rewards.function import FunctionReward
 from textrl_env.rewards.protocol import Reward
@@ -108,17 +107,7 @@ def _is_weighted(entry: Any) -> bool:
 def _load_function(path: Path, name: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"reward {f'{path}:{name}'!r}: there is no file {str(path)!r}")
-    module_name = f"textrl_reward_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"reward file {str(path)!r} cannot be imported")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look their module up by name
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ConfigError(f"reward file {str(path)!r} failed with {type(error).__name__}: {error}") from error
+    module = run_python_file(path, f"textrl_reward_{path.stem}", "reward file")
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownName(f"function in {str(path)!r}", name, public)

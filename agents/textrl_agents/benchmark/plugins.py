@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from textrl_env.errors import ConfigError
+from textrl_env.python_file import run_python_file
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
@@ -24,13 +24,4 @@ def _load(path: Path) -> None:
         return
     if path.suffix != ".py" or not path.is_file():
         raise ConfigError(f"plug-in {str(path)!r} is not a Python file; give the file that registers your algorithm")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"plug-in {str(path)!r} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"plug-in {str(path)!r} failed with {type(error).__name__}: {error}") from error
+    run_python_file(path, name, "plug-in")

@@ -66,7 +66,7 @@ def run_cells_with_tune(
         _environment(),
         errors_only("ray"),
         errors_only("ray.train"),
-        _silent("ray.tune"),
+        errors_only("ray.tune", logging.CRITICAL),
         ray_session(address, **ray_arguments),
         warnings.catch_warnings(),
     ):
@@ -154,18 +154,6 @@ def trial_resources(cells: Sequence[Cell], jobs: int | None) -> dict[str, float]
         return {"cpu": 1}
     share = int(gpus / (jobs or cpus) * 1e4) / 1e4  # Ray counts in 1/10000
     return {"cpu": 1, "gpu": min(1.0, max(1e-4, share))}
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Tune logs the traceback of a trial that failed, which its line holds."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextlib.contextmanager

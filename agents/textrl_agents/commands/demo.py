@@ -12,7 +12,7 @@ from textrl_agents.commands.train import exit_if_stopped
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="New run folder.  [default: runs/demo, or runs/demo-2, ...]")] = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder. Default: runs/demo, or runs/demo-2, ...")] = None,
     timesteps: Annotated[int | None, typer.Option(min=1, help="Tokens to generate in training.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     threads: Threads = None,

@@ -16,14 +16,17 @@ _RESUMABLE = ("timesteps",)
 
 
 def train(
-    lib: Annotated[str | None, typer.Option(help="RL library: sb3 or rllib.  [default: sb3]")] = None,
+    lib: Annotated[str | None, typer.Option(help="RL library: sb3 or rllib. Default: sb3.")] = None,
     algo: Annotated[
-        str | None, typer.Option(help="Algorithm: ppo or a2c (sb3), ppo, appo or impala (rllib).  [default: ppo]")
+        str | None,
+        typer.Option(
+            help="ppo, a2c, trpo, nlpo, reinforce, rloo or grpo (sb3), ppo, appo or impala (rllib). Default: ppo."
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task: sentiment, exact, ...  [default: sentiment]")] = None,
-    timesteps: Annotated[int | None, typer.Option(help="Tokens to generate in training.  [default: 200000]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: 0]")] = None,
-    out: Annotated[Path | None, typer.Option(help="New run folder.  [default: runs/TASK-ALGO-SEED]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task: sentiment, exact, ... Default: sentiment.")] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Tokens to generate in training. Default: 200000.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder. Default: runs/TASK-ALGO-SEED.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Model to train: embedded, a folder or a Hugging Face id. Default: the task's.")
     ] = None,
@@ -34,16 +37,16 @@ def train(
     kl_coef: Annotated[
         float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")
     ] = None,
-    n_envs: Annotated[int | None, typer.Option(help="Responses sampled at once.  [default: 32]")] = None,
+    n_envs: Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32.")] = None,
     eval_every: Annotated[
         int | None, typer.Option(help="Tokens between evaluations on held-out prompts; 0: before and after alone.")
     ] = None,
     eval_episodes: Annotated[
-        int | None, typer.Option(help="Episodes of each evaluation; 0: never.  [default: 256]")
+        int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")] = None,
-    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP}  [default: auto]")] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP}  [default: auto]")] = None,
+    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")] = None,
     settings: Annotated[
         list[str] | None,

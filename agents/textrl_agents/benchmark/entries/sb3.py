@@ -44,7 +44,7 @@ class _Curve(BaseCallback):
 
 
 def train(cell: Cell, record: Record) -> Trained:
-    """Train `make_agent(cell.algorithm)` with `cell.settings`; rollouts are whole, and within the budget but for a first."""
+    """Train `make_agent(cell.algorithm)` with `cell.settings`; whole rollouts, within the budget but for a first."""
     settings: dict[str, Any] = dict(cell.settings)
     agent = make_agent(cell.algorithm, env_kwargs=cell.env_arguments, seed=cell.seed, **settings)
     agent.set_logger(Logger(folder=None, output_formats=[]))
