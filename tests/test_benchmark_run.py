@@ -170,8 +170,10 @@ def test_a_cell_gives_its_line(plugin: Path) -> None:
     again, other = run_cell(cell), run_cell(Cell(**{**vars(cell), "seed": 2}))
     assert measured(again) == measured(line)
     assert other["metrics"] != line["metrics"]
-    # One evaluation seed for all: they answer the same prompts.
-    assert [sample["prompt"] for sample in other["samples"]] == [sample["prompt"] for sample in line["samples"]]
+    # Of one seed all algorithms answer the same prompts, and another seed asks for others.
+    reference = run_cell(Cell(**{**vars(cell), "algorithm": "reference", "settings": {}}))
+    prompts = [[sample["prompt"] for sample in each["samples"]] for each in (line, reference, other)]
+    assert prompts[0] == prompts[1] != prompts[2]
 
 
 def test_the_reference_is_the_zero_point() -> None:

@@ -133,26 +133,6 @@ def test_the_first_ratio_is_1_over_cut_responses(algo: str):
     assert worst < 1e-5
 
 
-def test_one_forward_an_episode():
-    """No transition runs its prefix again: an update's model calls see each sequence once."""
-    agent = make_agent("grpo", env_kwargs={"task": "sentiment"}, n_envs=8, n_steps=64, group_size=2, n_epochs=1, seed=0)
-    widths: list[int] = []
-    buffer, body = agent.rollout_buffer, agent.policy.actor_critic.lm.body
-    original, hook = agent.train, None
-
-    def train() -> None:
-        nonlocal hook
-        hook = body.register_forward_pre_hook(
-            lambda module, arguments, keywords: widths.append(keywords["input_ids"].shape[0]), with_kwargs=True
-        )
-        original()
-        hook.remove()
-
-    agent.train = train
-    agent.learn(512)
-    assert sum(widths) == len(buffer._sequences)
-
-
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():
     assert issubclass(REINFORCE, A2C)
     assert issubclass(RLOO, PPO)

@@ -132,10 +132,8 @@ def test_packed_values_are_those_of_single_observations(algo: str, tiny_task: Ta
 
 @pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
 def test_stock_training_moves_the_policy_and_not_the_reference(algo: str, tiny_task: Task):
-    """CHECKS 27, and one forward a sequence: each model call of an update sees a sampled episode once."""
-    agent = make_agent(
-        algo, n_envs=4, env_kwargs={"task": tiny_task}, seed=0, batch_size=16, target_update_interval=16
-    )
+    """CHECKS 27."""
+    agent = make_agent(algo, n_envs=4, env_kwargs={"task": tiny_task}, seed=0, batch_size=16, target_update_interval=16)
     assert isinstance(agent, DQN) or algo == "qrdqn"
     reference = agent.env.env.kl_penalty.reference.lm.model
     before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}

@@ -210,7 +210,8 @@ def caveats(summary: Summary) -> list[str]:
         "Speed and memory are those of these machines as they were used; runs side by side share their cores.",
         "Settings may be tuned to different degrees; an algorithm's place here is that of the settings listed below.",
         "Runs that failed are left out of means, so an algorithm that often fails can look better than it is.",
-        "Intervals are about seeds: the tasks, the model and the held-out prompts are the same in all runs.",
+        "Intervals are about seeds: the tasks and the model are the same in all runs. All algorithms answer the same "
+        "held-out prompts in a seed, and others in another.",
     ]
     same = [
         f"{row.label} on {table.label}"

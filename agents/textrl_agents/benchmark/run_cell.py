@@ -96,6 +96,8 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         trained = algorithm.run(cell, curve)
         stack.callback(trained.close)
         seconds = time.perf_counter() - began
+        # None where nothing was trained. Best-of-n generates only while it is evaluated.
+        speed = trained.tokens / max(seconds, 1e-9) if trained.tokens else None
         # Before the evaluation, whose own need is no part of the algorithm's.
         memory = {"peak_memory_mib": peak_memory_mib()}
         if device.type == "cuda":
@@ -107,7 +109,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         "tokens": int(trained.tokens),
         "metrics": metrics,
         "train_seconds": seconds,
-        "tokens_per_second": trained.tokens / max(seconds, 1e-9),
+        "tokens_per_second": speed,
         **memory,
         "curve": curve.points,
         "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
