@@ -94,7 +94,6 @@ if __name__ == "__main__":
     evaluation = check_algorithm(RANK_REINFORCE, "exclaim", budget=4096)
     print(f"the algorithm conforms; after 4096 tokens its score is {evaluation['score']}")
     tokens = sys.argv[1] if len(sys.argv) > 1 else "16384"
-    command = ["textrl", "bench", "run", "--plugin", __file__, "--algos", "reference,rank_reinforce,grpo,best_of_n"]
-    subprocess.run(
-        [*command, "--tasks", "exclaim", "--seeds", "1", "--budget", tokens, "--out", "runs/mine"], check=True
-    )
+    command = [sys.executable, "-m", "textrl_agents.cli", "bench", "run", "--plugin", __file__, "--out", "runs/mine"]
+    command += ["--algos", "reference,rank_reinforce,grpo,best_of_n", "--tasks", "exclaim", "--seeds", "1"]
+    subprocess.run([*command, "--budget", tokens], check=True)
