@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from textrl_env.assets import HASHES, NAMES, asset_folder, build, preferences, verify
-from textrl_env.assets.corpus import collate, documents
+from textrl_env.assets.corpus import SHARES, collate, documents
+from textrl_env.assets.formats import FORMATS
 from textrl_env.assets.grammar import generate_dialogue, review_prompts
 from textrl_env.assets.preferences import candidates, pair_accuracy
 from textrl_env.assets.reward_training import MARGIN, score_texts
@@ -176,13 +177,16 @@ def test_chat_template(tokenizer: Any) -> None:
 
 
 def test_documents_are_the_chat_template_between_bos_and_eos(tokenizer: Any) -> None:
-    rows = documents(Random(0), tokenizer, 200)
-    assert {row.kind for row in rows} == {"review", "dialogue", "fact"}
+    rows = documents(Random(0), tokenizer, 600)
+    assert {row.kind for row in rows} == set(SHARES)
     for row in rows:
         assert row.ids[0] == tokenizer.bos_token_id
         assert row.ids[-1] == tokenizer.eos_token_id
         assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(row.ids[1:-1])
-        assert (row.kind == "dialogue") == (tokenizer.convert_tokens_to_ids(TURN_START) in row.ids)
+        is_chat = row.kind in ("chat", "dialogue")
+        assert is_chat == (tokenizer.convert_tokens_to_ids(TURN_START) in row.ids)
+    tokens = {kind: sum(len(row.ids) for row in rows if row.kind == kind) for kind in SHARES}
+    assert tokens["review"] > 0.45 * sum(tokens.values()), "reviews are what the model is for"
 
 
 def test_padding_is_not_trained_on() -> None:
@@ -208,10 +212,11 @@ def test_plain_transformers_loads_both(policy: Any, reward: Any, tokenizer: Any)
 
 
 def test_policy_is_close_to_the_grammar(policy: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
-    losses = held_out_losses(policy, tokenizer, Random("quick"), 400)
+    losses = held_out_losses(policy, tokenizer, Random("quick"), 600)
     stated = metrics["policy"]["held_out_loss_nats_per_token"]
-    for kind, loss in losses.items():
-        assert loss == pytest.approx(stated[kind], abs=0.12), kind
+    assert stated.keys() == {*SHARES, "all", "review_grammar"}
+    for kind in ("all", "review", "review_grammar", "chat"):  # of the other kinds there are too few tokens here
+        assert losses[kind] == pytest.approx(stated[kind], abs=0.12), kind
     # no model beats the grammar on average: a lower loss would mean that the stated optimum is wrong
     assert -0.01 < losses["review"] - losses["review_grammar"] < 0.1
 
@@ -223,6 +228,22 @@ def test_policy_samples_are_well_formed(policy: Any, tokenizer: Any, metrics: di
     share = well_formed_share([a + b for a, b in zip(prompts, completions, strict=True)])
     assert metrics["policy"]["well_formed_share"]["sentences"] >= 0.9
     assert share["sentences"] >= 0.9
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_policy_knows_every_tasks_format_and_is_imperfect(
+    name: str, policy: Any, tokenizer: Any, metrics: dict[str, Any]
+) -> None:
+    """Room above for learning, and below for its failure; and the stated figures hold on other samples."""
+    stated = metrics["tasks"][name]
+    assert stated["well_formed_share"] >= 0.7
+    assert 0.1 < stated["gold_score"]["mean"] < 0.9
+    assert 0.2 < stated["score"]["mean"] < 0.95
+    torch.manual_seed(2)
+    again = build.task_metrics(name, policy, tokenizer, 128)
+    for measure in ("score", "gold_score"):
+        error = 4 * stated[measure]["std"] / 128**0.5
+        assert again[measure]["mean"] == pytest.approx(stated[measure]["mean"], abs=error)
 
 
 def test_policy_answers_a_chat_and_ends_its_turn(policy: Any, tokenizer: Any) -> None:

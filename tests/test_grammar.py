@@ -50,7 +50,7 @@ def test_other_seeds_give_other_text() -> None:
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import sys, textrl_env.assets, textrl_env.assets.grammar, textrl_env.assets.gold\n"
+        "import sys, textrl_env.assets, textrl_env.assets.grammar, textrl_env.assets.gold, textrl_env.assets.formats\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

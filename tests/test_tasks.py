@@ -73,10 +73,15 @@ def test_what_cannot_be_registered():
 
 
 def test_built_in_tasks():
-    assert {"exact", "sentiment"} <= set(task_names())
-    for name in task_names():
+    assert set(registry.BUILT_IN) == {
+        *("arithmetic", "code", "detoxify", "dialogue", "exact", "question", "recommend", "sentiment", "story"),
+        *("summarize", "translate"),
+    }
+    assert set(registry.BUILT_IN) <= set(task_names())
+    for name in registry.BUILT_IN:
         task = get_task(name)
         assert task.name == name
+        assert registry.is_built_in(name)
         assert task.description, "the command line lists it"
         assert task.heldout_prompts is not None
 

@@ -1,7 +1,7 @@
 """textrl-env: token generation of a real language model as a proper Gymnasium environment.
 
-`import textrl_env` registers `TextRLHF-v0` and imports neither torch nor transformers; the names below are loaded
-when they are first used.
+`import textrl_env` registers `TextRLHF-v0`, and `TextRLHF-<Name>-v0` for every built-in task. It imports neither torch
+nor transformers; the names below are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+from textrl_env.tasks.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from textrl_env import errors as errors
@@ -49,13 +51,21 @@ __all__ = [
 
 ENV_ID = "TextRLHF-v0"
 
-# Episodes end by themselves, so no time limit wrapper; order is enforced by the environment's own errors.
-gymnasium.register(
-    id=ENV_ID,
-    entry_point="textrl_env.env:TextGenEnv",
-    vector_entry_point="textrl_env.vector_env:TextGenVectorEnv",
-    order_enforce=False,
-)
+
+def _register(env_id: str, **kwargs: Any) -> None:
+    # Episodes end by themselves, so no time limit wrapper; order is enforced by the environment's own errors.
+    gymnasium.register(
+        id=env_id,
+        entry_point="textrl_env.env:TextGenEnv",
+        vector_entry_point="textrl_env.vector_env:TextGenVectorEnv",
+        order_enforce=False,
+        kwargs=kwargs,
+    )
+
+
+_register(ENV_ID)
+for _name in BUILT_IN:
+    _register(f"TextRLHF-{_name.capitalize()}-v0", task=_name)
 
 
 def __getattr__(name: str) -> Any:

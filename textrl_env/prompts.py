@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from textrl_env.errors import ConfigError, PromptError, PromptTooLong, UnknownName
+from textrl_env.prompt_datasets import PREFIX, load_prompt_dataset
 from textrl_env.tokenization import check_messages, encode_chat, encode_prompt_text
 
 PromptText = str | list[dict[str, Any]]
@@ -37,7 +38,7 @@ class PromptSet:
             - a list of dicts `{"prompt": text or chat, ...}`, whose other values are passed on to the reward,
             - the path of a `.jsonl` file with one such text, chat or dict a line, or of a `.txt` file with a
               text a line (empty lines are skipped),
-            - a `datasets.Dataset` with a column `prompt`.
+            - a `datasets.Dataset` with a column `prompt`, or its name, `"datasets:<hub id or folder>[:split]"`.
         tokenizer: A Hugging Face tokenizer; needs a chat template where there are chats.
         max_prompt_tokens: The longest prompt, in tokens.
         overflow: What is done with a longer one: `"truncate"` drops its oldest tokens, but for a BOS in
@@ -170,11 +171,14 @@ class _DatasetRows:
 def _rows(source: Any) -> Sequence[tuple[PromptText, dict[str, Any]]] | _DatasetRows:
     if hasattr(source, "column_names") and hasattr(source, "__getitem__"):
         return _DatasetRows(source)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return _DatasetRows(load_prompt_dataset(source))
     if isinstance(source, (str, Path)):
         return _checked_rows(_read_file(Path(source)))
     if not isinstance(source, Sequence) or isinstance(source, bytes):
         raise PromptError(
-            f"prompts must be a list, the path of a .jsonl or .txt file, or a datasets.Dataset; "
+            f"prompts must be a list, the path of a .jsonl or .txt file, or a datasets.Dataset (or its name, "
+            f"'{PREFIX}...'); "
             f"got {type(source).__name__}"
         )
     if source and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in source):

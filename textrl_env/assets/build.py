@@ -22,16 +22,19 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from textrl_env.assets import HASHES, NAMES
-from textrl_env.assets.corpus import tokenizer_texts
+from textrl_env.assets.corpus import chat_text, tokenizer_texts
+from textrl_env.assets.formats import FORMATS
 from textrl_env.assets.gold import gold_sentiment
 from textrl_env.assets.grammar import continue_review, review_prompts
 from textrl_env.assets.preferences import Source, candidates, pair_accuracy
 from textrl_env.assets.reward_training import MARGIN, score_texts, train_reward_model
 from textrl_env.assets.tokenizer import train_tokenizer
 from textrl_env.assets.training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.rewards import make_reward, score_episodes
+from textrl_env.tasks import get_task
 
 METRICS = "metrics.json"
 
@@ -76,6 +79,7 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
             "score_of_policy_samples": {"mean": fmean(proxy), "std": stdev(proxy)},
             "correlation_with_gold": _correlation(gold, proxy),
         },
+        "tasks": {name: task_metrics(name, policy, tokenizer, held_out) for name in FORMATS},
         "build": {
             "seed": seed,
             "steps": steps,
@@ -92,6 +96,26 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
     }
     write_assets(out, tokenizer, policy, reward, metrics)
     return metrics
+
+
+def task_metrics(
+    name: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, held_out: int
+) -> dict[str, Any]:
+    """What the policy, as the reference of that task, scores on about `held_out` answers to its held-out prompts."""
+    task, form = get_task(name), FORMATS[name]
+    rows = form.rows("heldout") * max(1, held_out // len(form.rows("heldout")))
+    prompts = [row["prompt"] for row in rows]
+    texts = [text if isinstance(text, str) else chat_text(tokenizer, text, to_answer=True) for text in prompts]
+    answers = sample_completions(policy, tokenizer, texts, max_new_tokens=task.max_new_tokens)
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+    scored = [score_episodes(make_reward(each), prompts, answers, None, columns) for each in (task.reward, task.gold)]
+    score, gold = (each.scores for each in scored)
+    return {
+        "score": {"mean": score.mean(), "std": score.std()},
+        "gold_score": {"mean": gold.mean(), "std": gold.std()},
+        "well_formed_share": fmean(form.well_formed(row, text) for row, text in zip(rows, answers, strict=True)),
+        "samples": [text + answer for text, answer in zip(texts, answers, strict=True)][:3],
+    }
 
 
 def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, dict[str, float]]:
@@ -155,11 +179,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write the assets to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text, the weights and the sampling")
-    parser.add_argument("--steps", type=int, default=1600, help="updates of the policy")
+    parser.add_argument("--steps", type=int, default=3200, help="updates of the policy")
     parser.add_argument("--reward-steps", type=int, default=700, help="updates of the reward model")
     parser.add_argument("--per-source", type=int, default=24, help="texts of each source for each training prompt")
     parser.add_argument("--held-out", type=int, default=2000, help="documents and samples that are measured")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     options = parser.parse_args(arguments)
     for name in ("steps", "reward_steps", "per_source", "held_out", "threads"):
         if getattr(options, name) < (least := 2 if name in ("per_source", "held_out") else 1):
@@ -174,9 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         per_source=options.per_source,
         held_out=options.held_out,
     )
-    shown = {name: {k: v for k, v in part.items() if k != "samples"} for name, part in metrics.items()}
-    print(json.dumps(shown, indent=2))
-    print("\n".join(metrics["policy"]["samples"]))
+    print(json.dumps(metrics, indent=2, ensure_ascii=False))
     print(f"written to {options.out}")
 
 

@@ -1,22 +1,42 @@
-"""Text from the grammar as batches of token ids: what the embedded policy is trained and measured on."""
+"""The training text, reviews for the most part, as batches of token ids: what the embedded policy is trained and
+measured on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from textrl_env.assets.formats import FORMATS
 from textrl_env.assets.grammar import derive_review, generate_dialogue, generate_fact
 
-REVIEW_SHARE, DIALOGUE_SHARE = 0.8, 0.12  # facts are the rest
+SHARES = MappingProxyType(
+    {
+        "review": 0.43,
+        "chat": 0.027,
+        "fact": 0.02,
+        "arithmetic": 0.18,
+        "code": 0.1,
+        "detoxify": 0.027,
+        "dialogue": 0.022,
+        "question": 0.071,
+        "recommend": 0.045,
+        "story": 0.02,
+        "summarize": 0.022,
+        "translate": 0.036,
+    }
+)
+"""Kind of a document -> its share of the documents; more than half of the tokens are in reviews."""
 _IGNORE = -100
 
 
 class Document(NamedTuple):
-    kind: str  # "review", "dialogue" or "fact"
+    kind: str  # one of SHARES
     ids: list[int]  # BOS ... EOS
     nats: float  # -log p of the derivation for a review, else NaN
 
@@ -29,37 +49,52 @@ class Batch(NamedTuple):
 def tokenizer_texts(rng: Random, count: int) -> Iterator[str]:
     """Text to learn the tokenizer from: `count` documents in the corpus's mixture, without control tokens."""
     for _ in range(count):
-        kind = _kind(rng)
-        if kind == "review":
-            yield derive_review(rng)[0]
-        elif kind == "fact":
-            yield generate_fact(rng)
+        text, _ = _draw(rng, _kind(rng))
+        if isinstance(text, str):
+            yield text
         else:
-            yield from (f"{message['role']}\n{message['content']}" for message in generate_dialogue(rng))
+            yield from (f"{message['role']}\n{message['content']}" for message in text)
 
 
 def documents(rng: Random, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Document]:
-    """`count` documents: `<|bos|> text <|endoftext|>`, a dialogue in the chat template."""
+    """`count` documents: `<|bos|> text <|endoftext|>`, a chat in the chat template."""
     drawn: list[tuple[str, str, float]] = []
     for _ in range(count):
-        kind, nats = _kind(rng), float("nan")
-        if kind == "review":
-            text, nats = derive_review(rng)
-        elif kind == "fact":
-            text = generate_fact(rng)
-        else:  # the template writes BOS itself, as does the tokenizer below: keep one
-            chat = tokenizer.apply_chat_template(generate_dialogue(rng), tokenize=False)
-            text = str(chat).removeprefix(str(tokenizer.bos_token))
-        drawn.append((kind, text, nats))
+        kind = _kind(rng)
+        text, nats = _draw(rng, kind)
+        drawn.append((kind, text if isinstance(text, str) else chat_text(tokenizer, text), nats))
     rows = tokenizer([text for _, text, _ in drawn]).input_ids
     return [
         Document(kind, [*ids, tokenizer.eos_token_id], nats) for (kind, _, nats), ids in zip(drawn, rows, strict=True)
     ]
 
 
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, to_answer: bool = False) -> str:
+    """A chat in the template, without the BOS that the tokenizer writes in front of every text by itself.
+
+    to_answer: end it where the assistant's answer begins.
+    """
+    chat = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=to_answer)
+    return str(chat).removeprefix(str(tokenizer.bos_token))
+
+
 def _kind(rng: Random) -> str:
-    draw = rng.random()
-    return "review" if draw < REVIEW_SHARE else "dialogue" if draw < REVIEW_SHARE + DIALOGUE_SHARE else "fact"
+    return rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+
+
+def _draw(rng: Random, kind: str) -> tuple[str | list[dict[str, str]], float]:
+    """A document of that kind as text or messages, and `-log p` of it for a review, else NaN."""
+    if kind == "review":
+        return derive_review(rng)
+    if kind == "chat":
+        return generate_dialogue(rng), float("nan")
+    if kind == "fact":
+        return generate_fact(rng), float("nan")
+    row = FORMATS[kind].draw(rng)
+    prompt, answer = row["prompt"], FORMATS[kind].answer(rng, row)
+    if isinstance(prompt, str):
+        return prompt + answer, float("nan")
+    return [*prompt, {"role": "assistant", "content": answer}], float("nan")
 
 
 def collate(rows: Sequence[list[int]], pad: int) -> Batch:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.plugins import broken_plugin, load_plugin, plugins
 from textrl_env.rewards.protocol import Reward
 from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
 
@@ -23,6 +24,8 @@ _factories: dict[str, Callable[..., Reward]] = {
     "repetition": RepetitionReward,
 }
 _BUILT_IN = dict(_factories)
+GROUP = "textrl.rewards"
+"""The entry point group in which installed packages name rewards: each a factory, as `register_reward` takes."""
 
 
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
@@ -39,26 +42,37 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
 
 
 def registered_rewards() -> list[str]:
-    """The names that `make_reward` knows, sorted."""
-    return sorted(_factories)
+    """The names that `make_reward` knows, sorted: built in, registered, and of installed packages."""
+    return sorted({*_factories, *plugins(GROUP)})
 
 
 def is_built_in(name: Any) -> bool:
     """Whether every process knows `name` for the same reward, and not only this one, which registered it."""
-    return isinstance(name, str) and name in _BUILT_IN and _factories[name] is _BUILT_IN[name]
+    if not isinstance(name, str):
+        return False
+    if name in _factories:
+        return name in _BUILT_IN and _factories[name] is _BUILT_IN[name]
+    return name in plugins(GROUP)
 
 
 def make_registered(name: str, **kwargs: Any) -> Reward:
-    """The reward registered as `name`.
+    """The reward registered as `name`, or the one that an installed package brings under that name.
 
     Raises:
         UnknownName: None is; the message suggests the nearest.
-        ConfigError: Its factory does not take these arguments.
+        ConfigError: Its factory does not take these arguments, or the package's entry point is broken.
     """
-    if name not in _factories:
-        raise UnknownName("reward", name, _factories)
+    factory = _factories.get(name)
+    if factory is None:
+        if name not in plugins(GROUP):
+            raise UnknownName("reward", name, registered_rewards())
+        factory = load_plugin(GROUP, name)
+        if not callable(factory):
+            raise broken_plugin(
+                GROUP, name, f"gives {type(factory).__name__}, expected a function that returns a reward"
+            )
     try:
-        return _factories[name](**kwargs)
+        return factory(**kwargs)
     except TypeError as error:
         if not kwargs:
             raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, check_limit
 from textrl_env.models.loading import LoadedModel, load_model
@@ -71,6 +72,8 @@ def assemble(
 ) -> Assembly:
     """Resolve every part; None means the task's own. Raises a ConfigError before anything is half built.
 
+    Raises MissingExtra where the task requires a package that is not installed.
+
     with_reference: False loads no weights at all, for an environment whose KL is charged in another process; only in
         `kl_mode="deferred"`, where the environment itself never runs the reference.
     """
@@ -79,6 +82,9 @@ def assemble(
         raise UnknownName("split", split, SPLITS)
     if not with_reference and kl_mode != "deferred":
         raise ConfigError(f"with_reference=False needs kl_mode='deferred'; kl_mode={kl_mode!r} runs it at every step")
+    for package, extra in task.requires.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(extra, package)
     rewarder = make_reward(task.reward if reward is None else reward)
     gold = None if task.gold is None else make_reward(task.gold)
     source = _prompt_source(task, split) if prompts is None else prompts
