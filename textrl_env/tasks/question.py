@@ -1,7 +1,7 @@
 """Answer a question from a passage: three facts, then the question and the beginning of its answer.
 
-In half of the passages two facts are of the same kind about different people, so that it matters who is meant. The reward is SQuAD's F1,
-which pays in part for an answer that says more than was asked; the gold score is its exact match.
+In half of the passages two facts are of the same kind about different people, so that it matters who is meant. The
+reward is SQuAD's F1, which pays in part for an answer that says more than was asked; the gold score is its exact match.
 """
 
 from __future__ import annotations

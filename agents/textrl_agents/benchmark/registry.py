@@ -74,7 +74,9 @@ _BUILT_IN = {
         Algorithm("reference", f"{_HERE}.reference:train", "the model as it is: the zero point"),
         Algorithm("ppo", f"{_HERE}.sb3:train", "stock SB3 PPO", requires=_SB3),
         Algorithm("a2c", f"{_HERE}.sb3:train", "stock SB3 A2C", requires=_SB3),
-        Algorithm("trpo", f"{_HERE}.sb3:train", "sb3-contrib TRPO, its gradients in one backward pass", requires=_CONTRIB),
+        Algorithm(
+            "trpo", f"{_HERE}.sb3:train", "sb3-contrib TRPO, its gradients in one backward pass", requires=_CONTRIB
+        ),
         Algorithm("nlpo", f"{_HERE}.sb3:train", "PPO within the top-p tokens of a lagged policy", requires=_SB3),
         Algorithm("reinforce", f"{_HERE}.sb3:train", "REINFORCE with a baseline", requires=_SB3),
         Algorithm("rloo", f"{_HERE}.sb3:train", "REINFORCE leave-one-out", requires=_SB3),
