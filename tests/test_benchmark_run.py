@@ -23,7 +23,7 @@ from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.registry import Algorithm, register_algorithm
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.benchmark.run import run_benchmark
-from textrl_agents.benchmark.run_cell import run_cell
+from textrl_agents.benchmark.run_cell import LearningCurve, run_cell
 from textrl_agents.cli import app
 from textrl_env.errors import ConfigError, TextRLError
 
@@ -174,6 +174,23 @@ def test_a_cell_gives_its_line(plugin: Path) -> None:
     reference = run_cell(Cell(**{**vars(cell), "algorithm": "reference", "settings": {}}))
     prompts = [[sample["prompt"] for sample in each["samples"]] for each in (line, reference, other)]
     assert prompts[0] == prompts[1] != prompts[2]
+
+
+def test_a_long_curve_is_thinned_to_means_of_neighbours() -> None:
+    curve = LearningCurve()
+    for tokens in range(250):
+        curve(tokens, score=float(tokens % 3), kl=None if tokens < 3 else 1.0, length=2.0)
+    points = curve.thinned()
+    assert len(points) == 84
+    assert points[:2] == [
+        {"tokens": 2, "score": 1.0, "kl": None, "length": 2.0},
+        {"tokens": 5, "score": 1.0, "kl": 1.0, "length": 2.0},
+    ]
+    assert points[-1] == {"tokens": 249, "score": 0.0, "kl": 1.0, "length": 2.0}
+    short = LearningCurve()
+    short(7, score=0.5, kl=0.1, length=3.0)
+    assert short.thinned() == short.points
+    assert LearningCurve().thinned() == []
 
 
 def test_the_reference_is_the_zero_point() -> None:

@@ -8,6 +8,7 @@ import random
 import time
 import traceback
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from textrl_env.tasks import get_task
 from textrl_env.tasks.enumeration import ExactValue
 
 SAMPLES = 6
+POINTS = 100  # of a learning curve; some algorithms record every update
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -64,6 +66,19 @@ class LearningCurve:
             return
         known = float(kl) if kl is not None and math.isfinite(kl) else None
         self.points.append({"tokens": int(tokens), "score": float(score), "kl": known, "length": float(length)})
+
+    def thinned(self) -> list[dict[str, float | None]]:
+        """At most POINTS points: means of as many neighbours as it takes, at the tokens of the last of them."""
+        size = max(1, math.ceil(len(self.points) / POINTS))
+        return [_mean_point(self.points[start : start + size]) for start in range(0, len(self.points), size)]
+
+
+def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {"tokens": points[-1]["tokens"]}
+    for name in ("score", "kl", "length"):
+        known = [value for point in points if (value := point[name]) is not None]
+        means[name] = fmean(known) if known else None
+    return means
 
 
 def heldout_env(cell: Cell) -> TextGenVectorEnv:
@@ -111,7 +126,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         "train_seconds": seconds,
         "tokens_per_second": speed,
         **memory,
-        "curve": curve.points,
+        "curve": curve.thinned(),
         "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
         "kl_coef": evaluation.kl_coef,
         "device": str(device),
