@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from textrl_agents.benchmark import figures
 from textrl_agents.benchmark.across import REFERENCE, Across
 from textrl_agents.benchmark.aggregate import COLUMNS, Summary, TaskTable
-from textrl_agents.benchmark.report_markdown import AGARWAL, BEIRAMI, Picture, Sample, Section, Table, Text
-from textrl_agents.benchmark.statistics import MIN_SEEDS, Estimate
+from textrl_agents.benchmark.number_text import counted, mean_text, number_text, range_text
+from textrl_agents.benchmark.report_blocks import AGARWAL, BEIRAMI, Picture, Sample, Section, Table, Text
+from textrl_agents.benchmark.report_runs import machines
+from textrl_agents.benchmark.statistics import MIN_SEEDS
 from textrl_agents.sample_file import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task
 SAMPLE_LENGTH = 1_200  # characters of a text that are shown
-NO_INTERVAL = "-"
 _SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
 
 
@@ -31,8 +29,8 @@ def findings(summary: Summary) -> list[str]:
             continue
         value = best.estimates["objective"]
         zero = next((row.estimates["objective"] for row in table.finished if row.name == REFERENCE), None)
-        line = f"{table.label}: {best.label} has the highest mean objective, {_show(value, 3)}"
-        line += f" (the untouched model: {_show(zero, 3)})." if zero else "."
+        line = f"{table.label}: {best.label} has the highest mean objective, {mean_text(value, 3)}"
+        line += f" (the untouched model: {mean_text(zero, 3)})." if zero else "."
         others = [row for row in table.finished if row is not best and row.name != REFERENCE]
         if value.interval is not None:
             near = [row.label for row in others if value.overlaps(row.estimates["objective"])]
@@ -44,7 +42,7 @@ def findings(summary: Summary) -> list[str]:
     if len(summary.across.scales) > 1 and ranked:
         lines.append(
             f"All {len(summary.across.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
-            f"normalised scores, {_range(summary.across.iqm[ranked[0]])}."
+            f"normalised scores, {range_text(summary.across.iqm[ranked[0]], 3)}."
         )
     return lines
 
@@ -64,7 +62,7 @@ def too_few(summary: Summary) -> list[Text]:
         Text(
             [
                 f"Too few seeds: an interval needs at least {MIN_SEEDS} runs that differ in their seed alone. Fewer "
-                f"stand behind {which}; their intervals are shown as `{NO_INTERVAL}`, and differences may be chance."
+                f"stand behind {which}: a mean without an interval, whose differences may be chance."
             ]
         )
     ]
@@ -116,7 +114,7 @@ def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style])
 def _results(table: TaskTable, *, cost: bool, caption: str) -> Table:
     columns = table.columns(cost=cost)
     rows = [
-        (row.label, str(len(row.lines)), *[_show(row.estimates.get(c.key), c.digits) for c in columns])
+        (row.label, str(len(row.lines)), *[mean_text(row.estimates.get(c.key), c.digits) for c in columns])
         for row in table.finished
     ]
     return Table(("algorithm", "seeds", *[column.title for column in columns]), rows, caption)
@@ -139,8 +137,8 @@ def all_tasks(across: Across, looks: dict[str, figures.Style]) -> list[Text | Ta
     if not ranked:
         return [*blocks, Text(["So there is nothing to compare over all tasks."])]
     rows = [
-        (label, str(len(across.scores[label])), _range(across.iqm[label]),
-         *[_number(value, 3) for value in across.scores[label].mean(axis=0)])
+        (label, str(len(across.scores[label])), range_text(across.iqm[label], 3),
+         *[number_text(value, 3) for value in across.scores[label].mean(axis=0)])
         for label in ranked
     ]  # fmt: skip
     blocks += [
@@ -194,7 +192,7 @@ def samples(table: TaskTable) -> list[Sample]:
             prompt = prompt_text(sample["prompt"])
             seen[prompt] = seen.get(prompt, 0) + 1  # a task may ask the same several times
             found = [(title, sample.get(key)) for key, title in _SAMPLE_SCORES]
-            scores = [f"{title} {_number(value, 2)}" for title, value in found if isinstance(value, (int, float))]
+            scores = [f"{title} {number_text(value, 2)}" for title, value in found if isinstance(value, (int, float))]
             answer = (row.label, ", ".join(scores), shortened(sample["response"]))
             answers.setdefault((prompt, seen[prompt]), []).append(answer)
     return [Sample(shortened(prompt), given) for (prompt, _), given in list(answers.items())[:SAMPLE_PROMPTS]]
@@ -234,42 +232,6 @@ def caveats(summary: Summary) -> list[str]:
     if len(machines(summary.lines)) > 1:
         lines.append("The runs are from different machines, so their speeds and memory cannot be compared.")
     return lines
-
-
-def machines(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Each machine in words, with the number of runs on it."""
-    counts = Counter(json.dumps(line.get("machine") or {}, sort_keys=True) for line in lines)
-    shown = []
-    for text, count in counts.items():
-        machine = json.loads(text)
-        parts = [str(machine.get("cpu") or "unknown"), counted(machine.get("cores") or 0, "core")]
-        parts += [str(machine["gpu"])] if machine.get("gpu") else ["no GPU"]
-        parts += [f"Python {machine.get('python')}", counted(count, "run")]
-        shown.append(", ".join(parts))
-    return shown
-
-
-def _show(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return NO_INTERVAL
-    if estimate.interval is None:
-        return f"{_number(estimate.value, digits)} ± {NO_INTERVAL}"
-    return f"{_number(estimate.value, digits)} ± {_number((estimate.interval[1] - estimate.interval[0]) / 2, digits)}"
-
-
-def _range(estimate: Estimate) -> str:
-    interval = [NO_INTERVAL] if estimate.interval is None else [_number(bound, 3) for bound in estimate.interval]
-    return f"{_number(estimate.value, 3)} [{', '.join(interval)}]"
-
-
-def _number(value: float, digits: int) -> str:
-    # Rounding first keeps -0.00 away.
-    return f"{round(value, digits) + 0.0:,.{digits}f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _slug(text: str) -> str:

@@ -198,6 +198,7 @@ def _print_tables(lines: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from textrl_agents.benchmark.aggregate import summarize
+    from textrl_agents.benchmark.number_text import mean_text
 
     for task in summarize(lines).tasks:
         columns = [*task.columns(cost=False), *task.columns(cost=True)]
@@ -208,15 +209,6 @@ def _print_tables(lines: list[dict[str, Any]]) -> None:
             table.add_column(column.title, justify="right")
         table.add_column("done", justify="right")
         for row in task.rows:
-            shown = [_shown(row.estimates.get(column.key), column.digits) for column in columns]
+            shown = [mean_text(row.estimates.get(column.key), column.digits) for column in columns]
             table.add_row(escape(row.label), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
         Console().print(table)
-
-
-def _shown(estimate: Any, digits: int) -> str:
-    if estimate is None:
-        return "-"
-    if estimate.interval is None:
-        return f"{round(estimate.value, digits) + 0.0:,.{digits}f}"  # rounding first keeps -0.00 away
-    low, high = estimate.interval
-    return f"{round(estimate.value, digits) + 0.0:,.{digits}f} ± {(high - low) / 2:,.{digits}f}"
