@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from textrl_agents.evaluation import Evaluation, evaluate
-from textrl_env import TextGenVectorEnv
+if TYPE_CHECKING:  # names and plans are read without waiting for torch
+    from textrl_agents.evaluation import Evaluation
+    from textrl_env import TextGenVectorEnv
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Trained:
         """Fresh samples in `env`, which serves held-out prompts in SAME_STEP and deferred mode."""
         if self.evaluation is not None:
             return self.evaluation(env, episodes, seed)
+        from textrl_agents.evaluation import evaluate
+
         return evaluate(self.policy, env=env, episodes=episodes, seed=seed, deterministic=self.deterministic)
 
 
