@@ -208,7 +208,7 @@ class TestExpertIteration:
             ({"n": 1}, "n must be a whole number >= 2, got 1"),
             ({"keep": "worst"}, "keep must be one of best, quantile, got 'worst'"),
             ({"learning_rate": "fast"}, "learning_rate must be a number >= 0 or a mapping"),
-            ({"learning_rate": {"peek": 1.0}}, "a learning rate takes peak, warmup and final"),
+            ({"learning_rate": {"peek": 1.0}}, "a learning rate takes either peak or scale"),
             ({"rounds": 0}, "rounds must be a whole number >= 1"),
             ({"max_grad_norm": math.nan}, "max_grad_norm must be a number > 0"),
         ],

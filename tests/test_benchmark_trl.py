@@ -182,7 +182,12 @@ def test_the_session_sends_nothing_and_leaves_all_as_it_was() -> None:
     ("algorithm", "settings", "env", "message"),
     [
         ("trl_grpo", {"betta": 1}, {}, "unknown setting of trl_grpo 'betta'.*mean 'beta'"),
-        ("trl_rloo", {"learning_rate": {"top": 1}}, {}, "a learning rate takes peak, warmup and final, got .'top'"),
+        (
+            "trl_rloo",
+            {"learning_rate": {"top": 1}},
+            {},
+            "a learning rate takes either peak or scale, got .'top'",
+        ),
         ("trl_rloo", {"output_dir": "/tmp"}, {}, "unknown setting of trl_rloo 'output_dir'"),
         ("trl_rloo", {"num_generations": 3}, {}, r"trl_rloo refuses its settings .*must be divisible"),
         ("trl_rloo", {}, {"stop": ["a"]}, "TRL's RLOO cannot end a response at a stop string"),

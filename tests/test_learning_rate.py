@@ -90,3 +90,16 @@ def test_the_default_falls_with_the_size():
     assert default_learning_rate(10**6) == pytest.approx(1e-3)
     assert default_learning_rate(10**10) == pytest.approx(1e-5)
     assert default_learning_rate(0) == default_learning_rate(1)
+
+
+def test_settings_name_a_peak_or_scale_the_default():
+    assert WarmupSchedule.of(None, 10**6).peak == WarmupSchedule.of({}, 10**6).peak == pytest.approx(1e-3)
+    scaled = WarmupSchedule.of({"scale": 0.5, "warmup": 0.2}, 10**8)
+    assert (scaled.peak, scaled.warmup, scaled.final) == (pytest.approx(5e-5), 0.2, 0.1)
+    assert WarmupSchedule.of({"peak": 3e-3, "final": 0.0}, 10**8).peak == 3e-3
+
+
+@pytest.mark.parametrize("arguments", [{"peak": 1e-3, "scale": 0.5}, {"peek": 1e-3}, {"scale": "half"}])
+def test_settings_that_cannot_be_read(arguments: dict):
+    with pytest.raises(ConfigError, match=r"takes either peak or scale, and warmup and final; got \['"):
+        WarmupSchedule.of(arguments, 10**6)

@@ -65,7 +65,7 @@ def test_defaults_fit_rlhf(algo: str, kind: Any):
     assert (config.env, config.env_config["kl_mode"]) == ("textrl_env:TextRLHF-v0", "deferred")
     assert config.env_config["with_reference"] is False, "env runners load no weights twice"
     if algo == "ppo":
-        assert (config.lambda_, config.clip_param, config.num_epochs) == (0.95, 0.2, 4)
+        assert (config.lambda_, config.clip_param, config.num_epochs) == (1.0, 0.2, 4)
         assert (config.vf_clip_param, config.kl_coeff) == (float("inf"), 0.0)
     runner = TextEnvRunner(config=config, worker_index=0)
     learner = config.build_learner(env=runner.env)
@@ -205,7 +205,7 @@ def test_next_step_may_be_said(mode: Any):
     ("change", "message"),
     [
         (lambda config: config.training(gamma=0.9), r"gamma was changed to 0\.9 after make_config had wired 1\.0"),
-        (lambda config: config.training(lambda_=0.5), r"lambda_ was changed to 0\.5 after make_config had wired 0\.95"),
+        (lambda config: config.training(lambda_=0.5), r"lambda_ was changed to 0\.5 after make_config had wired 1\.0"),
         (lambda config: config.environment(env_config={"kl_coef": 0.3}), "env_config was changed after make_config"),
         (lambda config: config.env_config.update(kl_mode="log_ratio"), "env_config was changed after make_config"),
         (lambda config: config.training(minibatch_size=2), "minibatch_size must be at least 5"),

@@ -141,7 +141,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -
         train(settings(out, algorithm={"ray": 2}), progress=False)
     with pytest.raises(UnknownName, match=r"unknown argument of Ray 'cpus'\. Did you mean 'num_cpus'"):
         train(settings(out, algorithm={"ray": {"cpus": 2}}), progress=False)
-    with pytest.raises(ConfigError, match="a learning rate takes peak, warmup and final"):
+    with pytest.raises(ConfigError, match="a learning rate takes either peak or scale"):
         train(settings(out, algorithm={"lr": {"top": 3}}), progress=False)
     assert not out.exists()
 

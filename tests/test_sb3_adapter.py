@@ -86,7 +86,7 @@ def test_defaults_fit_rlhf():
     for algo, kind in (("ppo", PPO), ("a2c", A2C)):
         agent = make_agent(algo, env_kwargs={"task": "exact"}, n_envs=2)
         assert type(agent) is kind, "SB3's classes stay stock"
-        assert (agent.gamma, agent.gae_lambda) == (1.0, 0.95)
+        assert (agent.gamma, agent.gae_lambda) == (1.0, 1.0)
         assert isinstance(agent.policy.optimizer, torch.optim.Adam)
         assert agent.policy.optimizer.defaults["eps"] == 1e-5
         state = torch.from_numpy(agent.env.reset())

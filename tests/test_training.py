@@ -204,7 +204,11 @@ def test_a_folder_that_holds_a_run_is_refused(full: Any, tmp_path: Path) -> None
         ({"algo": "pppo"}, UnknownName, r"unknown algorithm 'pppo'. Did you mean 'ppo'\?"),
         ({"algorithm": {"n_step": 3}}, UnknownName, r"unknown argument of ppo 'n_step'. Did you mean 'n_steps'\?"),
         ({"algorithm": {"seed": 3}}, UnknownName, "unknown argument of ppo 'seed'"),
-        ({"algorithm": {"learning_rate": {"peek": 1}}}, ConfigError, "a learning rate takes peak, warmup and final"),
+        (
+            {"algorithm": {"learning_rate": {"peek": 1}}},
+            ConfigError,
+            "a learning rate takes either peak or scale",
+        ),
         ({"device": "gpu"}, UnknownName, "unknown device 'gpu'"),
         ({"dtype": "float8"}, UnknownName, "unknown dtype 'float8'"),
         ({"reward": "sentimint"}, UnknownName, "unknown reward 'sentimint'"),

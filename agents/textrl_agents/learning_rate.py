@@ -19,12 +19,21 @@ class WarmupSchedule:
         self.peak, self.warmup, self.final = peak, warmup, final
 
     @classmethod
-    def of(cls, arguments: Mapping[str, float]) -> WarmupSchedule:
-        """From a mapping, as settings in YAML have it. Raises ConfigError."""
+    def of(cls, arguments: Mapping[str, float] | None, parameters: int) -> WarmupSchedule:
+        """From a mapping, as settings in YAML have it; None is {}.
+
+        parameters: how many are trained. Without a `peak` it is `scale` (1) times `default_learning_rate`, which fits
+        models of any size. Raises ConfigError.
+        """
+        given = dict(arguments or {})
         try:
-            return cls(**arguments)
+            if "peak" not in given:
+                given["peak"] = given.pop("scale", 1.0) * default_learning_rate(parameters)
+            return cls(**given)
         except TypeError:
-            raise ConfigError(f"a learning rate takes peak, warmup and final, got {sorted(arguments)}") from None
+            raise ConfigError(
+                f"a learning rate takes either peak or scale, and warmup and final; got {sorted(arguments or {})}"
+            ) from None
 
     def __call__(self, progress_remaining: float) -> float:
         done = 1.0 - progress_remaining

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from gymnasium.vector import AutoresetMode
 
 from textrl_agents.benchmark.cell import Cell
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.learning_rate import WarmupSchedule
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic, load_model
@@ -65,16 +65,14 @@ def trained_weights(policy: CausalLMActorCritic) -> list[Any]:
 
 
 def learning_schedule(given: float | Mapping[str, float] | None, weights: Iterable[Any]) -> WarmupSchedule:
-    """The learning rate over the budget: a number is constant, a mapping has WarmupSchedule's arguments.
+    """The learning rate over the budget: a number is constant, the rest is what `WarmupSchedule.of` takes.
 
-    None gives one that fits the number of `weights`. Raises ConfigError.
+    Raises ConfigError.
     """
-    if given is None:
-        return WarmupSchedule(default_learning_rate(sum(weight.numel() for weight in weights)))
-    if isinstance(given, Mapping):
-        return WarmupSchedule.of(given)
+    if given is None or isinstance(given, Mapping):
+        return WarmupSchedule.of(given, sum(weight.numel() for weight in weights))
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise ConfigError(
-            f"learning_rate must be a number >= 0 or a mapping with peak, warmup and final, got {given!r}"
+            f"learning_rate must be a number >= 0 or a mapping with peak or scale, warmup and final, got {given!r}"
         )
     return WarmupSchedule(float(given), warmup=0.0, final=1.0)

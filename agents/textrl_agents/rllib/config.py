@@ -14,7 +14,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.learners import TextAPPOLearner, TextIMPALALearner, TextPPOLearner
@@ -46,7 +46,8 @@ SHARED_DEFAULTS: dict[str, Any] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ppo": {
-        "lambda_": 0.95,
+        # Below 1, over a value head that starts at zero, the first advantages would grow along a response.
+        "lambda_": 1.0,
         "clip_param": 0.2,
         "num_epochs": 4,
         "vf_loss_coeff": 0.1,
@@ -128,6 +129,7 @@ def make_config(
         models by name or path: every process loads what it needs.
     actor_critic: arguments of CausalLMActorCritic (`value_trunk`, `cache`).
     total_timesteps: tokens of the whole run; the learning rate then warms up and falls. Without it, it is constant.
+        `lr` may be a mapping, what `WarmupSchedule.of` takes.
     overrides: any settings of the `AlgorithmConfig` by their names (`lr`, `num_env_runners`, `num_learners`,
         `num_gpus_per_learner`, `minibatch_size`, ...), on top of defaults that fit RLHF. RLlib's own methods
         (`config.env_runners(...)`) can be called on the result as well.
@@ -144,8 +146,9 @@ def make_config(
     _check_values(settings, actor_critic or {})
     _fill_in(algo, settings, parts.max_new_tokens, env.get("device", "auto"))
     trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
-    lr = settings.get("lr", WarmupSchedule(default_learning_rate(trained)))
-    settings["lr"] = _rate(lr, total_timesteps, settings)
+    lr = settings.get("lr", {})
+    schedule = WarmupSchedule.of(lr, trained) if isinstance(lr, Mapping) else lr
+    settings["lr"] = _rate(schedule, total_timesteps, settings)
 
     config.environment(f"textrl_env:{ENV_ID}", env_config=env, normalize_actions=False, clip_actions=False)
     config.env_runners(

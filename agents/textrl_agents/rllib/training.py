@@ -13,7 +13,6 @@ from torch.utils.tensorboard import SummaryWriter
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.quiet import errors_only
@@ -68,8 +67,6 @@ class RLlibRun:
         for name in _DECIDED:
             if name in settings:
                 raise ConfigError(f"algorithm.{name} is decided by the run; there is a setting for it outside")
-        if isinstance(settings.get("lr"), dict):
-            settings["lr"] = WarmupSchedule.of(settings["lr"])
         for logger in ("ray", "ray.rllib"):  # the second has a level of its own
             self._open.enter_context(errors_only(logger))
         algorithm_config = make_config(

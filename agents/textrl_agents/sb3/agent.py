@@ -8,7 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
@@ -39,7 +39,7 @@ def make_agent(
     n_envs: rows sampled at once. env_kwargs: the environment's arguments (`task`, `model`, `reward`, ...).
     lora: keyword arguments of `peft.LoraConfig`: train an adapter alone.
     overrides: the algorithm's own arguments, on top of defaults that fit RLHF. `policy_kwargs` are CausalLMPolicy's;
-        `learning_rate` may be a mapping, the arguments of WarmupSchedule.
+        `learning_rate` may be a mapping, what `WarmupSchedule.of` takes.
 
     The policy starts as a copy of the environment's model, which is the reference. DQN and QR-DQN cannot report
     log-probabilities, so their environment charges the cross-entropy (`kl_mode="cross_entropy"`); their policy is
@@ -113,13 +113,13 @@ def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEn
 
 
 def _learning_rate(given: Any, vec_env: TextVecEnv) -> Any:
-    """A mapping becomes a schedule; None becomes one that fits the model's size."""
-    if given is None:
-        model = vec_env.env.kl_penalty.reference.lm.model  # type: ignore[union-attr]
-        adapter = hasattr(model, "disable_adapter")
-        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not adapter)
-        return WarmupSchedule(default_learning_rate(trained))
-    return WarmupSchedule.of(given) if isinstance(given, Mapping) else given
+    """A mapping, or nothing, becomes a schedule that fits the model's size."""
+    if given is not None and not isinstance(given, Mapping):
+        return given
+    model = vec_env.env.kl_penalty.reference.lm.model  # type: ignore[union-attr]
+    adapter = hasattr(model, "disable_adapter")
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not adapter)
+    return WarmupSchedule.of(given, trained)
 
 
 def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:

@@ -20,8 +20,11 @@ Kind = Literal["critic", "responses", "value", "table"]
 # it shares the policy's trunk.
 _ON_POLICY: dict[str, Any] = {"gamma": 1.0, "n_steps": 64}
 _LOSS: dict[str, Any] = {"ent_coef": 0.0, "max_grad_norm": 1.0}
-_CRITIC: dict[str, Any] = {"gae_lambda": 0.95, "vf_coef": 0.1}
-_PPO: dict[str, Any] = {"n_epochs": 4, "clip_range": 0.2}
+# A value head starts at zero. With a lambda below 1 the first advantages would then grow along a response whatever its
+# score, and where scores differ little that is all a first update sees: it can leave the language for good.
+_CRITIC: dict[str, Any] = {"gae_lambda": 1.0, "vf_coef": 0.1}
+# target_kl: epochs end where the policy is 0.045 nats a token from the one that sampled.
+_PPO: dict[str, Any] = {"n_epochs": 4, "clip_range": 0.2, "target_kl": 0.03}
 _A2C: dict[str, Any] = {"use_rms_prop": False, "normalize_advantage": True}
 # Responses are compared with one another, so nothing is fitted to their values and the scale of advantages is meant.
 _COMPARED: dict[str, Any] = {"vf_coef": 0.0, "normalize_advantage": False}
@@ -72,7 +75,7 @@ ALGORITHMS: dict[str, Recipe] = {
     "trpo": Recipe(
         f"{_HERE}.trpo:TRPO",
         "critic",
-        {**_ON_POLICY, "gae_lambda": 0.95, "cg_max_steps": 6, "n_critic_updates": 4, "target_kl": 0.02},
+        {**_ON_POLICY, "gae_lambda": 1.0, "cg_max_steps": 6, "n_critic_updates": 4, "target_kl": 0.02},
         minibatches=4,
         policy={"attention": "eager"},
         package="sb3_contrib",

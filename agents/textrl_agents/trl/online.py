@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.trl.arguments import trl_arguments
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
@@ -71,7 +71,7 @@ class OnlineRun:
         trainer_class, config_class = ONLINE[algorithm]
         if schedule is None:
             trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-            schedule = WarmupSchedule(default_learning_rate(trained))
+            schedule = WarmupSchedule.of(None, trained)
         self.arguments = trl_arguments(
             config_class,
             f"trl_{algorithm}",

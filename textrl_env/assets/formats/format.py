@@ -43,7 +43,7 @@ class Format:
         return (self.right if rng.random() < self.right_share else self.wrong)(rng, row)
 
     def rows(self, split: Literal["train", "heldout"]) -> list[dict[str, Any]]:
-        """Prompts with their columns: at most 192 to train on, at most 64 held out; no prompt is in both.
+        """Prompts with their columns: at most 2,048 to train on, at most 64 held out; no prompt is in both.
 
         Always the same in the same order. Raises `UnknownName` for another split.
         """
@@ -57,7 +57,7 @@ def _drawn_rows(form: Format) -> dict[str, list[dict[str, Any]]]:
     """Both splits. A prompt's split follows from its text, so that no order of drawing can put it into both."""
     rng = Random(f"prompts of {form.name}")
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    wanted = {"train": 192, "heldout": 64}
+    wanted = {"train": 2048, "heldout": 64}
     seen: set[str] = set()
     for _ in range(MAX_DRAWS):
         row = form.draw(rng)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from textrl_agents.benchmark.cell import Cell, Record, Trained
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.quiet import errors_only
 from textrl_agents.rllib import make_config, policy_of, ray_session, training_metrics
 from textrl_agents.rllib.metrics import tokens_sampled
@@ -13,9 +12,6 @@ PREFIX = "rllib_"
 
 def train(cell: Cell, record: Record) -> Trained:
     """Train `make_config(...)` with `cell.settings`; the last batch begins within the budget."""
-    settings = dict(cell.settings)
-    if isinstance(settings.get("lr"), dict):
-        settings["lr"] = WarmupSchedule.of(settings["lr"])
     tokens = 0
     with errors_only("ray"), errors_only("ray.rllib"), ray_session():
         config = make_config(
@@ -24,7 +20,7 @@ def train(cell: Cell, record: Record) -> Trained:
             total_timesteps=cell.budget,
             seed=cell.seed,
             log_level="ERROR",
-            **settings,
+            **cell.settings,
         )
         algorithm = config.build_algo()
         try:
