@@ -192,6 +192,20 @@ def test_advantages_recomputed_independently(tiny_task: Task):
     assert np.abs(record["values"]).min() > 0
 
 
+def test_the_first_advantages_are_the_scores(tiny_task: Task):
+    """The policy is the reference and the value head is zero, so nothing but its score can tell a response's tokens
+    from another's: its first is worth what its last is."""
+    agent = make_agent("ppo", env_kwargs={"task": tiny_task}, n_envs=4, n_steps=24, learning_rate=0.0, seed=0)
+    (record,) = collect(agent)
+    ends = np.concatenate([record["episode_starts"][1:], agent._last_episode_starts[None]]).astype(bool)
+    places = [(row, int(end) + 1) for row in range(4) for end in np.flatnonzero(ends[:, row])]
+    assert len(places) == len(record["episodes"]) > 4
+    for (row, end), episode in zip(places, record["episodes"], strict=True):
+        own = record["advantages"][max(0, end - len(episode.response_ids)) : end, row]
+        assert own == pytest.approx(episode.score, abs=1e-4)
+    assert any(len(episode.response_ids) > 1 for episode in record["episodes"])
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 16, 1000])
 def test_minibatches_hold_every_transition_once(batch_size: int | None, tiny_task: Task):
     """CHECKS 26 and 29: real tokens alone, whole sequences, sizes near the one asked for, and in each the old

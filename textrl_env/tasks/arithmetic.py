@@ -2,6 +2,10 @@
 
 The reward checks the number and pays a little for any number at all, so that a policy that writes none has something
 to climb. The gold score is 1 for the right number alone.
+
+The embedded model knows the 247 sums by heart and cannot add: what it learns of some it pays for with the others, so
+training on three quarters of them lowers the score of those held out. This task shows forgetting there, and wants a
+model that can add for more.
 """
 
 from __future__ import annotations

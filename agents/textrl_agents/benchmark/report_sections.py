@@ -225,8 +225,9 @@ def caveats(summary: Summary) -> list[str]:
     if any(row.name == "best_of_n" for table in summary.tasks for row in table.finished):
         lines.append(
             f"The KL of best_of_n is the bound log n - (n - 1)/n of Beirami et al. 2024 ({BEIRAMI}), no measurement, "
-            "and its answers take n times the tokens when it is used. At that KL hardly anything beats it: of normally "
-            "distributed scores the best of 4 is 1.03 standard deviations up, and the optimal policy of the same KL, "
+            "and it is no policy: when it is used it takes n times the tokens and asks the reward, which on verifiable "
+            "tasks knows the answer. At that KL hardly anything beats it: of normally distributed scores the best of 4 "
+            "is 1.03 standard deviations up, and the optimal policy of the same KL, "
             "sqrt(2 KL), 1.13. Training pays beyond it, where n would have to grow like exp(KL)."
         )
     if len(machines(summary.lines)) > 1:
