@@ -186,7 +186,7 @@ def test_the_session_sends_nothing_and_leaves_all_as_it_was() -> None:
             "trl_rloo",
             {"learning_rate": {"top": 1}},
             {},
-            "a learning rate takes either peak or scale, got .'top'",
+            "takes either peak or scale, and warmup and final; got .'top'",
         ),
         ("trl_rloo", {"output_dir": "/tmp"}, {}, "unknown setting of trl_rloo 'output_dir'"),
         ("trl_rloo", {"num_generations": 3}, {}, r"trl_rloo refuses its settings .*must be divisible"),

@@ -156,12 +156,12 @@ def _default_pipeline(wired: AlgorithmConfig, shared: dict[str, Any]) -> Algorit
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=PrefixModule, model_config=spec.model_config))
     config.update_from_dict(
         {
-            "gamma": 1.0,
-            "lambda_": 0.95,
+            "gamma": wired.gamma,
+            "lambda_": wired.lambda_,
             "use_kl_loss": False,
             "num_env_runners": 0,
             "num_learners": 0,
-            "grad_clip": 1.0,
+            "grad_clip": wired.grad_clip,
             **shared,
         }
     )
