@@ -16,6 +16,7 @@ PACKAGES = {"textrl_env": ROOT / "textrl_env", "textrl_agents": ROOT / "agents" 
 # The layers of the design, lowest first; a module may import from its own layer and from those before it. The first
 # pattern that a module's name starts with decides.
 LAYERS = [
+    ["textrl_env.foreign_text"],
     ["textrl_env.errors"],
     # What the core is made of: each part may use the others, none may know of tasks or environments.
     [
@@ -50,6 +51,7 @@ LIGHT = (
     "textrl_env.assets.gold",
     "textrl_env.assets.grammar",
     "textrl_env.errors",
+    "textrl_env.foreign_text",
     "textrl_env.prompts",
     "textrl_env.rewards",
     "textrl_env.tasks.registry",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import message_of
 from textrl_env.plugins import broken_plugin, load_plugin, plugins
 
 
@@ -121,7 +122,7 @@ def _plugin_task(name: str) -> Task:
         try:
             task = task()
         except Exception as error:
-            raise broken_plugin(GROUP, name, f"raised {type(error).__name__}: {error}") from error
+            raise broken_plugin(GROUP, name, f"raised {type(error).__name__}: {message_of(error)}") from error
     if not isinstance(task, Task):
         what = f"gives {type(task).__name__}, expected a Task or a function that returns one"
         raise broken_plugin(GROUP, name, what)
