@@ -10,6 +10,7 @@ import typer
 
 from textrl_agents.commands.options import DEVICE_HELP, AsJson, print_json
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import visible
 
 # Of the report's columns those that a terminal has room for.
 SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
@@ -168,7 +169,7 @@ def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     for kind, entries in found.items():
         table = Table(title=kind, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, description in entries.items():
-            table.add_row(escape(name), escape(description))
+            table.add_row(escape(visible(name)), escape(visible(description)))
         Console().print(table)
 
 
@@ -203,12 +204,14 @@ def _print_tables(lines: list[dict[str, Any]]) -> None:
     for task in summarize(lines).tasks:
         columns = [*task.columns(cost=False), *task.columns(cost=True)]
         columns = [column for column in columns if column.key in SHOWN]
-        table = Table(title=f"{escape(task.label)}: means over seeds ± half of the 95% interval", title_justify="left")
+        table = Table(
+            title=f"{escape(visible(task.label))}: means over seeds ± half of the 95% interval", title_justify="left"
+        )
         table.add_column("algorithm", no_wrap=True)
         for column in columns:
             table.add_column(column.title, justify="right")
         table.add_column("done", justify="right")
         for row in task.rows:
             shown = [mean_text(row.estimates.get(column.key), column.digits) for column in columns]
-            table.add_row(escape(row.label), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
+            table.add_row(escape(visible(row.label)), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
         Console().print(table)

@@ -123,6 +123,7 @@ def _resume(folder: Path, flags: dict[str, Any], others: Any) -> Any:
 
 def _report(result: Any) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from textrl_agents.tables import comparison_table, evaluation_table
 
@@ -131,4 +132,5 @@ def _report(result: Any) -> None:
         console.print(comparison_table(result.before, result.after))
     elif result.after is not None:
         console.print(evaluation_table(result.after))
-    console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s. Run folder: {result.folder}", soft_wrap=True)
+    where = escape(str(result.folder))
+    console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s. Run folder: {where}", soft_wrap=True)
