@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hang_guard import HANG
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"textrl_env": ROOT / "textrl_env", "textrl_agents": ROOT / "agents" / "textrl_agents"}
@@ -142,7 +143,7 @@ def test_a_folder_that_is_no_package_stays_none():
 
 def fresh(code: str) -> str:
     environment = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'agents')!r}]; "
-    done = subprocess.run([sys.executable, "-c", environment + code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", environment + code], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -22,6 +22,7 @@ from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trainer import Trainer, make_trainer
+from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError, TextRLError
 
 
@@ -53,13 +54,19 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
         return _run(config, run, None, progress)
 
 
-def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None) -> RunResult:
+def resume(
+    folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None, trust: bool | None = False
+) -> RunResult:
     """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
 
     timesteps: a new length of the whole run. Schedules over the run's length then change from here on.
+    trust: run the Python that the folder's settings name, such as a reward in a file; None asks at a terminal.
+
+    Raises ConfigError where they name some and `trust` does not allow it.
     """
     run, checkpoint, tokens = _find(Path(folder))
     config = TrainConfig.of(read_settings(run.config), {} if timesteps is None else {"timesteps": timesteps})
+    require_trust(dataclasses.asdict(config), run.path, trust)
     config = dataclasses.replace(config, out=str(run.path)).resolved()
     if tokens >= config.timesteps:
         raise ConfigError(

@@ -150,7 +150,11 @@ class Plan:
 
     def to_yaml(self) -> str:
         """What `read` reads."""
-        stored = {
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it is stored."""
+        return {
             "seeds": self.seeds,
             "eval_episodes": self.eval_episodes,
             "device": self.device,
@@ -158,7 +162,6 @@ class Plan:
             "plugins": list(self.plugins),
             "runs": [dataclasses.asdict(pairing) for pairing in self.pairings],
         }
-        return yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:

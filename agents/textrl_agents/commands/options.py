@@ -17,6 +17,10 @@ Dtype = Annotated[str, typer.Option(help=DTYPE_HELP)]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: one per core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python that the folder's settings name, such as a reward in a file.")
+]
+
 
 def set_threads(threads: int | None) -> None:
     """Limit torch's threads, where a number is given."""
