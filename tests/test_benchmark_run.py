@@ -132,9 +132,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    for _ in attempts("it did not happen", pause=0.02):
-        if value := condition():
-            return value
+    return next(value for _ in attempts("it did not happen", pause=0.02) if (value := condition()))
 
 
 def measured(line: dict[str, Any]) -> dict[str, Any]:
