@@ -86,11 +86,14 @@ def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
 def _composite(specs: Any, kwargs: dict[str, Any]) -> Reward:
     if kwargs:
         raise ConfigError(f"a composite of rewards takes no arguments; got {sorted(kwargs)}. Give them to its parts")
-    if isinstance(specs, Mapping):
-        if "reward" in specs and specs.keys() <= {"reward", "weight"}:
-            return CompositeReward([_part(specs)])
-        return CompositeReward({name: _part(entry) for name, entry in specs.items()})
-    return CompositeReward([_part(entry) for entry in specs])
+    try:
+        if isinstance(specs, Mapping):
+            if "reward" in specs and specs.keys() <= {"reward", "weight"}:
+                return CompositeReward([_part(specs)])
+            return CompositeReward({name: _part(entry) for name, entry in specs.items()})
+        return CompositeReward([_part(entry) for entry in specs])
+    except RecursionError:
+        raise ConfigError("a list of rewards is nested too deeply, or holds itself") from None
 
 
 def _part(entry: Any) -> Any:

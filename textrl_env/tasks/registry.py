@@ -105,8 +105,8 @@ def get_task(name: str | Task) -> Task:
     if isinstance(name, str) and name.startswith(REASONING_GYM):
         module = importlib.import_module("textrl_env.tasks.reasoning_gym")
         return module.reasoning_task(name.removeprefix(REASONING_GYM))
-    if name not in _REGISTERED:
-        if name not in plugins(GROUP):
+    if not isinstance(name, str) or name not in _REGISTERED:
+        if not isinstance(name, str) or name not in plugins(GROUP):
             raise UnknownName("task", name, task_names())
         return _plugin_task(name)
     registered = _REGISTERED[name]
