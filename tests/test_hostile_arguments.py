@@ -81,6 +81,7 @@ def test_odd_models(name: str, odd: str) -> None:
         ("seed", HUGE, "seed must be a whole number in"),
         ("temperature", HUGE, "temperature must be > 0"),
     ],
+    ids=lambda value: "odd" if isinstance(value, int) else None,  # it would write the number out
 )
 def test_odd_arguments_of_generate(make_policy: Any, argument: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
