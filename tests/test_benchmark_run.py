@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hang_guard import HANG, attempts
 from typer.testing import CliRunner
 
 from textrl_agents.benchmark import registry
@@ -131,12 +131,8 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return value
+def wait_for(condition: Callable[[], Any]) -> Any:
+    return next(value for _ in attempts("it did not happen", pause=0.02) if (value := condition()))
 
 
 def measured(line: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +271,7 @@ def test_a_cell_that_takes_too_long_is_ended_with_all_it_has_started(
 ) -> None:
     (line,) = run_benchmark(make_plan("hangs"), tmp_path / "out", time_limit=3.0, progress=False)
     assert line["error"] == "TimeoutError: it was not done after its time limit of 3 s"
-    assert 3.0 <= line["train_seconds"] < 30.0
+    assert line["train_seconds"] >= 3.0
     assert not [pid for text in calls(plugin) for pid in text.split() if is_running(int(pid))]
 
 
@@ -290,7 +286,7 @@ def test_a_run_goes_on_and_runs_no_cell_twice(
     assert "raises on exact, seed 0: FAILED: ValueError: no luck" in shown
     assert "[2/2]" in shown
     assert calls(plugin) == ["noise 0"]
-    second = run_benchmark(None, out, jobs=2)  # with the plan that is there; what failed is tried again
+    second = run_benchmark(None, out, jobs=2, trust=True)  # with the plan that is there; what failed is tried again
     assert calls(plugin) == ["noise 0"]
     assert second[0] == first[0]
     lines = ResultsFile(out / "results.jsonl").read().lines
@@ -336,7 +332,7 @@ def test_two_runs_do_not_write_one_folder(make_plan: Callable[..., Plan], tmp_pa
     finally:
         holder.kill()
         holder.communicate()
-    with FileLock(out / ".lock", timeout=5):  # the lock of a run that was killed holds nobody up
+    with FileLock(out / ".lock", timeout=HANG):  # the lock of a run that was killed holds nobody up
         pass
 
 
@@ -412,7 +408,7 @@ def test_ctrl_c_leaves_no_child_and_keeps_what_is_done(
     """CHECKS 39."""
     pids = wait_for(in_flight(plugin, tmp_path / "out"))
     os.killpg(benchmark.pid, signal.SIGINT)
-    stdout, stderr = benchmark.communicate(timeout=60)
+    stdout, stderr = benchmark.communicate(timeout=HANG)
     assert benchmark.returncode == 130, stderr
     assert stdout == ""
     assert "stopped by SIGINT with 2 of 4 cells done; continue with: textrl bench run --out" in stderr
@@ -429,8 +425,8 @@ def test_a_benchmark_that_is_killed_takes_its_cells_along(
 ) -> None:
     pids = wait_for(in_flight(plugin, tmp_path / "out"))
     benchmark.kill()
-    benchmark.communicate(timeout=60)
-    wait_for(lambda: not [pid for pid in pids if is_running(pid)], seconds=20)
+    benchmark.communicate(timeout=HANG)
+    wait_for(lambda: not [pid for pid in pids if is_running(pid)])
     contents = ResultsFile(tmp_path / "out" / "results.jsonl").read()
     assert (len(contents.lines), contents.torn) == (2, "")
 

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from hang_guard import HANG
 
 import textrl_env
 from textrl_env import TextGenEnv, TokenAction
@@ -90,7 +91,7 @@ def test_same_seed_same_episodes_in_a_new_process():
         "from test_env import rollout_record; print(json.dumps(rollout_record(7)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=HANG
     )
     assert json.loads(done.stdout) == json.loads(json.dumps(rollout_record(7)))
 

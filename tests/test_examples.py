@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hang_guard import HANG
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -41,6 +42,6 @@ def test_every_example_is_run():
 def test_example_runs(name: str, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'agents'}"}
     command = [sys.executable, str(ROOT / "examples" / name), *SMALL[name]]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert SHOWS[name] in done.stdout

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hang_guard import HANG
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"textrl_env": ROOT / "textrl_env", "textrl_agents": ROOT / "agents" / "textrl_agents"}
 # The layers of the design, lowest first; a module may import from its own layer and from those before it. The first
 # pattern that a module's name starts with decides.
 LAYERS = [
+    ["textrl_env.foreign_text"],
     ["textrl_env.errors"],
     # What the core is made of: each part may use the others, none may know of tasks or environments.
     [
@@ -50,6 +52,7 @@ LIGHT = (
     "textrl_env.assets.gold",
     "textrl_env.assets.grammar",
     "textrl_env.errors",
+    "textrl_env.foreign_text",
     "textrl_env.prompts",
     "textrl_env.rewards",
     "textrl_env.tasks.registry",
@@ -140,7 +143,7 @@ def test_a_folder_that_is_no_package_stays_none():
 
 def fresh(code: str) -> str:
     environment = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'agents')!r}]; "
-    done = subprocess.run([sys.executable, "-c", environment + code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", environment + code], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

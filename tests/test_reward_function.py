@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import pytest
+from hang_guard import HANG
 
 from textrl_env.errors import ConfigError, RewardTimeout
 from textrl_env.rewards import (
@@ -26,6 +27,7 @@ from textrl_env.rewards import (
     reward_name,
     score_episodes,
 )
+from textrl_env.rewards.time_limit import MOST_HANGING
 
 
 def word_count(prompts: list, completions: list, **columns: Any) -> list[float]:
@@ -82,7 +84,10 @@ def test_signatures_that_do_not_work() -> None:
         TokenFunctionReward(lambda prompts: [0.0])
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "3", True])
+@pytest.mark.parametrize(
+    "timeout",
+    [0, -1, float("nan"), float("inf"), 1e30, pytest.param(10**5000, id="a number of 5,001 digits"), "3", True],
+)
 def test_bad_limits(timeout: Any) -> None:
     with pytest.raises(ConfigError, match=r"timeout must be a number of seconds above 0.*got"):
         FunctionReward(word_count, timeout=timeout)
@@ -93,21 +98,24 @@ def test_a_function_that_hangs_raises_in_time_and_works_again(kind: str) -> None
     """CHECKS 20."""
     release = threading.Event()
 
+    returned = []
+
     def hang(prompts: list, completions: Any = None, completion_ids: Any = None) -> list[float]:
         if prompts[0] == "hang":
-            release.wait(30)
+            release.wait(HANG)
+            returned.append("hang")
         return [1.0] * len(prompts)
 
     if kind == "episode":
         call: Any = FunctionReward(hang, timeout=0.2)
-        arguments = {"completions": ["", ""]}
+        limit, arguments = call._limit, {"completions": ["", ""]}
     else:
-        call = TokenFunctionReward(hang, timeout=0.2).score_tokens
-        arguments = {"completion_ids": [[1], [1]]}
-    start = time.perf_counter()
+        reward = TokenFunctionReward(hang, timeout=0.2)
+        call, limit, arguments = reward.score_tokens, reward._limit, {"completion_ids": [[1], [1]]}
     with pytest.raises(RewardTimeout, match=r"reward 'hang' did not answer within 0.2 s for 2 samples.*timeout="):
         call(prompts=["hang", "x"], **arguments)
-    assert 0.15 < time.perf_counter() - start < 2
+    assert returned == []  # the limit has ended the call, and not the function itself
+    limit.seconds = HANG
     assert call(prompts=["fine", "x"], **arguments) == [1.0, 1.0]
     release.set()
 
@@ -115,16 +123,50 @@ def test_a_function_that_hangs_raises_in_time_and_works_again(kind: str) -> None
 def test_a_late_answer_is_not_taken_for_the_next_calls() -> None:
     """CHECKS 20: the score of an abandoned call must never be paid to another episode."""
 
+    release = threading.Event()
+
     def slow(prompts: list, completions: list) -> list[float]:
-        time.sleep(0.3 if prompts == ["slow"] else 0.0)
-        return [13.0] if prompts == ["slow"] else [1.0]
+        if prompts == ["slow"]:
+            release.wait(HANG)
+            return [13.0]
+        return [1.0]
 
     reward = FunctionReward(slow, timeout=0.1)
     with pytest.raises(RewardTimeout):
         reward(["slow"], [""])
-    for _ in range(8):
+    reward._limit.seconds = HANG
+    assert reward(["fast"], [""]) == [1.0]
+    (late,) = [worker for worker in reward._limit._hanging if worker.is_alive()]
+    release.set()
+    while late.is_alive():  # until its answer is there
+        time.sleep(0.001)
+    for _ in range(3):
         assert reward(["fast"], [""]) == [1.0]
-        time.sleep(0.05)
+
+
+def test_hanging_calls_are_counted_and_end_with_the_function() -> None:
+    """A reward that hangs at every call must not fill the process with threads."""
+    release, calls = threading.Event(), []
+
+    def hang(prompts: list, completions: list) -> list[float]:
+        calls.append(threading.current_thread())
+        release.wait(HANG)
+        return [1.0]
+
+    reward = FunctionReward(hang, timeout=0.01)
+    for _ in range(MOST_HANGING):
+        with pytest.raises(RewardTimeout, match=r"did not answer within 0.01 s"):
+            reward([""], [""])
+    for _ in range(5):
+        with pytest.raises(RewardTimeout, match=r"'hang' is not called again: 8 earlier calls .* still hold a thread"):
+            reward([""], [""])
+    assert len(threads_named("reward hang")) == MOST_HANGING
+    release.set()
+    while threads_named("reward hang"):
+        time.sleep(0.001)
+    reward._limit.seconds = HANG
+    assert reward([""], [""]) == [1.0]
+    assert len(calls) <= MOST_HANGING + 1
 
 
 def test_the_process_exits_while_a_reward_hangs() -> None:
@@ -133,10 +175,10 @@ def test_the_process_exits_while_a_reward_hangs() -> None:
         "import time\n"
         "from textrl_env.rewards import FunctionReward\n"
         "from textrl_env.errors import RewardTimeout\n"
-        "reward = FunctionReward(lambda prompts, completions: time.sleep(60), timeout=0.1)\n"
+        f"reward = FunctionReward(lambda prompts, completions: time.sleep({HANG}), timeout=0.1)\n"
         "try:\n    reward(['a'], ['b'])\nexcept RewardTimeout:\n    print('timed out')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG, check=False)
     assert (done.returncode, done.stdout) == (0, "timed out\n")
 
 
@@ -147,11 +189,11 @@ def test_ctrl_c_interrupts_the_wait() -> None:
         "from textrl_env.rewards import FunctionReward\n"
         # A process started in the background inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "reward = FunctionReward(lambda prompts, completions: time.sleep(60), timeout=50)\n"
+        f"reward = FunctionReward(lambda prompts, completions: time.sleep({HANG}), timeout={HANG})\n"
         "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try:\n    reward(['a'], ['b'])\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG, check=False)
     assert done.stdout == "interrupted\n"
 
 
@@ -170,7 +212,7 @@ def test_the_thread_is_kept_between_calls_and_ends_with_the_reward() -> None:
     (thread,) = threads_named("reward where")
     del reward
     gc.collect()
-    thread.join(timeout=5)
+    thread.join(timeout=HANG)
     assert threads_named("reward where") == []
 
 
@@ -220,13 +262,13 @@ def test_works_in_a_forked_process() -> None:
     code = (
         "import os\n"
         "from textrl_env.rewards import FunctionReward\n"
-        "reward = FunctionReward(lambda prompts, completions: [1.0], timeout=5)\n"
+        f"reward = FunctionReward(lambda prompts, completions: [1.0], timeout={HANG})\n"
         "reward(['a'], ['b'])\n"
         "child = os.fork()\n"
         "if child == 0:\n    os._exit(0 if reward(['a'], ['b']) == [1.0] else 1)\n"
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=HANG, check=False).returncode == 0
 
 
 def test_async_functions_are_awaited() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from hang_guard import HANG, attempts
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from textrl_agents.rllib import make_config
@@ -78,8 +78,7 @@ class TestRunners:
         assert abs(seeds[0] - seeds[1]) > 8
         sampled = 0
         results = []
-        deadline = time.monotonic() + 60
-        while True:
+        for _ in attempts("the env runner did not come back"):
             results.append(algorithm.train())
             sampled += int(results[-1]["env_runners"]["num_env_steps_sampled"])
             # Lost fragments were never counted; what was counted was trained on.
@@ -91,9 +90,9 @@ class TestRunners:
                 pids = group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
                 os.kill(pids[0], signal.SIGKILL)
             faults = results[-1]["fault_tolerance"]
-            if faults["num_remote_worker_restarts"] == 1 and faults["num_healthy_workers"] == 2:
+            # On a busy machine RLlib may take a runner that is slow for one that has died, and start it once more.
+            if faults["num_remote_worker_restarts"] >= 1 and faults["num_healthy_workers"] == 2:
                 break
-            assert time.monotonic() < deadline, "the env runner did not come back"
         new_pids = group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
         assert len(new_pids) == 2
         assert pids[0] not in new_pids
@@ -162,18 +161,19 @@ class TestLearners:
         algorithm = build("appo", {"reward": judge}, num_env_runners=1, lr=1e-3)
         before = weights(algorithm)
         seen: dict[str, float] = {}
-        deadline = time.monotonic() + 60
-        while not {"objective/kl", "train/value_loss"} <= set(seen):
+        for _ in attempts("there was no update"):
             seen |= training_metrics(algorithm.train())
-            assert time.monotonic() < deadline, f"no update, only {sorted(seen)}"
+            if {"objective/kl", "train/value_loss"} <= set(seen):
+                break
         assert moved(before, weights(algorithm))
         pid = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)[0]
         os.kill(pid, signal.SIGKILL)
-        while algorithm.train()["fault_tolerance"]["num_remote_worker_restarts"] == 0:
-            assert time.monotonic() < deadline, "the env runner did not come back"
+        for _ in attempts("the env runner did not come back"):
+            if algorithm.train()["fault_tolerance"]["num_remote_worker_restarts"] > 0:
+                break
         switch.touch()
         with pytest.raises(RewardError, match="the judge went home"):  # noqa: PT012
-            while time.monotonic() < deadline:
+            for _ in attempts("the reward's error did not come through"):
                 algorithm.train()
 
 
@@ -215,13 +215,13 @@ class TestOneProcess:
         assert all("lora_" in name or name.startswith("value_head") for name in changed)
 
 
-def run_script(code: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=HANG,
         env=environment,
     )
 
@@ -248,7 +248,7 @@ class TestSession:
                     if connection.status == psutil.CONN_LISTEN
                 ]
                 algorithm.stop()
-            _, alive = psutil.wait_procs(children, timeout=10)
+            _, alive = psutil.wait_procs(children, timeout=600)
             print(json.dumps({"listening": listening, "children": len(children), "left": [p.name() for p in alive]}))
             """
         )
@@ -299,19 +299,18 @@ class TestSession:
         )
         try:
             metrics = out / "metrics.jsonl"
-            deadline = time.monotonic() + 90
-            while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+            for _ in attempts("two lines of metrics were not written", pause=0.2):
                 assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+                if metrics.is_file() and metrics.read_text().count("\n") >= 2:
+                    break
             children = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=HANG)
         finally:
             process.kill()
         assert process.returncode == 130, errors
         assert "continue with: textrl train --resume" in errors
         assert list(out.glob("checkpoint-*/manifest.json"))
         assert (out / "policy" / "model.safetensors").is_file()
-        _, alive = psutil.wait_procs(children, timeout=15)
+        _, alive = psutil.wait_procs(children, timeout=HANG)
         assert [child.name() for child in alive] == []

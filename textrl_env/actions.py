@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textrl_env.errors import InvalidAction
+from textrl_env.foreign_text import shown
 
 # A log-probability a little above 0 is rounding; more is a mistake, such as a probability or a reward passed instead.
 LOG_PROB_SLACK = 1e-4
@@ -99,5 +100,4 @@ def _parse(tokens: np.ndarray, log_probs: np.ndarray | None, count: int, vocab_s
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 120 else text[:117] + '...'}"
+    return f"{type(value).__name__} {shown(value, 120)}"

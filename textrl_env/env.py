@@ -9,6 +9,7 @@ import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded
+from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
 from textrl_env.prompts import Prompt, PromptSet
@@ -82,7 +83,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(self, task: Any = "sentiment", *, render_mode: str | None = None, **arguments: Any):
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {render_mode!r}")
+            raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {shown(render_mode)}")
         self.task, self.rules, self.prompts, self.model_name = assemble(task, **arguments)
         self.observation_space = observation_space(self.rules)
         self.action_space = gymnasium.spaces.Discrete(self.rules.vocabulary.size)

@@ -15,7 +15,8 @@ TextRLError
 |   `-- ResetNeeded            (RuntimeError)  step before reset, or after the end
 |-- RewardError                                a reward function failed; names the function and the sample
 |   |-- RewardRaised                           it raised; the original error is the cause
-|   |-- InvalidScore           (ValueError)    NaN, inf, None, text, or a wrong number of scores
+|   |-- InvalidScore           (ValueError)    NaN, inf, None or text in place of a score
+|   |   `-- WrongScoreCount                    not one score per sample
 |   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
 `-- MissingExtra               (ImportError)   an optional dependency; names the `pip install` that adds it
 """
@@ -24,6 +25,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from textrl_env.foreign_text import shown
 
 
 class TextRLError(Exception):
@@ -40,16 +43,19 @@ class UnknownName(ConfigError, LookupError):
     """
 
     LISTED = 40
+    LONGEST = 200
 
     def __init__(self, kind: str, name: object, known: Iterable[str]):
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
+        given = shown(name, self.LONGEST)
+        sought = name if isinstance(name, str) and len(name) < self.LONGEST else given
+        near = difflib.get_close_matches(sought, self.known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = f"Known: {', '.join(self.known)}"
         if len(self.known) > self.LISTED:
-            similar = difflib.get_close_matches(str(name), self.known, n=8, cutoff=0.3)
+            similar = difflib.get_close_matches(sought, self.known, n=8, cutoff=0.3)
             listed = f"{len(self.known)} are known, such as {', '.join(similar or self.known[:8])}"
-        super().__init__(f"unknown {kind} {name!r}.{hint} {listed}")
+        super().__init__(f"unknown {kind} {given}.{hint} {listed}")
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
@@ -105,6 +111,10 @@ class RewardRaised(RewardError):
 
 class InvalidScore(RewardError, ValueError):
     """The reward function returned something that is not one finite number per sample."""
+
+
+class WrongScoreCount(InvalidScore):
+    """The reward function returned another number of scores than there were samples, or no list of scores at all."""
 
 
 class RewardTimeout(RewardError, TimeoutError):

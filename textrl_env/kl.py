@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import shown
 from textrl_env.models.packing import state_hidden
 from textrl_env.models.sampling import warp
 
@@ -113,17 +114,17 @@ def make_controller(kl_coef: float | Mapping[str, float] | KLController) -> KLCo
     if isinstance(kl_coef, Mapping):
         try:
             return AdaptiveKL(**kl_coef)
-        except TypeError:
+        except (TypeError, OverflowError):
             raise ConfigError(
                 f"kl_coef as a mapping takes value, target and optionally horizon, got {sorted(kl_coef)}"
             ) from None
     if isinstance(kl_coef, bool) or not hasattr(kl_coef, "update"):
         try:
             return FixedKL(float(kl_coef))  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"kl_coef must be a number, a mapping or a controller, got {kl_coef!r}") from None
+            raise ConfigError(f"kl_coef must be a number, a mapping or a controller, got {shown(kl_coef)}") from None
     return kl_coef  # type: ignore[return-value]
 
 

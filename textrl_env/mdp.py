@@ -16,6 +16,7 @@ import torch
 
 from textrl_env.actions import ParsedActions
 from textrl_env.errors import ConfigError, MissingLogProb, ResetNeeded, UnknownName
+from textrl_env.foreign_text import shown
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.prompts import Prompt, PromptSet
@@ -43,7 +44,7 @@ _ROW_ARRAYS = (
 def check_limit(name: str, value: Any) -> None:
     """Raise ConfigError unless `value` counts tokens."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -36,7 +37,7 @@ def load_plugin(group: str, name: str) -> Any:
     try:
         return entry.load()
     except Exception as error:
-        raise broken_plugin(group, name, f"cannot be loaded: {type(error).__name__}: {error}") from error
+        raise broken_plugin(group, name, f"cannot be loaded: {type(error).__name__}: {message_of(error)}") from error
 
 
 def broken_plugin(group: str, name: str, what: str) -> ConfigError:

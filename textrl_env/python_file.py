@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of
 
 
 def run_python_file(path: Path, module_name: str, what: str) -> ModuleType:
@@ -20,6 +21,6 @@ def run_python_file(path: Path, module_name: str, what: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # `sys.exit()` in the file must not end the program as if all were done
-        del sys.modules[module_name]
-        raise ConfigError(f"{what} {str(path)!r} failed with {type(error).__name__}: {error}") from error
+        sys.modules.pop(module_name, None)  # the file may have removed itself
+        raise ConfigError(f"{what} {str(path)!r} failed with {type(error).__name__}: {message_of(error)}") from error
     return module

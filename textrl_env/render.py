@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from textrl_env.foreign_text import visible
 from textrl_env.mdp import Episode
 from textrl_env.tokenization import decode_response
 
@@ -40,8 +41,11 @@ class Renderer:
             )
 
     def text(self) -> str:
-        """The whole picture; decoded from all ids, so that multi-byte characters come out whole."""
-        return f"{DIM}{self._prompt}{RESET}{decode_response(self._tokenizer, self._ids)}{self._outcome}"
+        """The whole picture; decoded from all ids, so that multi-byte characters come out whole. Escape sequences that
+        a prompt or the model wrote are shown and not obeyed.
+        """
+        response = visible(decode_response(self._tokenizer, self._ids))
+        return f"{DIM}{visible(self._prompt)}{RESET}{response}{self._outcome}"
 
     def print_new(self) -> None:
         """Print what has come since the last call. An unfinished character waits for its last byte."""

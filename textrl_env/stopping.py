@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.tokenization import decode_response, decode_responses
 
 
@@ -23,7 +24,10 @@ class StopStrings:
             or not isinstance(strings, Sequence)
             or not all(isinstance(text, str) and text for text in strings)
         ):
-            raise ConfigError(f"stop must be a list of non-empty strings, got {strings!r}")
+            raise ConfigError(f"stop must be a list of non-empty strings, got {shown(strings)}")
+        for text in strings:
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                raise ConfigError(f"the stop string {shown(text)} holds half a character, which no model can write")
         self.strings, self._tokenizer = tuple(strings), tokenizer
         self._completes = np.zeros(len(known), dtype=bool)
         if self.strings:

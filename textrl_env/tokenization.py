@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from textrl_env.errors import EmptyPrompt, PromptError
+from textrl_env.foreign_text import shown
 
 Ids = list[int]
 
@@ -50,14 +51,14 @@ def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
 def check_messages(messages: Any) -> None:
     """Raise `PromptError` unless `messages` is a chat: a list of dicts with texts as `role` and `content`."""
     if not isinstance(messages, (list, tuple)):
-        raise PromptError(f"a chat must be a list of messages, got {type(messages).__name__}: {messages!r:.80}")
+        raise PromptError(f"a chat must be a list of messages, got {type(messages).__name__}: {shown(messages)}")
     if not messages:
         raise PromptError("a chat needs at least one message, got an empty list")
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise PromptError(
                 f"message {number} of a chat must be a dict with 'role' and 'content', "
-                f"got {type(message).__name__}: {message!r:.80}"
+                f"got {type(message).__name__}: {shown(message)}"
             )
         for key in ("role", "content"):
             if key not in message:

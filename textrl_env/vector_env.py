@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from textrl_env.actions import parse_actions
 from textrl_env.env import TextGenEnv, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
+from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.prompt_groups import PromptGroups, restored_generator
@@ -40,8 +41,8 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         render_mode: str | None = None,
         **arguments: Any,
     ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ConfigError(f"num_envs must be a whole number >= 1, got {num_envs!r}")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or not 1 <= num_envs < 2**31:
+            raise ConfigError(f"num_envs must be a whole number >= 1, got {shown(num_envs)}")
         if render_mode is not None:
             raise ConfigError("the vector environment has no render_mode; render a single TextGenEnv instead")
         check_limit("group_size", group_size)

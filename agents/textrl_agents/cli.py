@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from typer.core import TyperGroup
 
 from textrl_agents.commands import bench, check, demo, evaluate, generate, train
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.foreign_text import visible
 
 
 class _Commands(TyperGroup):
@@ -22,9 +24,9 @@ class _Commands(TyperGroup):
             raise  # the reader has gone, as in `textrl ... | head`; click knows what to do
         except (TextRLError, OSError) as error:
             if ctx.params.get("debug"):
-                typer.echo(traceback.format_exc(), err=True)
+                typer.echo(visible(traceback.format_exc()), err=True)
             message = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
-            typer.secho(f"error: {message}", fg="red", err=True)
+            typer.secho(f"error: {visible(message)}", fg="red", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
@@ -67,8 +69,12 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Entry point of the `textrl` script."""
-    app()
+    """Entry point of the `textrl` script. An error that nobody foresaw keeps its traceback, on a terminal's terms."""
+    try:
+        app()
+    except Exception:
+        typer.echo(visible(traceback.format_exc()), err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.run_folder import RunFolder
@@ -71,5 +72,6 @@ def run_demo(
         console.print(comparison_table(result.before, result.after))
     run = RunFolder(result.folder)
     console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s.", highlight=False)
-    console.print(f"Run folder: {run.path}\nCurve: {run.curve}", soft_wrap=True, highlight=False)
+    places = escape(f"Run folder: {run.path}\nCurve: {run.curve}")
+    console.print(places, soft_wrap=True, highlight=False)
     return result

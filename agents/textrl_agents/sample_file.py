@@ -10,6 +10,7 @@ from typing import Any
 
 from textrl_agents.atomic_file import write_atomically
 from textrl_agents.evaluation import SampleRecord
+from textrl_env.foreign_text import visible
 
 TITLE = "# Samples\n\nResponses to the same held-out prompts at several points of training; KL in nats per response.\n"
 _SECTION = re.compile(r"^## After ([\d,]+) tokens$", re.MULTILINE)
@@ -61,8 +62,8 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """What a model writes stays text: no markup of it is rendered, and none breaks the table."""
-    escaped = html.escape(text, quote=False).replace("\\", "\\\\")
+    """What a model writes stays text: no markup or escape sequence of it has an effect, and none breaks the table."""
+    escaped = html.escape(visible(text.replace("\r\n", "\n")), quote=False).replace("\\", "\\\\")
     for mark in "|`*_[]":
         escaped = escaped.replace(mark, "\\" + mark)
-    return escaped.replace("\r", "").replace("\n", "<br>")
+    return escaped.replace("\n", "<br>")

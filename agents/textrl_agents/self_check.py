@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 from textrl_agents.check_subject import ROWS, STEPS, Subject, collect
 from textrl_agents.sb3.exact import train_exact
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
+from textrl_env.foreign_text import message_of
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, pack
 from textrl_env.models.packing import state_hidden
 from textrl_env.rewards import check_reward
@@ -282,7 +283,7 @@ def run_check(name: str, subject: Subject, progress: Callable[[str], None] | Non
     try:
         value, limit, detail = check(subject)
     except Exception as error:
-        return CheckResult(name, False, math.nan, math.nan, f"{type(error).__name__}: {error}")
+        return CheckResult(name, False, math.nan, math.nan, f"{type(error).__name__}: {message_of(error)}")
     ok = value >= limit if check is optimum else value <= limit
     return CheckResult(name, bool(ok), float(value), limit, detail)
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from textrl_agents.evaluation import Evaluation, SampleRecord, paired_difference
 from textrl_agents.sample_file import prompt_text
+from textrl_env.foreign_text import visible
 
 LABELS = {
     "score": "score",
@@ -57,13 +58,13 @@ def sample_table(before: Sequence[SampleRecord], after: Sequence[SampleRecord], 
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1 if column == "prompt" else 2)
     for first, second in list(zip(before, after, strict=True))[:count]:
-        table.add_row(Text(prompt_text(first.prompt)), _response(first), _response(second))
+        table.add_row(Text(visible(prompt_text(first.prompt))), _response(first), _response(second))
     return table
 
 
 def _response(record: SampleRecord) -> Text:
     # A Text, not a string: what a model writes is no markup of the terminal's.
-    text = Text(record.response.strip() or "(nothing)")
+    text = Text(visible(record.response.strip()) or "(nothing)")
     scores = f"\nscore {record.score:.2f}"
     if record.gold_score is not None:
         scores += f", gold {record.gold_score:.2f}"

@@ -28,6 +28,7 @@ from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trainer import Trainer, make_trainer
+from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError, TextRLError
 
 
@@ -60,18 +61,23 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
         return _run(config, run, None, progress)
 
 
-def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None) -> RunResult:
+def resume(
+    folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None, trust: bool | None = False
+) -> RunResult:
     """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
 
     timesteps: a new length of the whole run. Schedules over the run's length then change from here on.
+    trust: run the Python that the folder's settings name, such as a reward in a file; None asks at a terminal.
 
     A run that was trained to its end and killed before all was written gets what is missing. Raises ConfigError for one
-    that is complete, and where `config.yaml` is not the one that the checkpoint was trained with.
+    that is complete, where `config.yaml` is not the one that the checkpoint was trained with, and where it names Python
+    that `trust` does not allow.
     """
     run = _home(Path(folder))
     with locked_folder(run.path), quiet_loading():
         checkpoint, tokens = _checkpoint(run, Path(folder))
         config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
+        require_trust(dataclasses.asdict(config), run.path, trust)
         config = dataclasses.replace(config, out=str(run.path)).resolved()
         if checkpoint is not None:
             _require_same(config, checkpoint)

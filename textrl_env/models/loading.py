@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 
 from textrl_env.assets import asset_folder
 from textrl_env.errors import ConfigError, MissingExtra, ModelError, UnknownName
+from textrl_env.foreign_text import shown
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -83,7 +85,7 @@ def load_model(
     else:
         if not hasattr(model, "get_output_embeddings"):
             raise ModelError(
-                f"model must be a name, a folder or a causal LM, got {type(model).__name__}: {model!r:.80}"
+                f"model must be a name, a folder or a causal LM, got {type(model).__name__}: {shown(model)}"
             )
         if tokenizer is None:
             raise ModelError(f"model is a {type(model).__name__}, which brings no tokenizer: pass tokenizer= as well")
@@ -100,10 +102,10 @@ def _source(model: str | Path) -> str:
         return str(asset_folder("policy"))
     # What looks like a path is one: asking the hub for it would end in a puzzling error about repository ids.
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            raise ModelError(f"model folder {folder} does not exist")
-        return str(folder)
+        folder = os.path.expanduser(model)
+        if not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
+            raise ModelError(f"model folder {shown(folder, 300)} does not exist")
+        return folder
     return str(model)
 
 
@@ -113,7 +115,7 @@ def _load_module(source: str, dtype: torch.dtype | str) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
-        raise ModelError(f"model {source!r} cannot be loaded: {_first_lines(error)}") from error
+        raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
 
 
 def _load_outline(source: str) -> Any:
@@ -124,7 +126,7 @@ def _load_outline(source: str) -> Any:
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"model {source!r} cannot be loaded: {_first_lines(error)}") from error
+        raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
     with contextlib.suppress(OSError):  # few models have this file; where there is one it may name more ends
         module.generation_config = GenerationConfig.from_pretrained(source)
     return module
@@ -146,11 +148,13 @@ def _with_parameters_in(module: Any, dtype: torch.dtype | str) -> Any:
 
 def _load_tokenizer(tokenizer: str | Path | Any, wanted_by: str) -> Any:
     if not isinstance(tokenizer, (str, Path)):
+        if not hasattr(tokenizer, "get_vocab"):
+            raise ModelError(f"tokenizer must be a name, a folder or a transformers tokenizer, got {shown(tokenizer)}")
         return tokenizer
     from transformers import AutoTokenizer
 
     source = _source(tokenizer)
-    if Path(source).is_dir() and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
+    if os.path.isdir(source) and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
         raise ModelError(
             f"folder {source} has no tokenizer. Save one there with tokenizer.save_pretrained({source!r}), "
             f"or name another with tokenizer=."
@@ -158,7 +162,7 @@ def _load_tokenizer(tokenizer: str | Path | Any, wanted_by: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"the tokenizer of {wanted_by!r} cannot be loaded: {_first_lines(error)}") from error
+        raise ModelError(f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {_first_lines(error)}") from error
 
 
 def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:

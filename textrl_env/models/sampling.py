@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise ConfigError(f"{name} must be a number, got {value!r}")
-        if not 0 < self.temperature < math.inf:
+                raise ConfigError(f"{name} must be a number, got {shown(value)}")
+        if not 0 < self.temperature <= sys.float_info.max:
             raise ConfigError(
-                f"temperature must be > 0, got {self.temperature}. For greedy decoding use deterministic=True."
+                f"temperature must be > 0, got {shown(self.temperature)}. For greedy decoding use deterministic=True."
             )
-        if self.top_k < 0 or self.top_k != int(self.top_k):
-            raise ConfigError(f"top_k must be a whole number >= 0 (0 keeps every token), got {self.top_k}")
+        if not 0 <= self.top_k < math.inf or self.top_k != int(self.top_k):
+            raise ConfigError(f"top_k must be a whole number >= 0 (0 keeps every token), got {shown(self.top_k)}")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+            raise ConfigError(f"top_p must be in (0, 1], got {shown(self.top_p)}")
 
     @property
     def truncates(self) -> bool:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
+from textrl_env.foreign_text import shown
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -133,11 +134,11 @@ def _source(model: str | os.PathLike[str]) -> str:
     """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
     text = os.fspath(model)
     is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return str(folder)
+    folder = os.path.expanduser(text)
+    if os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
+        return folder
     if is_path:
-        raise ModelError(f"the model folder {str(folder)!r} does not exist")
+        raise ModelError(f"the model folder {shown(folder, 300)} does not exist")
     return text
 
 

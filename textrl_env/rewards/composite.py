@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.rewards.protocol import Scores, reward_name
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
 
@@ -84,12 +86,12 @@ def _split(part: Part) -> tuple[Callable[..., Any], float]:
     reward, weight = part if isinstance(part, tuple) and len(part) == 2 else (part, 1.0)
     if not callable(reward):
         raise ConfigError(
-            f"a part of a composite reward must be a reward or (reward, weight), got {part!r:.80}; "
+            f"a part of a composite reward must be a reward or (reward, weight), got {shown(part)}; "
             "make_reward makes rewards from names and paths"
         )
-    is_number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight):
-        raise ConfigError(f"the weight of reward {reward_name(reward)!r} must be a finite number, got {weight!r}")
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not abs(weight) <= sys.float_info.max:
+        raise ConfigError(f"the weight of reward {reward_name(reward)!r} must be a finite number, got {shown(weight)}")
     return reward, float(weight)
 
 

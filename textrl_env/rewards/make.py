@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import shown
 from textrl_env.python_file import run_python_file
 from textrl_env.rewards.composite import CompositeReward
 from textrl_env.rewards.function import FunctionReward
@@ -50,15 +51,20 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     return _from_callable(spec, kwargs)
 
 
+def file_and_function(text: str) -> tuple[Path, str] | None:
+    """The Python file that `make_reward(text)` would run, and the name in it; None where it would run none."""
+    path, _, function = text.rpartition(":")
+    return (Path(os.path.expanduser(path)), function) if path.endswith(".py") else None
+
+
 def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
     if text in registered_rewards():
         return make_registered(text, **kwargs)
-    path, colon, function = text.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _from_callable(_load_function(Path(path).expanduser(), function), kwargs)
+    if in_file := file_and_function(text):
+        return _from_callable(_load_function(*in_file), kwargs)
     if text.endswith(".py"):
-        raise ConfigError(f"reward {text!r} names no function; write {text + ':function'!r}")
-    if Path(text).expanduser().is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
+        raise ConfigError(f"reward {shown(text, 300)} names no function; write {shown(text + ':function', 300)}")
+    if os.path.isdir(os.path.expanduser(text)) or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
         from textrl_env.rewards.classifier import ClassifierReward
 
         return ClassifierReward(text, **kwargs)
@@ -80,11 +86,14 @@ def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
 def _composite(specs: Any, kwargs: dict[str, Any]) -> Reward:
     if kwargs:
         raise ConfigError(f"a composite of rewards takes no arguments; got {sorted(kwargs)}. Give them to its parts")
-    if isinstance(specs, Mapping):
-        if "reward" in specs and specs.keys() <= {"reward", "weight"}:
-            return CompositeReward([_part(specs)])
-        return CompositeReward({name: _part(entry) for name, entry in specs.items()})
-    return CompositeReward([_part(entry) for entry in specs])
+    try:
+        if isinstance(specs, Mapping):
+            if "reward" in specs and specs.keys() <= {"reward", "weight"}:
+                return CompositeReward([_part(specs)])
+            return CompositeReward({name: _part(entry) for name, entry in specs.items()})
+        return CompositeReward([_part(entry) for entry in specs])
+    except RecursionError:
+        raise ConfigError("a list of rewards is nested too deeply, or holds itself") from None
 
 
 def _part(entry: Any) -> Any:
@@ -105,8 +114,8 @@ def _is_weighted(entry: Any) -> bool:
 
 
 def _load_function(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"reward {f'{path}:{name}'!r}: there is no file {str(path)!r}")
+    if not os.path.isfile(path):  # Path.is_file() raises where a name is too long
+        raise ConfigError(f"reward {shown(f'{path}:{name}', 300)}: there is no file {shown(str(path), 300)}")
     module = run_python_file(path, f"textrl_reward_{path.stem}", "reward file")
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import message_of, shown
 from textrl_env.plugins import broken_plugin, load_plugin, plugins
 from textrl_env.rewards.protocol import Reward
 from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
@@ -35,7 +36,7 @@ def register_reward(name: str, factory: Callable[..., Reward]) -> None:
         ConfigError: The name is empty or could be taken for a path, or the factory is not callable.
     """
     if not isinstance(name, str) or not name or any(mark in name for mark in "/\\:"):
-        raise ConfigError(f"a reward's name must be a text without '/', '\\' and ':', got {name!r}")
+        raise ConfigError(f"a reward's name must be a text without '/', '\\' and ':', got {shown(name)}")
     if not callable(factory):
         raise ConfigError(f"the factory of reward {name!r} must be callable, got {type(factory).__name__}")
     _factories[name] = factory
@@ -76,4 +77,6 @@ def make_registered(name: str, **kwargs: Any) -> Reward:
     except TypeError as error:
         if not kwargs:
             raise
-        raise ConfigError(f"reward {name!r} does not take the arguments {sorted(kwargs)}: {error}") from error
+        raise ConfigError(
+            f"reward {name!r} does not take the arguments {sorted(kwargs)}: {message_of(error)}"
+        ) from error

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from textrl_env.errors import ConfigError, InvalidScore, RewardError, RewardRaised
+from textrl_env.errors import ConfigError, InvalidScore, RewardError, RewardRaised, WrongScoreCount
+from textrl_env.foreign_text import message_of, shown
 from textrl_env.rewards.protocol import Reward, Scores, reward_name
 from textrl_env.rewards.signature import accepted_columns
 
@@ -61,6 +62,8 @@ def score_episodes(
     result = _call(call, name, arguments, len(prompts))
     if not isinstance(result, Scores):
         return Scores(_checked(result, name, arguments, len(prompts)), {})
+    if not isinstance(result.parts, Mapping):
+        raise InvalidScore(f"reward {name!r} gave the parts {shown(result.parts)}; expected a dict of names to scores")
     parts = {part: _checked(scores, f"{name}/{part}", arguments, len(prompts)) for part, scores in result.parts.items()}
     return Scores(_checked(result.scores, name, arguments, len(prompts)), parts)
 
@@ -100,7 +103,7 @@ def _call(call: Callable[..., Any], name: str, arguments: dict[str, Any], count:
         raise  # already says what a user needs, and a reward inside this one has named its sample
     except (Exception, SystemExit) as error:  # `sys.exit()` in a reward must not end the program as if all were done
         where = _failing_sample(call, arguments, count)
-        raise RewardRaised(f"reward {name!r} raised {type(error).__name__} on {where}: {error}") from error
+        raise RewardRaised(f"reward {name!r} raised {type(error).__name__} on {where}: {message_of(error)}") from error
 
 
 def _failing_sample(call: Callable[..., Any], arguments: dict[str, Any], count: int) -> str:
@@ -117,47 +120,53 @@ def _failing_sample(call: Callable[..., Any], arguments: dict[str, Any], count: 
 
 def _checked(result: Any, name: str, arguments: dict[str, Any], count: int) -> np.ndarray:
     """`result` as float64 [count], or `InvalidScore`."""
-    shape = getattr(result, "shape", None)  # of a NumPy array or a tensor, without importing torch
-    if shape is not None and hasattr(result, "tolist"):
-        got = f"an array of shape {tuple(shape)}"
-        is_right = tuple(shape) == (count,)
-        values = result.tolist() if is_right else []
-    elif isinstance(result, (list, tuple)):
-        got = f"{len(result)} scores"
-        is_right = len(result) == count
-        values = result
-    else:
-        got = _shown(result)
-        is_right = False
-    if not is_right:
-        raise InvalidScore(
-            f"reward {name!r} returned {got} for {count} samples; "
-            f"expected a list of {count} finite numbers, one per completion"
-        )
     scores = np.empty(count, dtype=np.float64)
-    for index, value in enumerate(values):
+    for index, value in enumerate(_one_each(result, name, count)):
         number = _number(value)
         if not math.isfinite(number):
             raise InvalidScore(
-                f"reward {name!r} returned {_shown(value)} for {_sample(arguments, index, count)}; "
+                f"reward {name!r} returned {shown(value)} for {_sample(arguments, index, count)}; "
                 "expected a finite number"
             )
         scores[index] = number
     return scores
 
 
+def _one_each(result: Any, name: str, count: int) -> list[Any]:
+    """The `count` values of a list, an array or a tensor, or `WrongScoreCount`."""
+    try:
+        shape = getattr(result, "shape", None)  # of a NumPy array or a tensor, without importing torch
+        if shape is not None and hasattr(result, "tolist"):
+            got = f"an array of shape {tuple(shape)}"
+            values = result.tolist() if tuple(shape) == (count,) else []
+        elif isinstance(result, (list, tuple)):
+            values = list(result)
+            got = f"{len(values)} scores"
+        else:
+            got, values = shown(result), []
+    except Exception as error:  # a tensor on torch's "meta" device, a sparse one, a list of a user's own class ...
+        got, values = f"{shown(result)}, which cannot be read ({type(error).__name__}: {message_of(error)})", []
+    if len(values) != count:
+        raise WrongScoreCount(
+            f"reward {name!r} returned {got} for {count} samples; "
+            f"expected a list of {count} finite numbers, one per completion"
+        )
+    return values
+
+
 def _number(value: Any) -> float:
     """A real number, NumPy scalar or 0-d tensor as a float; NaN for anything else."""
     if type(value) is float:
         return value
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
-    if not isinstance(value, numbers.Real):
-        return math.nan
     try:
-        return float(value)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            is_missing = getattr(value, "mask", False)  # of NumPy's masked arrays, whose `item` would give 0
+            value = None if is_missing else value.item()
+        return float(value) if isinstance(value, numbers.Real) else math.nan
     except OverflowError:  # an integer beyond the range of floats
         return math.inf
+    except Exception:  # a tensor without a value, a number of a user's own class ...
+        return math.nan
 
 
 def as_completion(prompt: Any, completion: Any) -> Any:
@@ -197,12 +206,7 @@ def _copy(value: Any) -> Any:
 
 
 def _sample(arguments: dict[str, Any], index: int, count: int) -> str:
-    shown = ", ".join(
-        f"{name[:-1]} {_shown(arguments[name][index])}" for name in ("prompts", "completions") if name in arguments
+    texts = ", ".join(
+        f"{name[:-1]} {shown(arguments[name][index])}" for name in ("prompts", "completions") if name in arguments
     )
-    return f"sample {index} of {count} ({shown})"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return f"sample {index} of {count} ({texts})"

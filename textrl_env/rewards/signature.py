@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of, shown
 from textrl_env.rewards.protocol import reward_name
 
 EXPECTED = "f(prompts, completions, **columns) -> list[float]"
@@ -45,7 +46,7 @@ def _read(function: Callable[..., Any]) -> Keywords:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"the signature of {reward_name(function)!r} cannot be read ({error}); "
+            f"the signature of {reward_name(function)!r} cannot be read ({message_of(error)}); "
             f"wrap it in a function with the signature {EXPECTED}"
         ) from error
     no_default = [p for p in parameters if p.default is inspect.Parameter.empty]
@@ -62,7 +63,8 @@ def check_signature(
 ) -> None:
     """Raise `ConfigError` where `function` cannot be called with the `needed` keywords."""
     if not callable(function):
-        raise ConfigError(f"a reward must be callable, got {_shown(function)}; expected {expected}")
+        got = f"{type(function).__name__} {shown(function, 60)}"
+        raise ConfigError(f"a reward must be callable, got {got}; expected {expected}")
     if inspect.isclass(function):
         raise ConfigError(
             f"got the class {function.__name__!r} as a reward; pass an instance: {function.__name__}(...)"
@@ -96,8 +98,3 @@ def accepted_columns(
     if keywords.takes_all:
         return dict(columns)
     return {name: values for name, values in columns.items() if name in keywords.names}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

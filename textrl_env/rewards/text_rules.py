@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.rewards.protocol import completion_text
 
 
@@ -49,6 +50,6 @@ class RepetitionReward:
 
 
 def _whole_number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 1:
-        raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
+        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
     return int(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -13,16 +12,19 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from textrl_env.errors import ConfigError, RewardTimeout
+from textrl_env.foreign_text import shown
 
 _Job = tuple[contextvars.Context, Callable[..., Any], dict[str, Any]]
+MOST_HANGING = 8
+"""Calls of one function that may hang at the same time; each holds a thread, its arguments and whatever it opened."""
 
 
 class TimeLimit:
     """Calls functions within `seconds`, in a thread that is kept between calls.
 
     A call costs two thread switches, some tens of microseconds. A thread whose call ran out of time cannot be
-    stopped: it is abandoned (it is a daemon, so the process can still exit) and the next call starts a fresh
-        one.
+    stopped: it is abandoned (it is a daemon, so the process can still exit), ends when its call does, and the next
+    call starts a fresh one. With `MOST_HANGING` of them no further call is made until one has ended.
     Only a call into C that never lets go of the interpreter lock escapes the limit.
 
     Args:
@@ -32,20 +34,25 @@ class TimeLimit:
 
     def __init__(self, seconds: float | None, name: str):
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and math.isfinite(seconds) and seconds > 0):
-            raise ConfigError(f"timeout must be a number of seconds above 0, or None for no limit; got {seconds!r}")
+        if seconds is not None and not (is_number and 0 < seconds <= threading.TIMEOUT_MAX):
+            raise ConfigError(
+                f"timeout must be a number of seconds above 0, or None for no limit; got {shown(seconds)}"
+            )
         self.seconds, self.name = seconds, name
         self._idle: list[_Worker] = []  # taken while in use, so that calls from several threads cannot mix
+        self._hanging: list[_Worker] = []
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], samples: int) -> Any:
         """`function(**arguments)`; a coroutine is run to its end.
 
         Raises:
-            RewardTimeout: It took longer than the limit. `samples` is named in the message.
+            RewardTimeout: It took longer than the limit (`samples` is named in the message), or `MOST_HANGING` earlier
+                calls have not ended yet.
             Exception: Whatever the function raises, with its own traceback.
         """
         if self.seconds is None:
             return _run(function, arguments)
+        self._refuse_one_more()
         try:
             worker = self._idle.pop()
         except IndexError:
@@ -60,6 +67,7 @@ class TimeLimit:
             value, error = worker.results.get(timeout=self.seconds)
         except Empty:
             worker.jobs.put(None)
+            self._hanging.append(worker)
             raise RewardTimeout(
                 f"reward {self.name!r} did not answer within {self.seconds:g} s for {samples} samples; "
                 "make it faster, or raise its limit with timeout=..."
@@ -72,12 +80,18 @@ class TimeLimit:
                 del error  # the traceback holds this frame: do not keep the arguments alive in a cycle
         return value
 
+    def _refuse_one_more(self) -> None:
+        self._hanging = [worker for worker in self._hanging if worker.is_alive()]
+        if len(self._hanging) >= MOST_HANGING:
+            raise RewardTimeout(
+                f"reward {self.name!r} is not called again: {len(self._hanging)} earlier calls have run past its limit "
+                f"of {self.seconds:g} s and still hold a thread each. Let it give up by itself (a timeout on whatever "
+                "it waits for), or start the process anew"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "seconds": self.seconds,
-            "name": self.name,
-            "_idle": [],
-        }  # threads are neither pickled nor copied
+        # Threads are neither pickled nor copied.
+        return {"seconds": self.seconds, "name": self.name, "_idle": [], "_hanging": []}
 
 
 class _Worker:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, check_limit
 from textrl_env.models.loading import LoadedModel, load_model
@@ -151,8 +152,8 @@ def assemble_model(
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ConfigError(
-            f"max_prompt_tokens + max_new_tokens = {prompt_tokens} + {new_tokens} exceeds the {limit} positions "
-            f"of {type(loaded.model).__name__}; lower one of them"
+            f"max_prompt_tokens + max_new_tokens = {shown(prompt_tokens)} + {shown(new_tokens)} exceeds the {limit} "
+            f"positions of {type(loaded.model).__name__}; lower one of them"
         )
     vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
     return ModelParts(loaded.model, loaded.tokenizer, vocabulary, params, prompt_tokens, new_tokens)
@@ -172,7 +173,7 @@ def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:
     try:
         return SamplingParams(**sampling)  # type: ignore[arg-type]
     except TypeError:
-        raise ConfigError(f"sampling takes temperature, top_k and top_p, got {sampling!r}") from None
+        raise ConfigError(f"sampling takes temperature, top_k and top_p, got {shown(sampling)}") from None
 
 
 def _prompt_source(task: Task, split: str) -> Any:

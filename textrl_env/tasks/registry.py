@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import message_of
 from textrl_env.plugins import broken_plugin, load_plugin, plugins
 
 
@@ -104,8 +105,8 @@ def get_task(name: str | Task) -> Task:
     if isinstance(name, str) and name.startswith(REASONING_GYM):
         module = importlib.import_module("textrl_env.tasks.reasoning_gym")
         return module.reasoning_task(name.removeprefix(REASONING_GYM))
-    if name not in _REGISTERED:
-        if name not in plugins(GROUP):
+    if not isinstance(name, str) or name not in _REGISTERED:
+        if not isinstance(name, str) or name not in plugins(GROUP):
             raise UnknownName("task", name, task_names())
         return _plugin_task(name)
     registered = _REGISTERED[name]
@@ -121,7 +122,7 @@ def _plugin_task(name: str) -> Task:
         try:
             task = task()
         except Exception as error:
-            raise broken_plugin(GROUP, name, f"raised {type(error).__name__}: {error}") from error
+            raise broken_plugin(GROUP, name, f"raised {type(error).__name__}: {message_of(error)}") from error
     if not isinstance(task, Task):
         what = f"gives {type(task).__name__}, expected a Task or a function that returns one"
         raise broken_plugin(GROUP, name, what)

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from textrl_agents.benchmark.cell import Cell
+from textrl_env.foreign_text import visible
 
 SHOWN = ("objective", "kl", "normalized")
 NAMED = 3  # running cells that are named; of others the number is told
@@ -59,7 +60,7 @@ class CellProgress:
     def note(self, text: str) -> None:
         """A line of its own."""
         if self.enabled:
-            self.console.print(escape(text), style="yellow", soft_wrap=True, highlight=False)
+            self.console.print(escape(visible(text)), style="yellow", soft_wrap=True, highlight=False)
 
     def started(self, cell: Cell) -> None:
         self._running[cell.key] = f"{cell.algorithm} on {cell.task}, seed {cell.seed}"
@@ -77,7 +78,7 @@ class CellProgress:
             text, style = f"FAILED: {' '.join(str(line['error']).split())}", "red"
         if self.enabled:
             where = f"[{self._done}/{self._total}] {name}: {text}"
-            self.console.print(escape(where), style=style, soft_wrap=True, highlight=False)
+            self.console.print(escape(visible(where)), style=style, soft_wrap=True, highlight=False)
         self._progress.advance(self._task)
         self._describe()
 
@@ -85,4 +86,6 @@ class CellProgress:
         names = list(self._running.values())
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         failed = f"{self.failed} failed; " if self.failed else ""
-        self._progress.update(self._task, description=escape(f"{failed}{'; '.join(names[:NAMED])}{more}" or "waiting"))
+        self._progress.update(
+            self._task, description=escape(visible(f"{failed}{'; '.join(names[:NAMED])}{more}" or "waiting"))
+        )

@@ -15,6 +15,7 @@ from textrl_agents.evaluation import Evaluation
 from textrl_agents.quiet import quiet_loading
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of
 
 # How far past its budget an algorithm may go: batches are whole.
 OVERSHOOT = 1.5
@@ -79,7 +80,9 @@ def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
         try:
             evaluation = trained.evaluate(env, cell.eval_episodes, cell.seed)
         except Exception as error:
-            raise _wrong(algorithm, f"its policy cannot be evaluated: {type(error).__name__}: {error}") from error
+            raise _wrong(
+                algorithm, f"its policy cannot be evaluated: {type(error).__name__}: {message_of(error)}"
+            ) from error
         _check_reference(algorithm, cell, env)
         return evaluation
     finally:

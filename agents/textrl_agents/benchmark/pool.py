@@ -25,6 +25,7 @@ from typing import Any
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
+from textrl_env.foreign_text import message_of
 
 POLL_SECONDS = 0.2
 LEAVE_SECONDS = 10.0  # for a process to end after its result, or after SIGTERM
@@ -196,7 +197,9 @@ def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], 
     except Exception as error:  # a plug-in, or an import
         import traceback
 
-        line = failed(new_line(cell, started=started), f"{type(error).__name__}: {error}", traceback.format_exc())
+        line = failed(
+            new_line(cell, started=started), f"{type(error).__name__}: {message_of(error)}", traceback.format_exc()
+        )
     results.send_bytes(json.dumps(line, default=str).encode())
     results.close()
     if line["status"] == "done":

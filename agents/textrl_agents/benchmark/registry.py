@@ -118,6 +118,8 @@ def get_algorithm(name: str) -> Algorithm:
 
     Raises UnknownName with the nearest name, and a ConfigError that names a broken entry point.
     """
+    if not isinstance(name, str):
+        raise UnknownName("algorithm", name, algorithm_names())
     for known in (_BUILT_IN, _REGISTERED):
         if name in known:
             return known[name]

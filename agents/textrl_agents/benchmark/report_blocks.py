@@ -1,19 +1,18 @@
-"""What a report is made of. Whatever others wrote is text in it; `visible` and `prose` are for all that write it."""
+"""What a report is made of. Whatever others wrote is text in it."""
 
 from __future__ import annotations
 
 import base64
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from textrl_agents.benchmark.figures import DPI
+from textrl_env.foreign_text import visible
 
 AGARWAL, BEIRAMI = "https://arxiv.org/abs/2108.13264", "https://arxiv.org/abs/2401.01879"
 _SOURCE = re.compile(f"({re.escape(AGARWAL)}|{re.escape(BEIRAMI)})")  # the only links of a report
-_BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,6 @@ class Section:
 
     title: str
     blocks: Sequence[Text | Table | Picture | Sample]
-
-
-def visible(text: str) -> str:
-    """Control characters, lone surrogates and marks that turn the reading direction around, as their escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if char in _BIDI or (unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") and char not in "\n\t")
-        else char
-        for char in text
-    )
 
 
 def prose(text: str) -> list[tuple[str, str]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import jinja2
 
-from textrl_agents.benchmark.report_blocks import Section, prose, visible
+from textrl_agents.benchmark.report_blocks import Section, prose
+from textrl_env.foreign_text import visible
 
 TEMPLATE = "report.html.j2"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from textrl_agents.benchmark.report_blocks import Picture, Sample, Section, Table, Text, prose, visible
+from textrl_agents.benchmark.report_blocks import Picture, Sample, Section, Table, Text, prose
+from textrl_env.foreign_text import visible
 
 FIGURES = "figures"  # the folder of the pictures, beside report.md
 

@@ -24,6 +24,7 @@ from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.folder_lock import foreign_names, locked_folder, usable_path
 from textrl_agents.stop_signals import StopSignals
+from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError, MissingExtra
 
 PLAN, RESULTS, LOGS = "benchmark.yaml", "results.jsonl", "logs"
@@ -47,11 +48,13 @@ def run_benchmark(
     ray_address: str | None = None,
     ray_arguments: dict[str, Any] | None = None,
     progress: bool = True,
+    trust: bool | None = False,
 ) -> list[dict[str, Any]]:
     """Run what `out` does not hold yet; the last line of each of the plan's cells that has one, in the plan's order.
 
     plan: None goes on with the one that is there. A larger plan than that is welcome, another one is refused.
     jobs: cells side by side; None for one a core, and one alone on a GPU. time_limit: seconds of a cell.
+    trust: run the Python that the plan in `out` names where `plan` is None; as for `resume`.
     ray: on a Ray cluster, that of `ray_address` or a local one with `ray_arguments` (see `ray_session`).
 
     A cell that is done is never run twice; one that failed is tried again. Raises ConfigError where another run writes
@@ -74,6 +77,8 @@ def run_benchmark(
             f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
         )
     with locked_folder(folder):
+        if plan is None:
+            require_trust(Plan.read(folder / PLAN).to_dict(), folder, trust)
         plan = _agreed(plan, folder)
         load_plugins(plan.plugins)
         results = ResultsFile(folder / RESULTS)

@@ -24,6 +24,7 @@ from textrl_agents.quiet import errors_only
 from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training import train
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import message_of
 from textrl_env.models.loading import resolve_device
 
 EXACT_SECONDS = 60.0
@@ -218,7 +219,7 @@ def measure_row(
     try:
         got = MEASUREMENTS[name](run)
     except Exception as error:  # the other measurements are still worth having
-        return {**row, "detail": f"{type(error).__name__}: {error}"}
+        return {**row, "detail": f"{type(error).__name__}: {message_of(error)}"}
     ok = got.target.met_by(got.value) and got.within
     return {
         **row,

@@ -9,6 +9,7 @@ import typer
 
 from textrl_agents.commands import bench_run
 from textrl_agents.commands.options import AsJson, Device, print_json
+from textrl_env.foreign_text import visible
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
 
@@ -60,5 +61,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         value = row["value"]
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         ok = Text("yes", "green") if row["ok"] else Text("NO", "bold red")
-        table.add_row(str(row["name"]), shown, str(row["unit"]), str(row["target"]), ok, str(row["detail"]))
+        # The detail of a row that failed is an error's text, which is no markup.
+        table.add_row(str(row["name"]), shown, str(row["unit"]), str(row["target"]), ok, Text(visible(row["detail"])))
     Console().print(table)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import DEVICE_HELP, AsJson, print_json
+from textrl_agents.commands.options import DEVICE_HELP, AsJson, Trust, print_json
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import visible
 
 # Of the report's columns those that a terminal has room for.
 SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
@@ -68,6 +69,7 @@ def run(
         int | None, typer.Option(min=2, help="Held-out responses that judge each cell. Default: the preset's.")
     ] = None,
     device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare algorithms on tasks, over seeds, each with the same number of tokens.
@@ -104,10 +106,16 @@ def run(
     plan = Plan.of(**given) if given else None
     try:
         results = run_benchmark(
-            plan, out, jobs=jobs, time_limit=time_limit, ray=ray or ray_address is not None, ray_address=ray_address
+            plan,
+            out,
+            jobs=jobs,
+            time_limit=time_limit,
+            ray=ray or ray_address is not None,
+            ray_address=ray_address,
+            trust=trust or None,
         )
     except BenchmarkStopped as stopped:
-        typer.echo(f"{stopped}; continue with: textrl bench run --out {out}", err=True)
+        typer.echo(f"{stopped}; continue with: textrl bench run --out {out}{_trusted(out)}", err=True)
         raise typer.Exit(130 if stopped.received == signal.SIGINT else 1) from None
     if as_json:
         print_json(results)
@@ -168,7 +176,7 @@ def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     for kind, entries in found.items():
         table = Table(title=kind, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, description in entries.items():
-            table.add_row(escape(name), escape(description))
+            table.add_row(escape(visible(name)), escape(visible(description)))
         Console().print(table)
 
 
@@ -179,6 +187,15 @@ def _names(text: str | None, option: str) -> list[str] | None:
     if not names:
         raise ConfigError(f"{option} takes names with commas between them; got {text!r}")
     return names
+
+
+def _trusted(out: Path) -> str:
+    """The flag that going on with the benchmark in `out` needs."""
+    from textrl_agents.benchmark.plan import Plan
+    from textrl_agents.benchmark.run import PLAN
+    from textrl_agents.trust import python_named_in
+
+    return " --trust" if python_named_in(Plan.read(out / PLAN).to_dict()) else ""
 
 
 def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) -> tuple[Path, Path]:
@@ -203,12 +220,14 @@ def _print_tables(lines: list[dict[str, Any]]) -> None:
     for task in summarize(lines).tasks:
         columns = [*task.columns(cost=False), *task.columns(cost=True)]
         columns = [column for column in columns if column.key in SHOWN]
-        table = Table(title=f"{escape(task.label)}: means over seeds ± half of the 95% interval", title_justify="left")
+        table = Table(
+            title=f"{escape(visible(task.label))}: means over seeds ± half of the 95% interval", title_justify="left"
+        )
         table.add_column("algorithm", no_wrap=True)
         for column in columns:
             table.add_column(column.title, justify="right")
         table.add_column("done", justify="right")
         for row in task.rows:
             shown = [mean_text(row.estimates.get(column.key), column.digits) for column in columns]
-            table.add_row(escape(row.label), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
+            table.add_row(escape(visible(row.label)), *shown, f"{len(row.lines)}/{len(row.lines) + len(row.failures)}")
         Console().print(table)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_env.foreign_text import visible
 
 
 def check(
@@ -51,7 +52,7 @@ def _print(results: list[Any]) -> None:
     for result in results:
         ok = Text("yes", "green") if result.ok else Text("NO", "bold red")
         table.add_row(
-            Text(result.name), ok, _number(result.value), _number(result.limit), Text(str(result.detail or ""))
+            Text(result.name), ok, _number(result.value), _number(result.limit), Text(visible(str(result.detail or "")))
         )
     Console().print(table)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, Trust, print_json, set_threads
 
 
 def evaluate(
@@ -24,6 +24,7 @@ def evaluate(
     reward: Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
     samples: Annotated[bool, typer.Option(help="Include every response in the JSON.")] = False,
+    trust: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -31,6 +32,7 @@ def evaluate(
 ) -> None:
     """Measure a policy on held-out prompts: score, gold score, KL, length, entropy, each with its 95% interval."""
     from textrl_agents.run_folder import RunFolder, load_policy
+    from textrl_agents.trust import require_trust
 
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
     set_threads(threads)
@@ -38,7 +40,9 @@ def evaluate(
     from textrl_agents.quiet import quiet_loading
 
     given = {"model": reference, "reward": reward}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
+    settings.update(given)
     with quiet_loading():
         actor_critic = load_policy(folder, device=device, dtype=dtype)
         result = measure(

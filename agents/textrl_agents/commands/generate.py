@@ -10,6 +10,7 @@ import typer
 
 from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import visible
 
 
 def generate(
@@ -37,7 +38,11 @@ def generate(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue texts with a trained policy or any causal language model."""
+    """Continue texts with a trained policy or any causal language model.
+
+    Control characters that a prompt or the model wrote are printed as their
+    escapes, such as \\x1b; --json keeps them.
+    """
     if (folder is None) == (model is None):
         raise ConfigError("give either a run folder or --model, and not both")
     prompts = list(prompt or []) or _from_stdin()
@@ -60,7 +65,7 @@ def generate(
         print_json([completion._asdict() for completion in completions])
         return
     for completion in completions:
-        typer.echo(f"{completion.prompt}{completion.response}")
+        typer.echo(visible(f"{completion.prompt}{completion.response}"))
 
 
 def _from_stdin() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import DEVICE_HELP, DTYPE_HELP
+from textrl_agents.commands.options import DEVICE_HELP, DTYPE_HELP, Trust
 from textrl_env.errors import ConfigError
 
 # Flags that a resumed run may still be given; all else is as it was.
@@ -56,6 +56,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run, or this checkpoint of one, exactly where it stopped.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Align a language model with a reward, and write a run folder.
 
@@ -81,7 +82,7 @@ def train(
         "threads": threads,
     }
     flags = {name: value for name, value in named.items() if value is not None}
-    result = _resume(resume, flags, settings or config) if resume else _train(flags, settings or [], config)
+    result = _resume(resume, flags, settings or config, trust) if resume else _train(flags, settings or [], config)
     exit_if_stopped(result)
     _report(result)
 
@@ -90,10 +91,13 @@ def exit_if_stopped(result: Any) -> None:
     """Say how to continue a run that a signal has stopped, and end with its exit code."""
     if result.finished:
         return
+    from textrl_agents.config import read_settings
+    from textrl_agents.run_folder import RunFolder
+    from textrl_agents.trust import resume_command
+
+    command = resume_command(result.folder, read_settings(RunFolder(result.folder).config))
     typer.echo(
-        f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; "
-        f"continue with: textrl train --resume {result.folder}",
-        err=True,
+        f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; continue with: {command}", err=True
     )
     raise typer.Exit(130 if result.stopped_by == signal.SIGINT else 1)
 
@@ -109,7 +113,7 @@ def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> A
     return train_run(resolved)
 
 
-def _resume(folder: Path, flags: dict[str, Any], others: Any) -> Any:
+def _resume(folder: Path, flags: dict[str, Any], others: Any, trust: bool) -> Any:
     refused = [f"--{name.replace('_', '-')}" for name in flags if name not in _RESUMABLE]
     if refused or others:
         raise ConfigError(
@@ -118,11 +122,12 @@ def _resume(folder: Path, flags: dict[str, Any], others: Any) -> Any:
         )
     from textrl_agents.training import resume as resume_run
 
-    return resume_run(folder, timesteps=flags.get("timesteps"))
+    return resume_run(folder, timesteps=flags.get("timesteps"), trust=trust or None)
 
 
 def _report(result: Any) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from textrl_agents.tables import comparison_table, evaluation_table
 
@@ -131,4 +136,5 @@ def _report(result: Any) -> None:
         console.print(comparison_table(result.before, result.after))
     elif result.after is not None:
         console.print(evaluation_table(result.after))
-    console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s. Run folder: {result.folder}", soft_wrap=True)
+    where = escape(str(result.folder))
+    console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s. Run folder: {where}", soft_wrap=True)

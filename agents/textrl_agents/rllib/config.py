@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
 from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.reward_probe import probe_reward
 from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.learners import TextAPPOLearner, TextIMPALALearner, TextPPOLearner
@@ -28,8 +29,9 @@ from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, Reference
 from textrl_env.models.loading import resolve_device
+from textrl_env.rewards.make import file_and_function
 from textrl_env.tasks import get_task
-from textrl_env.tasks.assembly import assemble_model, assemble_reference
+from textrl_env.tasks.assembly import assemble, assemble_model, assemble_reference
 
 # What RLHF needs and RLlib's defaults, made for control tasks, are not: no discount, whole responses in a fragment,
 # the KL to the reference instead of one to the previous policy, no bound on the value loss.
@@ -135,6 +137,8 @@ def make_config(
         (`config.env_runners(...)`) can be called on the result as well.
 
     The policy starts as a copy of the environment's model, which is the reference. Raises ConfigError.
+
+    A reward in Python is called once here, on three made-up responses: a wrong number of scores is told at once.
     """
     if algo not in _CONFIGS:
         raise UnknownName("algorithm", algo, ALGORITHMS)
@@ -145,6 +149,7 @@ def make_config(
     settings = {**SHARED_DEFAULTS, **DEFAULTS[algo], **FAULT_TOLERANCE, **overrides}
     _check_values(settings, actor_critic or {})
     _fill_in(algo, settings, parts.max_new_tokens, env.get("device", "auto"))
+    _probe_reward(env, settings["rollout_fragment_length"])
     trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
     lr = settings.get("lr", {})
     schedule = WarmupSchedule.of(lr, trained) if isinstance(lr, Mapping) else lr
@@ -191,6 +196,18 @@ def make_config(
         raise ConfigError(f"RLlib refuses these settings: {error}") from error
     check_config(config)
     return config
+
+
+def _probe_reward(env: Mapping[str, Any], steps: int | str) -> None:
+    """Of Python that a user brings alone: every process builds its reward itself, and a classifier may be large."""
+    task, reward = env["task"], env.get("reward")
+    if reward is None and not isinstance(task, str):  # not one of the tasks that ship
+        reward = task.reward
+    if reward is None or (isinstance(reward, str) and not file_and_function(reward)):
+        return
+    given = {name: value for name, value in env.items() if name != "autoreset_mode"}
+    parts = assemble(**{**given, "kl_mode": "deferred", "with_reference": False})
+    probe_reward(parts.rules, parts.prompts, steps=steps if isinstance(steps, int) else parts.rules.max_new_tokens)
 
 
 def _model_arguments(env: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
@@ -44,6 +45,8 @@ def make_agent(
     The policy starts as a copy of the environment's model, which is the reference. DQN and QR-DQN cannot report
     log-probabilities, so their environment charges the cross-entropy (`kl_mode="cross_entropy"`); their policy is
     greedy. The tables are charged in the same way.
+
+    The reward is called once, on three made-up responses: a wrong number of scores is told here, and not in training.
     """
     recipe = get_recipe(algo)
     known = argument_names(algo)
@@ -54,6 +57,7 @@ def make_agent(
     if recipe.group_size > 1:
         arguments.setdefault("group_size", recipe.group_size)
     vec_env = _environment(recipe, arguments, env, n_envs, dict(env_kwargs or {}), lora)
+    probe_reward(vec_env.env.rules, vec_env.env.prompts, steps=arguments.get("n_steps", 1))
     if recipe.kind == "table":
         return _built(recipe, TabularPolicy, vec_env, arguments)
     arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments, vec_env)

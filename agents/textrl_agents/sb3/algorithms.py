@@ -113,7 +113,7 @@ _WIRED = (
 
 def get_recipe(algo: str) -> Recipe:
     """The recipe of that name. Raises UnknownName with the nearest name."""
-    if algo not in ALGORITHMS:
+    if not isinstance(algo, str) or algo not in ALGORITHMS:
         raise UnknownName("algorithm", algo, ALGORITHMS)
     return ALGORITHMS[algo]
 

@@ -26,6 +26,9 @@ FIXED: dict[str, Any] = {
     "dataloader_pin_memory": False,
     "use_vllm": False,
     "auto_find_batch_size": False,
+    "trust_remote_code": False,
+    "log_completions": False,  # would print raw model output, and send it where a repository is named
+    "log_completions_hub_repo": None,
 }
 # Given by the caller of this module, or by the run.
 GIVEN = ("output_dir", "seed", "data_seed", "use_cpu", "model_init_kwargs", "max_steps", "run_name", "do_eval")

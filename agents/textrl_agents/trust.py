@@ -1,0 +1,81 @@
+"""Python that a folder's settings name. It is run only where the folder's user says so.
+
+A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data, but some settings name code: a reward in a
+file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. What a user names
+himself, in a call, by a flag or in the file of `--config`, is his own and is never asked about.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown, visible
+from textrl_env.rewards.make import file_and_function
+
+# A plug-in is a file to run; with these Ray runs what is named, or takes functions from whoever answers at an address.
+_CODE = (
+    "plugins",
+    "address",
+    "runtime_env",
+    "extra_python_environs_for_driver",
+    "extra_python_environs_for_worker",
+    "trust_remote_code",
+)
+# Arguments of libraries, which import what looks like this.
+_OF_LIBRARIES = ("algorithm", "settings", "lora")
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def python_named_in(settings: Mapping[str, Any]) -> list[str]:
+    """The Python that would run because of `settings`, each as `setting: what`; empty where none would."""
+    return list(dict.fromkeys(_named(settings, ())))
+
+
+def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool | None) -> None:
+    """Raise ConfigError where the settings of `folder` name Python that nobody allowed to run.
+
+    trust: True allows it; None asks, where a person sits at a terminal, and is False elsewhere.
+    """
+    named = [] if trust else python_named_in(settings)
+    if not named or (trust is None and _allowed(named, folder)):
+        return
+    raise ConfigError(
+        f"the settings in {str(folder)!r} name Python that would be run: {'; '.join(named)}. Read it first; if you "
+        "trust it, and whoever made this folder, say so with --trust (in Python, trust=True)"
+    )
+
+
+def resume_command(folder: str | Path, settings: Mapping[str, Any]) -> str:
+    """The command that goes on with a run of these settings."""
+    return f"textrl train --resume {folder}{' --trust' if python_named_in(settings) else ''}"
+
+
+def _named(value: Any, place: tuple[str, ...]) -> Iterator[str]:
+    where = ".".join(place)
+    if place and place[-1] in _CODE and value:
+        yield f"{where}: {shown(value, 300)}"
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _named(entry, (*place, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _named(entry, place)
+    elif isinstance(value, str):
+        if in_file := file_and_function(value):
+            yield f"{where}: {shown(f'{in_file[0].absolute()}:{in_file[1]}', 300)}"
+        elif _IMPORT_PATH.fullmatch(value) and set(_OF_LIBRARIES) & set(place):
+            yield f"{where}: {value}"
+
+
+def _allowed(named: list[str], folder: str | Path) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    listed = "\n".join(f"  {each}" for each in named)
+    question = f"The settings in {str(folder)!r} name Python that would be run:\n{listed}\nRun it? [y/N] "
+    print(visible(question), end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
