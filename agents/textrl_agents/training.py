@@ -37,10 +37,10 @@ class RunResult(NamedTuple):
     seconds: float
 
 
-def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
+def train(config: TrainConfig, *, progress: bool = True) -> RunResult:
     """Train as `config` says, into a new run folder.
 
-    progress: None shows a bar where stderr is a terminal.
+    progress: show it on stderr, as a bar in a terminal and as lines elsewhere.
 
     Ctrl-C and SIGTERM end the run with a checkpoint; so does a failing reward. Raises ConfigError before anything is
     written.
@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
         return _run(config, run, None, progress)
 
 
-def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None) -> RunResult:
+def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool = True) -> RunResult:
     """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
 
     timesteps: a new length of the whole run. Schedules over the run's length then change from here on.
@@ -84,9 +84,7 @@ def _find(folder: Path) -> tuple[RunFolder, Path | None, int]:
     raise ConfigError(f"{str(folder)!r} is neither a run folder (with config.yaml) nor a checkpoint of one")
 
 
-def _run(
-    config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool | None, tokens: int = 0
-) -> RunResult:
+def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool, tokens: int = 0) -> RunResult:
     started = time.monotonic()
     settings = config.to_yaml()
     if config.threads is not None:
