@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.python_file import run_python_file
@@ -50,19 +50,37 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     return _from_callable(spec, kwargs)
 
 
-def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
+def check_reward_name(spec: Any) -> None:
+    """Raise what `make_reward` raises about a text that names no reward; nothing is loaded and no file is run."""
+    if isinstance(spec, str):
+        _kind_of(spec)
+
+
+def _kind_of(text: str) -> Literal["registered", "function", "classifier"]:
     if text in registered_rewards():
-        return make_registered(text, **kwargs)
-    path, colon, function = text.rpartition(":")
+        return "registered"
+    path, colon, _ = text.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_callable(_load_function(Path(path).expanduser(), function), kwargs)
+        if not Path(path).expanduser().is_file():
+            raise ConfigError(f"reward {text!r}: there is no file {path!r}")
+        return "function"
     if text.endswith(".py"):
         raise ConfigError(f"reward {text!r} names no function; write {text + ':function'!r}")
     if Path(text).expanduser().is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
-        from textrl_env.rewards.classifier import ClassifierReward
+        return "classifier"
+    raise UnknownName("reward", text, registered_rewards())
 
-        return ClassifierReward(text, **kwargs)
-    return make_registered(text)  # raises UnknownName
+
+def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
+    kind = _kind_of(text)
+    if kind == "registered":
+        return make_registered(text, **kwargs)
+    if kind == "function":
+        path, _, function = text.rpartition(":")
+        return _from_callable(_load_function(Path(path).expanduser(), function), kwargs)
+    from textrl_env.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(text, **kwargs)
 
 
 def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
@@ -105,8 +123,6 @@ def _is_weighted(entry: Any) -> bool:
 
 
 def _load_function(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"reward {f'{path}:{name}'!r}: there is no file {str(path)!r}")
     module = run_python_file(path, f"textrl_reward_{path.stem}", "reward file")
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, check_names, print_json, set_threads
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a policy on held-out prompts: score, gold score, KL, length, entropy, each with its 95% interval."""
+    check_names(task=task, reward=reward, device=device, dtype=dtype)
     from textrl_agents.run_folder import RunFolder, load_policy
 
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
