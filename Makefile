@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-slow check format clean
 
 help:
-	@echo "make demo    align the embedded model and show it before and after (about a minute)"
-	@echo "make test    the whole test suite"
-	@echo "make check   lint, formatting, types, layers, public names"
-	@echo "make format  let ruff rewrite what it can"
-	@echo "make clean   remove the virtual environment and caches"
+	@echo "make demo       align the embedded model and show it before and after (about a minute)"
+	@echo "make test       the quick tests"
+	@echo "make test-slow  the others: what learns, kills processes, starts Ray or runs the examples"
+	@echo "make check      lint, formatting, types, layers, public names"
+	@echo "make format     let ruff rewrite what it can"
+	@echo "make clean      remove the virtual environment and caches"
 
 # constraints.txt pins the tested set; without it an open range of torch pulls gigabytes of GPU packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -24,8 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/textrl demo
 
+# The two are the whole suite: what one selects is what the other leaves out.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# All tests that start Ray go to one process (tests/conftest.py).
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -42,8 +42,17 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 BUDGETS = {"rloo": 320, "grpo": 320, "expert_iteration": 320, "trl_dpo": 640, "trl_orpo": 640}
 UNTRAINED = ("reference", "best_of_n")
+
+
+def marks(name: str, task: str) -> list[pytest.MarkDecorator]:
+    """Quick are one task with every algorithm of SB3, and every task with one."""
+    if name.startswith("rllib"):
+        return [pytest.mark.ray]
+    return [] if not name.startswith("trl_") and (task == "exact" or name == "ppo") else [pytest.mark.slow]
+
+
 PAIRS = [
-    pytest.param(name, task, marks=[pytest.mark.slow] if name.startswith(("rllib", "trl_")) else [])
+    pytest.param(name, task, marks=marks(name, task))
     for name in algorithm_names()
     for task in task_names()
     if get_algorithm(name).fits(task)

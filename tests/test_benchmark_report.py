@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html.parser
+import importlib.util
 import re
 import struct
 
@@ -227,7 +228,7 @@ def test_no_two_algorithms_look_the_same_and_each_keeps_its_look():
 
 
 def test_without_matplotlib_the_error_names_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'textrl-env\[plots\]'"):
         write_report(tmp_path, [line()])
 

@@ -550,7 +550,7 @@ def test_trials_share_the_gpus_there_are(
     assert trial_resources(cells, jobs) == {"cpu": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @POSIX
 def test_ray_tune_runs_the_same_cells(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     pytest.importorskip("ray")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.evaluation import SampleRecord, sibling_env
 from textrl_agents.heldout import Heldout
-from textrl_agents.progress import TrainingProgress
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.callbacks import HeldoutEvaluation, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
 
@@ -159,26 +156,3 @@ def test_sample_file_shows_text_as_text(tmp_path: Path) -> None:
     file.rewind(1500)
     assert "## After 1,000 tokens" in file.path.read_text()
     assert "2,000" not in file.path.read_text()
-
-
-def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    agent, _ = new_agent()
-    with TrainingProgress() as progress:
-        assert not progress.enabled
-        agent.learn(ROLLOUT, callback=ProgressBar(progress))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_progress_in_a_terminal_shows_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textrl_agents.progress.REFRESH_SECONDS", 0.0)
-    screen = io.StringIO()
-    agent, _ = new_agent()
-    console = Console(file=screen, force_terminal=True, width=160)
-    with TrainingProgress(console=console) as progress:
-        progress.note("too early")
-        agent.learn(2 * ROLLOUT, callback=ProgressBar(progress))
-        progress._progress.refresh()
-    shown = screen.getvalue()
-    assert f"{2 * ROLLOUT}/{2 * ROLLOUT} tokens" in shown
-    assert "KL" in shown
-    assert "/s score" in shown

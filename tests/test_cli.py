@@ -236,10 +236,10 @@ def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch:
     seen: dict[str, Any] = {}
     stand_in = SimpleNamespace(run_checks=lambda **arguments: seen.update(arguments) or rows)
     monkeypatch.setitem(sys.modules, "textrl_agents.self_check", stand_in)
-    result = textrl("check", "--task", "exact", "--reward", "sentiment", "--json")
+    result = textrl("check", "--task", "exact", "--reward", "length", "--json")
     assert result.exit_code == (0 if ok else 1)
     assert json.loads(result.stdout) == [row._asdict() for row in rows]
-    assert (seen["task"], seen["model"], seen["reward"]) == ("exact", None, "sentiment")
+    assert (seen["task"], seen["model"], seen["reward"]) == ("exact", None, "length")
     table = textrl("check")
     assert table.exit_code == (0 if ok else 1)
     assert "[red]cache" in table.stdout

@@ -38,7 +38,9 @@ def test_every_example_is_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.ray] if name.startswith("rllib") else []) for name in sorted(SMALL)]
+)
 def test_example_runs(name: str, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'agents'}"}
     command = [sys.executable, str(ROOT / "examples" / name), *SMALL[name]]

@@ -23,6 +23,7 @@ LAYERS = [
     [
         "textrl_env.actions",
         "textrl_env.assets",
+        "textrl_env.devices",
         "textrl_env.kl",
         "textrl_env.mdp",
         "textrl_env.models",
@@ -51,12 +52,14 @@ LIGHT = (
     "textrl_env.assets",
     "textrl_env.assets.gold",
     "textrl_env.assets.grammar",
+    "textrl_env.devices",
     "textrl_env.errors",
     "textrl_env.foreign_text",
     "textrl_env.prompts",
     "textrl_env.rewards",
     "textrl_env.tasks.registry",
     "textrl_agents",
+    "textrl_agents.extras",
 )
 
 

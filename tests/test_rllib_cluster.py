@@ -28,7 +28,6 @@ from textrl_env.models import load_model
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.slow,
 ]
 
 SMALL: dict[str, Any] = {

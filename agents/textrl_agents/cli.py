@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from textrl_agents.commands import bench, check, demo, evaluate, generate, train
+from textrl_agents.extras import missing_extra
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import visible
 
@@ -22,12 +23,15 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader has gone, as in `textrl ... | head`; click knows what to do
-        except (TextRLError, OSError) as error:
+        except Exception as raised:
+            error = missing_extra(raised) or raised
+            if not isinstance(error, (TextRLError, OSError)):
+                raise
             if ctx.params.get("debug"):
                 typer.echo(visible(traceback.format_exc()), err=True)
             message = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
             typer.secho(f"error: {visible(message)}", fg="red", err=True)
-            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from raised
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None

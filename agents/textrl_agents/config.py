@@ -22,9 +22,18 @@ from typing import Any
 
 import yaml
 
+from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.rewards.make import check_reward_name
+from textrl_env.tasks.registry import check_task_name
 
-LIBRARIES = ("sb3", "rllib")
+# What a run can train with, by library. Here, because the libraries themselves are slow to import.
+ALGORITHMS = {
+    "sb3": ("ppo", "a2c", "trpo", "nlpo", "reinforce", "rloo", "grpo"),
+    "rllib": ("ppo", "appo", "impala"),
+}
+# SB3's that have no checkpoints, since each would hold a replay buffer or a table.
+WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "q_learning", "sarsa")
 # Settings that a run may go on with another value of: what it trains stays the same.
 FREE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
 # Values of a settings file, those of each reference to an anchor counted again.
@@ -62,8 +71,8 @@ class TrainConfig:
     threads: int | None = None  # of torch on the CPU
 
     def __post_init__(self) -> None:
-        if self.lib not in LIBRARIES:
-            raise UnknownName("lib", self.lib, LIBRARIES)
+        if self.lib not in ALGORITHMS:
+            raise UnknownName("lib", self.lib, ALGORITHMS)
         lowest = {"timesteps": 1, "seed": 0, "n_envs": 1, "eval_every": 0, "eval_episodes": 0, "samples": 0}
         lowest |= {"save_every": 0, "keep_checkpoints": 1, "threads": 1}
         for name, bound in lowest.items():
@@ -121,8 +130,24 @@ class TrainConfig:
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in FREE]
         return [name for name in names if getattr(self, name) != getattr(before, name)]
 
+    def check_names(self) -> None:
+        """Look up every name, without importing torch or an RL library. Raises UnknownName and ConfigError."""
+        if self.lib == "sb3" and self.algo in WITHOUT_CHECKPOINTS:
+            raise ConfigError(
+                f"a run needs checkpoints that resume exactly, and {self.algo} would have to save its replay buffer or "
+                f"table in each: train it with make_agent({self.algo!r}).learn(...), or with textrl bench run --algos "
+                f"{self.algo}"
+            )
+        if self.algo not in ALGORITHMS[self.lib]:
+            raise UnknownName("algorithm", self.algo, ALGORITHMS[self.lib])
+        check_task_name(self.task)
+        check_reward_name(self.reward)
+        check_device_name(self.device)
+        check_dtype_name(self.dtype)
+
     def resolved(self) -> TrainConfig:
         """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
+        self.check_names()
         import inspect
 
         from textrl_env.tasks import get_task

@@ -14,6 +14,8 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks import Task
 
 EVAL_ROWS = 64
+# Of an evaluation, while training goes on: measure -> how it is called there.
+SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
 
 
 def heldout_prompts(config: TrainConfig, task: Task) -> Any:
@@ -90,10 +92,11 @@ class Heldout:
         `eval/eos_share`.
         """
         if self.progress is not None:
-            self.progress.note("evaluating")
+            self.progress.evaluating()
         result = evaluate(actor_critic, env=self.env, episodes=self.episodes, seed=self.seed)
         if self.progress is not None:
-            self.progress.note("training")
+            found = [f"{title} {result[name]}" for name, title in SHOWN.items() if name in result.statistics]
+            self.progress.evaluated("  ".join(found))
         self.first = result if tokens == 0 else self.first
         self.last = result
         if self.samples is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textrl_agents.extras import require
 from textrl_agents.metrics_file import STEP
-from textrl_env.errors import MissingExtra
 
 # (axis label, metric of a rollout, metric of an evaluation)
 PANELS = (
@@ -27,8 +26,7 @@ def plot_run(lines: Sequence[dict[str, Any]], path: str | Path, *, title: str = 
     panels = [panel for panel in PANELS if any(metric in line for line in lines for metric in panel[1:])]
     if not panels:
         return False
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra("plots", "matplotlib")
+    require("matplotlib")
     # Without pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

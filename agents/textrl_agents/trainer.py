@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from textrl_agents.config import TrainConfig
+from textrl_agents.config import ALGORITHMS, TrainConfig
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.run_folder import RunFolder
@@ -65,4 +65,4 @@ def make_trainer(config: TrainConfig) -> Trainer:
         from textrl_agents.rllib.training import RLlibRun
 
         return RLlibRun(config)
-    raise UnknownName("lib", config.lib, ("sb3", "rllib"))
+    raise UnknownName("lib", config.lib, ALGORITHMS)

@@ -18,6 +18,7 @@ from textrl_agents.atomic_file import write_atomically
 from textrl_agents.atomic_folder import existing, remove_folder, verify
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
+from textrl_agents.extras import require
 from textrl_agents.folder_lock import locked_folder
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.plots import plot_run
@@ -44,10 +45,10 @@ class RunResult(NamedTuple):
     seconds: float
 
 
-def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
+def train(config: TrainConfig, *, progress: bool = True) -> RunResult:
     """Train as `config` says, into a new run folder.
 
-    progress: None shows a bar where stderr is a terminal.
+    progress: show it on stderr, as a bar in a terminal and as lines elsewhere.
 
     Ctrl-C and SIGTERM end the run with a checkpoint; so does a failing reward. Raises ConfigError before anything is
     written.
@@ -62,7 +63,7 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
 
 
 def resume(
-    folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None, trust: bool | None = False
+    folder: str | Path, *, timesteps: int | None = None, progress: bool = True, trust: bool | None = False
 ) -> RunResult:
     """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
 
@@ -120,10 +121,9 @@ def _require_same(config: TrainConfig, checkpoint: Path) -> None:
         )
 
 
-def _run(
-    config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool | None, tokens: int = 0
-) -> RunResult:
+def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool, tokens: int = 0) -> RunResult:
     started = time.monotonic()
+    require("matplotlib")  # for the curve, at the end of what may be hours
     settings = config.to_yaml()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

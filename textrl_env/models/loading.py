@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from textrl_env.assets import asset_folder
-from textrl_env.errors import ConfigError, MissingExtra, ModelError, UnknownName
+from textrl_env.devices import check_device_name, check_dtype_name
+from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown
 
 EMBEDDED = "embedded"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEVICE_KINDS = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 class LoadedModel(NamedTuple):
@@ -33,9 +32,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return device
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = str(device).split(":")[0]
-    if kind not in DEVICE_KINDS:
-        raise UnknownName("device", device, DEVICE_KINDS)
+    check_device_name(device)
     try:
         resolved = torch.device(device)
         torch.empty(1, device=resolved)
@@ -51,9 +48,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, [*DTYPES, "auto"])
-    return DTYPES[dtype]
+    check_dtype_name(dtype)
+    return getattr(torch, dtype)
 
 
 def load_model(

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
@@ -57,18 +57,37 @@ def file_and_function(text: str) -> tuple[Path, str] | None:
     return (Path(os.path.expanduser(path)), function) if path.endswith(".py") else None
 
 
-def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
+def check_reward_name(spec: Any) -> None:
+    """Raise what `make_reward` raises about a text that names no reward; nothing is loaded and no file is run."""
+    if isinstance(spec, str):
+        _kind_of(spec)
+
+
+def _kind_of(text: str) -> Literal["registered", "function", "classifier"]:
     if text in registered_rewards():
-        return make_registered(text, **kwargs)
+        return "registered"
     if in_file := file_and_function(text):
-        return _from_callable(_load_function(*in_file), kwargs)
+        if not os.path.isfile(in_file[0]):  # Path.is_file() raises where a name is too long
+            raise ConfigError(f"reward {shown(text, 300)}: there is no file {shown(str(in_file[0]), 300)}")
+        return "function"
     if text.endswith(".py"):
         raise ConfigError(f"reward {shown(text, 300)} names no function; write {shown(text + ':function', 300)}")
     if os.path.isdir(os.path.expanduser(text)) or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
-        from textrl_env.rewards.classifier import ClassifierReward
+        return "classifier"
+    raise UnknownName("reward", text, registered_rewards())
 
-        return ClassifierReward(text, **kwargs)
-    return make_registered(text)  # raises UnknownName
+
+def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
+    kind = _kind_of(text)
+    if kind == "registered":
+        return make_registered(text, **kwargs)
+    if kind == "function":
+        in_file = file_and_function(text)
+        assert in_file is not None  # its kind says so
+        return _from_callable(_load_function(*in_file), kwargs)
+    from textrl_env.rewards.classifier import ClassifierReward
+
+    return ClassifierReward(text, **kwargs)
 
 
 def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
@@ -114,8 +133,6 @@ def _is_weighted(entry: Any) -> bool:
 
 
 def _load_function(path: Path, name: str) -> Any:
-    if not os.path.isfile(path):  # Path.is_file() raises where a name is too long
-        raise ConfigError(f"reward {shown(f'{path}:{name}', 300)}: there is no file {shown(str(path), 300)}")
     module = run_python_file(path, f"textrl_reward_{path.stem}", "reward file")
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -93,6 +93,12 @@ def is_built_in(name: Any) -> bool:
     return isinstance(name, str) and (name in BUILT_IN or name.startswith(REASONING_GYM) or name in plugins(GROUP))
 
 
+def check_task_name(name: str | Task) -> None:
+    """Raise UnknownName where no task is called so; none is loaded."""
+    if not isinstance(name, Task) and name not in _REGISTERED and not is_built_in(name):
+        raise UnknownName("task", name, task_names())
+
+
 def get_task(name: str | Task) -> Task:
     """The task of that name; a Task is returned as it is.
 

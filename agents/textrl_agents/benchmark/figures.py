@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import math
@@ -15,7 +14,7 @@ from textrl_agents.benchmark.across import REFERENCE, Across
 from textrl_agents.benchmark.aggregate import TaskTable
 from textrl_agents.benchmark.number_text import finite_number
 from textrl_agents.benchmark.statistics import Estimate
-from textrl_env.errors import MissingExtra
+from textrl_agents.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,8 +184,7 @@ def _reach(estimate: Estimate) -> list[list[float]] | None:
 
 def _figure(width: float, height: float) -> Figure:
     """Without pyplot: no global state, and no display is looked for."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra("plots", "matplotlib")
+    require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

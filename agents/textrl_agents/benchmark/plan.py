@@ -17,7 +17,9 @@ from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
 from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm
 from textrl_agents.config import parse_assignments, read_settings
+from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
 
 # Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
@@ -104,6 +106,7 @@ class Plan:
         """
         if preset is None and (not algos or not tasks):
             raise ConfigError("name what to run: algorithms and tasks (--algos ppo,a2c --tasks exact), or a --preset")
+        check_device_name(device)
         files = plugin_files(plugins)
         load_plugins(files)
         base = get_preset(preset or "default")
@@ -230,6 +233,10 @@ def _checked_settings(
 
 
 def _check_env(env: Mapping[str, Any]) -> None:
+    if not env:
+        return
+    check_reward_name(env.get("reward"))
+    check_dtype_name(env.get("dtype"))
     import inspect
 
     from textrl_env.tasks.assembly import assemble

@@ -22,10 +22,11 @@ from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
+from textrl_agents.extras import require
 from textrl_agents.folder_lock import foreign_names, locked_folder, usable_path
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trust import require_trust
-from textrl_env.errors import ConfigError, MissingExtra
+from textrl_env.errors import ConfigError
 
 PLAN, RESULTS, LOGS = "benchmark.yaml", "results.jsonl", "logs"
 
@@ -155,10 +156,7 @@ def _agreed(plan: Plan | None, folder: Path) -> Plan:
 
 
 def _left_to_ray(cells: Sequence[Cell], shown: CellProgress) -> list[Cell]:
-    import importlib.util
-
-    if importlib.util.find_spec("ray") is None:
-        raise MissingExtra("rllib", "ray")
+    require("ray")
     from textrl_agents.benchmark.ray_tune import runs_in_a_trial
 
     kept = [cell for cell in cells if runs_in_a_trial(cell)]

@@ -20,6 +20,7 @@ from textrl_agents.benchmark.measurement import FULL, QUICK, Measured, Run, Targ
 from textrl_agents.benchmark.subject import Subject, embedded_subject
 from textrl_agents.demo import demo_config
 from textrl_agents.evaluation import paired_difference
+from textrl_agents.extras import missing_extra
 from textrl_agents.quiet import errors_only
 from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training import train
@@ -219,6 +220,7 @@ def measure_row(
     try:
         got = MEASUREMENTS[name](run)
     except Exception as error:  # the other measurements are still worth having
+        error = missing_extra(error) or error
         return {**row, "detail": f"{type(error).__name__}: {message_of(error)}"}
     ok = got.target.met_by(got.value) and got.within
     return {

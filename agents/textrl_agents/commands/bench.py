@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from textrl_agents.commands import bench_run
-from textrl_agents.commands.options import AsJson, Device, print_json
+from textrl_agents.commands.options import AsJson, Device, check_names, print_json, told_on_stderr
 from textrl_env.foreign_text import visible
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
@@ -28,16 +27,12 @@ def speed(
     as_json: AsJson = False,
 ) -> None:
     """Measure speed and memory against the same work done by hand, side by side."""
-    from rich.console import Console
-
+    check_names(device=device)
     from textrl_agents.benchmark.speed import run_speed
     from textrl_agents.quiet import quiet_loading
 
-    # On stderr, so that the table or the JSON alone is the output.
-    console = Console(stderr=True)
-    with quiet_loading(), console.status("") if console.is_terminal else nullcontext() as status:
-        show = status.update if status is not None else None
-        rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=show)
+    with quiet_loading(), told_on_stderr() as tell:
+        rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=tell)
     if as_json:
         print_json(rows)
     else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from textrl_agents.commands.options import DEVICE_HELP, AsJson, Trust, print_json
+from textrl_agents.extras import require
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
 
@@ -96,6 +97,7 @@ def run(
         "device": device,
     }
     given = {name: value for name, value in named.items() if value}
+    require("matplotlib")  # for the report, at the end of what may be hours
     from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
     from textrl_agents.benchmark.run import BenchmarkStopped, run_benchmark
 
@@ -143,6 +145,7 @@ def report(
     from textrl_agents.benchmark.results import ResultsFile
     from textrl_agents.benchmark.run import RESULTS
 
+    require("matplotlib")
     path = folder / RESULTS
     lines = ResultsFile(path).read().lines
     if not lines:

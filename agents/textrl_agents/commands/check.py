@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_agents.commands.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Threads,
+    check_names,
+    print_json,
+    set_threads,
+    told_on_stderr,
+)
 from textrl_env.foreign_text import visible
 
 
@@ -23,12 +32,13 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
+    check_names(task=task, reward=reward, device=device, dtype=dtype)
     set_threads(threads)
     from textrl_agents.quiet import quiet_loading
     from textrl_agents.self_check import run_checks
 
-    with quiet_loading():
-        results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype)
+    with quiet_loading(), told_on_stderr() as tell:
+        results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype, progress=tell)
     if as_json:
         print_json([_as_dict(result) for result in results])
     else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, Trust, print_json, set_threads
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, Trust, check_names, print_json, set_threads
 
 
 def evaluate(
@@ -31,6 +31,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a policy on held-out prompts: score, gold score, KL, length, entropy, each with its 95% interval."""
+    check_names(task=task, reward=reward, device=device, dtype=dtype)
     from textrl_agents.run_folder import RunFolder, load_policy
     from textrl_agents.trust import require_trust
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print_json, set_threads
+from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, check_names, print_json, set_threads
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
 
@@ -45,6 +45,7 @@ def generate(
     """
     if (folder is None) == (model is None):
         raise ConfigError("give either a run folder or --model, and not both")
+    check_names(device=device, dtype=dtype)
     prompts = list(prompt or []) or _from_stdin()
     set_threads(threads)
     from textrl_agents.generation import generate as sample

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,35 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and 
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python that the folder's settings name, such as a reward in a file.")
 ]
+
+
+def check_names(
+    *, task: str | None = None, reward: str | None = None, device: str | None = None, dtype: str | None = None
+) -> None:
+    """Look up what was named, before torch is imported, so that a typo shows at once. Raises UnknownName."""
+    from textrl_env.devices import check_device_name, check_dtype_name
+    from textrl_env.rewards.make import check_reward_name
+    from textrl_env.tasks.registry import check_task_name
+
+    if task is not None:
+        check_task_name(task)
+    check_reward_name(reward)
+    check_device_name(device)
+    check_dtype_name(dtype)
+
+
+@contextlib.contextmanager
+def told_on_stderr() -> Iterator[Callable[[str], None]]:
+    """A function that tells what is being done: in place in a terminal, as lines elsewhere; stdout is for results."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        yield lambda text: console.print(f"{text} ...", markup=False, highlight=False, soft_wrap=True)
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(escape(text))
 
 
 def set_threads(threads: int | None) -> None:

@@ -107,10 +107,11 @@ def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> A
 
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []
-    resolved = TrainConfig.of(*layers, parse_assignments(settings), flags)
+    given = TrainConfig.of(*layers, parse_assignments(settings), flags)
+    given.check_names()
     from textrl_agents.training import train as train_run
 
-    return train_run(resolved)
+    return train_run(given)
 
 
 def _resume(folder: Path, flags: dict[str, Any], others: Any, trust: bool) -> Any:

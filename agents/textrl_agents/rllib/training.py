@@ -140,6 +140,7 @@ class RLlibRun:
                 done, stopped = self.timesteps >= config.timesteps, stop_requested()
                 self._at_boundary(before, done=done, stopped=stopped)
                 if done or stopped:
+                    progress.advance(self.timesteps, show=True)
                     return done
                 before = self.timesteps
                 result = self.algorithm.train()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
 
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
@@ -14,6 +15,7 @@ from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.progress_lines import ProgressLines
 from textrl_agents.sb3.q_policy import CausalLMQPolicy
 from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
@@ -30,6 +32,7 @@ def make_agent(
     n_envs: int = 32,
     env_kwargs: dict[str, Any] | None = None,
     lora: dict[str, Any] | None = None,
+    progress: bool = True,
     **overrides: Any,
 ) -> Any:
     """A stock SB3 algorithm that trains the environment's model.
@@ -39,6 +42,8 @@ def make_agent(
     env: an id, or an environment that is built already.
     n_envs: rows sampled at once. env_kwargs: the environment's arguments (`task`, `model`, `reward`, ...).
     lora: keyword arguments of `peft.LoraConfig`: train an adapter alone.
+    progress: `learn` tells tokens, speed, time left, score and KL in a line on stderr, every ten seconds at most. A
+        logger of your own (`set_logger`), `verbose` or `tensorboard_log` takes its place.
     overrides: the algorithm's own arguments, on top of defaults that fit RLHF. `policy_kwargs` are CausalLMPolicy's;
         `learning_rate` may be a mapping, what `WarmupSchedule.of` takes.
 
@@ -48,6 +53,20 @@ def make_agent(
 
     The reward is called once, on three made-up responses: a wrong number of scores is told here, and not in training.
     """
+    agent = _agent(algo, env, n_envs, dict(env_kwargs or {}), lora, overrides)
+    if progress and not overrides.get("verbose") and overrides.get("tensorboard_log") is None:
+        agent.set_logger(Logger(None, [ProgressLines(agent)]))
+    return agent
+
+
+def _agent(
+    algo: str,
+    env: str | TextVecEnv | TextGenVectorEnv,
+    n_envs: int,
+    env_kwargs: dict[str, Any],
+    lora: dict[str, Any] | None,
+    overrides: dict[str, Any],
+) -> Any:
     recipe = get_recipe(algo)
     known = argument_names(algo)
     for name in overrides:
@@ -56,7 +75,7 @@ def make_agent(
     arguments = {**recipe.defaults, **overrides}
     if recipe.group_size > 1:
         arguments.setdefault("group_size", recipe.group_size)
-    vec_env = _environment(recipe, arguments, env, n_envs, dict(env_kwargs or {}), lora)
+    vec_env = _environment(recipe, arguments, env, n_envs, env_kwargs, lora)
     probe_reward(vec_env.env.rules, vec_env.env.prompts, steps=arguments.get("n_steps", 1))
     if recipe.kind == "table":
         return _built(recipe, TabularPolicy, vec_env, arguments)

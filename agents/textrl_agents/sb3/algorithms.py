@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import Any, Literal
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from textrl_env.errors import MissingExtra, UnknownName
+from textrl_agents.extras import require
+from textrl_env.errors import UnknownName
 
 Kind = Literal["critic", "responses", "value", "table"]
 
@@ -61,8 +61,7 @@ class Recipe:
 
     def load(self) -> type[BaseAlgorithm]:
         """The class. Raises MissingExtra where its library is not installed."""
-        if importlib.util.find_spec(self.package) is None:
-            raise MissingExtra("sb3", self.package)
+        require(self.package)
         module, _, name = self.source.partition(":")
         return getattr(importlib.import_module(module), name)
 

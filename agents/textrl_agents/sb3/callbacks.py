@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.heldout import Heldout
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.rlhf_metrics import EndedEpisode, rlhf_metrics
 from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.progress_lines import rollout_means
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.vec_env import TextVecEnv
 
@@ -76,7 +76,7 @@ class HeldoutEvaluation(BaseCallback):
 
 
 class ProgressBar(BaseCallback):
-    """Shows tokens, tokens/s, score, KL from the reference and time left; nothing where there is no terminal."""
+    """Shows tokens, tokens/s, score, KL from the reference and time left."""
 
     def __init__(self, progress: TrainingProgress):
         super().__init__()
@@ -90,15 +90,11 @@ class ProgressBar(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        episodes = self.model.rollout_buffer.episodes  # type: ignore[attr-defined]
-        if episodes:
-            score, kl = (
-                float(np.mean([getattr(episode, name) for episode in episodes])) for name in ("score", "kl_sum")
-            )
-            self.progress.measured(score, kl)
+        if means := rollout_means(self.model):
+            self.progress.measured(*means)
 
     def _on_training_end(self) -> None:
-        self.progress.advance(self.num_timesteps)
+        self.progress.advance(self.num_timesteps, show=True)
 
 
 class StopOnRequest(BaseCallback):

@@ -8,6 +8,7 @@ KL = cross-entropy - entropy. (A greedy policy, which plain Q-learning ends in, 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
 
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
@@ -162,7 +164,7 @@ class QLearning(BaseAlgorithm):
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "tabular",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -173,6 +175,7 @@ class QLearning(BaseAlgorithm):
         assert self.env is not None
         assert isinstance(self.policy, TabularPolicy)
         callback.on_training_start(locals(), globals())
+        iteration = 0
         rows = self.policy.rows(self._last_obs)  # type: ignore[arg-type]
         actions = self._explore(rows)
         going_on = True
@@ -198,8 +201,21 @@ class QLearning(BaseAlgorithm):
                     going_on = False
                     break
             callback.on_rollout_end()
+            iteration += 1
+            if log_interval is not None and iteration % log_interval == 0:
+                self._dump_logs()
         callback.on_training_end()
         return self
+
+    def _dump_logs(self) -> None:
+        assert self.ep_info_buffer is not None
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
 
     def _explore(self, rows: np.ndarray) -> np.ndarray:
         assert isinstance(self.policy, TabularPolicy)

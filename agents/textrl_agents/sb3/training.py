@@ -18,13 +18,13 @@ from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent
-from textrl_agents.sb3.algorithms import argument_names, get_recipe
+from textrl_agents.sb3.algorithms import argument_names
 from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.checkpointing import Checkpoints
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import UnknownName
 from textrl_env.models import CausalLMActorCritic
 
 
@@ -35,7 +35,7 @@ class SB3Run:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        _check_algorithm(config)
+        _check_arguments(config)
         set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
         self.agent: OnPolicyAlgorithm = make_agent(
             config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **config.algorithm
@@ -112,14 +112,8 @@ class SB3Run:
         return self.checkpoints.save()
 
 
-def _check_algorithm(config: TrainConfig) -> None:
-    """Raises UnknownName, and ConfigError for an algorithm that has no checkpoints."""
-    if get_recipe(config.algo).kind in ("value", "table"):
-        raise ConfigError(
-            f"a run needs checkpoints that resume exactly, and {config.algo} would have to save its replay buffer or "
-            f"table in each: train it with make_agent({config.algo!r}).learn(...), or with textrl bench run --algos "
-            f"{config.algo}"
-        )
+def _check_arguments(config: TrainConfig) -> None:
+    """Raise UnknownName for an argument that the algorithm does not have."""
     known = argument_names(config.algo)
     for name in config.algorithm:
         if name not in known:
