@@ -107,7 +107,7 @@ def _run(
                     _after_error(error, trainer, run)
                     raise
                 run.save_policy(trainer.actor_critic)
-            plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()} on {config.task}")
+            plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()}, {config.title}")
         except TextRLError:
             raise  # some of them are OSErrors too
         except OSError as error:

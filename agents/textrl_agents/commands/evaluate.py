@@ -15,7 +15,14 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="Task to evaluate on. Default: the run's own, else sentiment.")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample on held-out prompts.")] = 256,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
+            "said so, where the task has no others."
+        ),
+    ] = "heldout",
+    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")] = 0,
     reference: Annotated[
         str | None,
@@ -38,7 +45,7 @@ def evaluate(
     from textrl_agents.quiet import quiet_loading
 
     given = {"model": reference, "reward": reward}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    settings.update({name: value for name, value in given.items() if value is not None}, split=split)
     with quiet_loading():
         actor_critic = load_policy(folder, device=device, dtype=dtype)
         result = measure(
@@ -71,7 +78,6 @@ def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
         settings.update(model=config.model, tokenizer=config.tokenizer)
     if task is None or task == config.task:
         settings.update(reward=config.reward, kl_coef=config.kl_coef, **config.env)
-        if config.heldout_prompts is not None:
-            settings["prompts"] = config.heldout_prompts
+        settings.update(validation_prompts=config.validation_prompts, heldout_prompts=config.heldout_prompts)
     settings.pop("kl_mode", None)  # an evaluation charges whole episodes, however training did
     return settings
