@@ -13,7 +13,10 @@ from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, print
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")],
     task: Annotated[
-        str | None, typer.Option(help="Task to evaluate on. Default: the run's own, else sentiment.")
+        str | None,
+        typer.Option(
+            help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."
+        ),
     ] = None,
     split: Annotated[
         str,
@@ -77,7 +80,14 @@ def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
     if config.model is not None:
         settings.update(model=config.model, tokenizer=config.tokenizer)
     if task is None or task == config.task:
-        settings.update(reward=config.reward, kl_coef=config.kl_coef, **config.env)
-        settings.update(validation_prompts=config.validation_prompts, heldout_prompts=config.heldout_prompts)
+        settings.update(kl_coef=config.kl_coef, **config.env)
+    if task is None:
+        settings.update(
+            reward=config.reward,
+            validation_prompts=config.validation_prompts,
+            heldout_prompts=config.heldout_prompts,
+        )
+    else:
+        settings.pop("prompts", None)  # a task that is named is evaluated with its own prompts and its own reward
     settings.pop("kl_mode", None)  # an evaluation charges whole episodes, however training did
     return settings
