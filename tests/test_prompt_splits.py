@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from textrl_agents.benchmark.cell import Cell
+from textrl_agents.benchmark.run_cell import heldout_env, run_cell
+from textrl_agents.benchmark.start import training_env
 from textrl_agents.cli import app
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import evaluate, sibling_env
@@ -320,6 +323,21 @@ def test_a_run_without_evaluations_in_between_looks_at_held_out_prompts_alone(tm
     assert (result.after.split, {record.prompt for record in result.after.records}) == ("heldout", {"bb"})
     assert "to the same held-out prompts at" in (tmp_path / "run" / "samples.md").read_text()
     assert "eval_validation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_benchmark_run_on_own_prompts_is_judged_on_those_it_held_out():
+    cell = Cell(
+        "reference", "exact", 0, 1, env={"prompts": OWN, "max_prompt_tokens": 2}, eval_episodes=16, device="cpu"
+    )
+    line = run_cell(cell)
+    assert line["status"] == "done", line["error"]
+    assert (line["title"], line["split"]) == ("reward of exact on own prompts", "heldout")
+    trained, judged = ({prompt.text for prompt in env.prompts} for env in (training_env(cell, 1), heldout_env(cell)))
+    assert (len(trained), len(judged)) == (18, 3)
+    assert trained.isdisjoint(judged)
+    assert {sample["prompt"] for sample in line["samples"]} <= judged
+    plain = run_cell(Cell("reference", "exact", 0, 1, eval_episodes=16, device="cpu"))
+    assert (plain["title"], plain["split"]) == ("exact", "train")
 
 
 def test_the_curve_names_each_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
-from textrl_agents.benchmark.plan import Plan
+from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
@@ -28,7 +28,7 @@ from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.stop_signals import StopSignals
 from textrl_env.errors import ConfigError, MissingExtra
 
-PLAN, RESULTS, LOGS, LOCK = "benchmark.yaml", "results.jsonl", "logs", ".lock"
+RESULTS, LOGS, LOCK = "results.jsonl", "logs", ".lock"
 
 
 class BenchmarkStopped(KeyboardInterrupt):
