@@ -13,6 +13,7 @@ from result_lines import failed, line, study
 
 from textrl_agents.benchmark import figures
 from textrl_agents.benchmark.aggregate import summarize
+from textrl_agents.benchmark.plan import PLAN, Pairing, Plan
 from textrl_agents.benchmark.report import write_report
 from textrl_env.errors import MissingExtra, TextRLError
 
@@ -205,10 +206,66 @@ def test_names_that_this_process_does_not_know(tmp_path):
     assert {path.parent.name for path in tmp_path.rglob("*.png")} == {"figures"}
 
 
+def in_short(markdown):
+    return markdown.read_text().split("## In short")[1].split("## What was run")[0]
+
+
+def test_one_seed_names_no_winner(tmp_path):
+    lines = [entry for entry in study() if entry["seed"] == 0]
+    said = in_short(write_report(tmp_path, lines)[0])
+    assert "- sentiment: mean objective 0.200 to 0.700 (the untouched model: 0.000); 1 seed cannot tell which" in said
+    assert "- exact: share of the optimum 0.450 to 0.900 (the untouched model: 0.000); 1 seed cannot tell which" in said
+    assert "highest" not in said
+    assert "together" not in said
+
+
+def test_the_exact_value_names_the_winner(tmp_path):
+    lines = [line("dqn", "exact", seed, objective=0.9, normalized=0.5) for seed in range(3)]
+    lines += [line("ppo", "exact", seed, objective=0.8, normalized=0.9) for seed in range(3)]
+    markdown, _ = write_report(tmp_path, lines)
+    assert "- exact: ppo has the highest share of the optimum, 0.900 ± 0.000." in in_short(markdown)
+    assert "the highest mean normalized first" in markdown.read_text()
+    table = markdown.read_text().split("## Task: exact")[1]
+    assert table.index("| ppo |") < table.index("| dqn |")
+
+
+def test_a_partial_report_says_so_on_top_and_compares_nothing_over_tasks(tmp_path):
+    names, tasks = ("reference", "ppo", "dqn"), ("exact", "story")
+    plan = Plan(tuple(Pairing(name, task, 1_000) for name in names for task in tasks), seeds=3)
+    (tmp_path / PLAN).write_text(plan.to_yaml())
+    levels = {"reference": 0.0, "ppo": 1.0, "dqn": 0.5}
+    lines = [
+        line(cell.algorithm, cell.task, cell.seed, key=cell.key, objective=levels[cell.algorithm])
+        for cell in plan.cells
+    ]
+    shown = write_report(tmp_path, lines[:11])[0]
+    assert in_short(shown).strip().startswith("- 11 of 18 runs: what follows is of these alone")
+    assert "together:" not in in_short(shown)
+    assert "Only 11 of 18 runs have a result." in shown.read_text()
+    assert "interquartile" not in shown.read_text()
+    shown = write_report(tmp_path, lines)[0]
+    assert "runs:" not in in_short(shown)
+    assert "All 2 tasks together: ppo has the highest interquartile mean of the normalised scores, 1.000" in in_short(
+        shown
+    )
+    assert "which is the best of the same runs and no goal from outside" in shown.read_text()
+
+
+def test_the_report_says_which_prompts_were_answered(tmp_path):
+    lines = [line(seed=seed, split="heldout") for seed in range(3)]
+    lines += [line(task="exact", seed=seed, split="train") for seed in range(3)]
+    text = write_report(tmp_path, lines)[0].read_text()
+    assert "Results on held-out prompts, the highest mean objective first." in text
+    assert "Results on training prompts, the highest mean objective first." in text
+    assert (
+        "| exact | six tokens and five steps: the optimum is known by enumeration | training prompts | 0.05 |" in text
+    )
+
+
 def test_only_failures(tmp_path):
     markdown, page = write_report(tmp_path, [failed(seed=seed, error=f"ConfigError: no. {seed}") for seed in range(2)])
     text = markdown.read_text()
-    assert "0 finished, 2 failed" in text
+    assert "0 finished, 2 failed, of 2" in text
     assert "No run finished." in text
     assert "ConfigError: no. 1" in text
     assert_inert(Page(page))

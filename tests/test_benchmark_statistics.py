@@ -7,12 +7,12 @@ from textrl_agents.benchmark.statistics import (
     bootstrap_interval,
     improvement_interval,
     interquartile_mean,
-    iqm_interval,
+    iqms,
     mean_interval,
     normalize,
     performance_profile,
     probability_of_improvement,
-    profile_interval,
+    profiles,
     student_t_quantile,
 )
 from textrl_env.errors import ConfigError
@@ -104,7 +104,7 @@ def test_interval_of_the_iqm_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     held = []
     for _ in range(300):
-        low, high = iqm_interval(rng.normal(size=(10, 3)), rng=rng, repetitions=400)
+        low, high = bootstrap_interval(iqms, rng.normal(size=(10, 3)), rng=rng, repetitions=400)
         held.append(low <= 0 <= high)
     assert 0.89 <= np.mean(held) <= 0.98
 
@@ -132,7 +132,7 @@ def test_improvement_draws_both_sides_independently():
 def test_profile_interval_is_pointwise_and_in_bounds():
     scores = np.random.default_rng(3).uniform(size=(8, 2))
     taus = np.array([-0.1, 0.5, 1.0])
-    interval = profile_interval(scores, taus, rng=0, repetitions=500)
+    interval = bootstrap_interval(lambda drawn: profiles(drawn, taus), scores, rng=0, repetitions=500)
     assert interval.shape == (2, 3)
     assert interval[:, 0].tolist() == [1.0, 1.0]
     assert interval[:, 2].tolist() == [0.0, 0.0]
@@ -141,8 +141,24 @@ def test_profile_interval_is_pointwise_and_in_bounds():
 
 def test_one_seed_gives_one_interval():
     scores = np.random.default_rng(4).normal(size=(5, 2))
-    assert iqm_interval(scores, rng=7) == iqm_interval(scores, rng=np.random.default_rng(7))
-    assert iqm_interval(scores, rng=7) != iqm_interval(scores, rng=8)
+    first, again, other = (bootstrap_interval(iqms, scores, rng=rng) for rng in (7, np.random.default_rng(7), 8))
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_a_draw_in_which_a_statistic_has_no_value_does_not_count():
+    """Of two runs, 0 and 1, the draws without any 1 have no value; the others have means of 0.5 and 1."""
+
+    def positive(drawn):
+        means = drawn.mean(axis=(1, 2))
+        return np.where(means > 0, means, np.nan)
+
+    assert bootstrap_interval(positive, [[0.0], [1.0]], rng=0).tolist() == [0.5, 1.0]
+    drawn = np.array([[[1.0], [2.0]], [[1.0], [np.nan]]])
+    assert iqms(drawn).tolist()[0] == 1.5
+    assert np.isnan(iqms(drawn)[1])
+    shares = profiles(drawn, np.array([0.0, 1.5]))
+    assert shares[0].tolist() == [1.0, 0.5]
+    assert np.isnan(shares[1]).all()
 
 
 def test_batches_of_resamples_are_all_counted():
@@ -164,10 +180,16 @@ def test_batches_of_resamples_are_all_counted():
         (lambda: interquartile_mean([]), "at least one number"),
         (lambda: interquartile_mean([1.0, float("nan")]), "1 of 2 are NaN or infinite"),
         (lambda: interquartile_mean(["a"]), "rectangular array of numbers"),
-        (lambda: iqm_interval([[1.0, 2.0], [3.0]], rng=0), "rectangular array of numbers, with as many runs"),
-        (lambda: iqm_interval([1.0, 2.0], rng=0), r"\[runs, tasks\], got one of shape \(2,\)"),
-        (lambda: iqm_interval([[1.0]], rng=0, repetitions=0), "repetitions must be a whole number >= 1, got 0"),
-        (lambda: iqm_interval([[1.0]], rng=0, confidence=95), "between 0 and 1, such as 0.95; got 95"),
+        (
+            lambda: bootstrap_interval(iqms, [[1.0, 2.0], [3.0]], rng=0),
+            "rectangular array of numbers, with as many runs",
+        ),
+        (lambda: bootstrap_interval(iqms, [1.0, 2.0], rng=0), r"\[runs, tasks\], got one of shape \(2,\)"),
+        (
+            lambda: bootstrap_interval(iqms, [[1.0]], rng=0, repetitions=0),
+            "repetitions must be a whole number >= 1, got 0",
+        ),
+        (lambda: bootstrap_interval(iqms, [[1.0]], rng=0, confidence=95), "between 0 and 1, such as 0.95; got 95"),
         (lambda: bootstrap_interval(np.mean, rng=0), "at least one array"),
         (lambda: probability_of_improvement([[1.0, 2.0]], [[1.0]]), "same tasks: x has 2 of them, y 1"),
         (lambda: probability_of_improvement([[1.0]], [[float("inf")]]), "y must be finite"),

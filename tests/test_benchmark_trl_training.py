@@ -94,7 +94,7 @@ def test_online_curves_rise_and_report_the_kl() -> None:
 
 
 def _heldout() -> TextGenVectorEnv:
-    return TextGenVectorEnv(64, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred", split="heldout")
+    return TextGenVectorEnv(64, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred")
 
 
 def test_a_round_of_several_steps_is_finished(tiny_task: Task) -> None:

@@ -12,10 +12,10 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.evaluation import SampleRecord, sibling_env
-from textrl_agents.heldout import Heldout
+from textrl_agents.run_evaluations import RunEvaluations
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.callbacks import HeldoutEvaluation, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
 
@@ -104,38 +104,40 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     # As many rows as training and the same prompts: the decoder could mistake one's cached rows for the other's.
     env = sibling_env(watched.env.env, N_ENVS)
     samples = SampleFile(tmp_path / "samples.md")
-    heldout = Heldout(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
-    watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), HeldoutEvaluation(heldout)])
+    evaluations = RunEvaluations(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
+    watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), Evaluations(evaluations)])
     for name, tensor in plain.policy.state_dict().items():
         assert torch.equal(tensor, watched.policy.state_dict()[name]), name
-    evaluated = [(step, line) for step, line in lines.lines if "eval/score" in line]
+    evaluated = [(step, line) for step, line in lines.lines if "eval_train/score" in line]
     assert [step for step, _ in evaluated] == [0, ROLLOUT, 2 * ROLLOUT, 3 * ROLLOUT, 4 * ROLLOUT]
-    assert heldout.first is not None
-    assert heldout.last is not None
-    assert evaluated[0][1]["eval/score"] == heldout.first["score"].mean
-    assert evaluated[-1][1]["eval/kl"] == heldout.last["kl"].mean
-    assert evaluated[-1][1]["eval/kl_ci95"] == heldout.last["kl"].half_width
+    assert evaluations.before is not None
+    assert evaluations.after is not None
+    assert evaluated[0][1]["eval_train/score"] == evaluations.before["score"].mean
+    assert evaluated[-1][1]["eval_train/kl"] == evaluations.after["kl"].mean
+    assert evaluated[-1][1]["eval_train/kl_ci95"] == evaluations.after["kl"].half_width
     text = samples.path.read_text()
     assert text.count("## After") == 5
     assert f"## After {4 * ROLLOUT:,} tokens" in text
-    assert [record.prompt for record in heldout.first.records] == [record.prompt for record in heldout.last.records]
+    assert [record.prompt for record in evaluations.before.records] == [
+        record.prompt for record in evaluations.after.records
+    ]
 
 
 def test_evaluations_come_when_due() -> None:
     agent, lines = new_agent()
-    callback = HeldoutEvaluation(Heldout(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4))
+    callback = Evaluations(RunEvaluations(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4))
     agent.learn(5 * ROLLOUT, callback=callback)
-    steps = [step for step, line in lines.lines if "eval/score" in line]
+    steps = [step for step, line in lines.lines if "eval_train/score" in line]
     assert steps == [0, 2 * ROLLOUT, 3 * ROLLOUT, 5 * ROLLOUT]
 
 
 def test_stopped_within_a_rollout_is_not_evaluated_as_final() -> None:
     agent, lines = new_agent()
-    callback = HeldoutEvaluation(Heldout(sibling_env(agent.env.env, 4), episodes=4))
+    callback = Evaluations(RunEvaluations(sibling_env(agent.env.env, 4), episodes=4))
     stop = StopOnRequest(lambda: agent.num_timesteps >= ROLLOUT + 2 * N_ENVS)
     agent.learn(3 * ROLLOUT, callback=[stop, callback])
     assert agent.num_timesteps == ROLLOUT + 2 * N_ENVS
-    assert [step for step, line in lines.lines if "eval/score" in line] == [0]
+    assert [step for step, line in lines.lines if "eval_train/score" in line] == [0]
 
 
 def record(prompt: Any = "a prompt", response: str = "text", gold: float | None = None) -> SampleRecord:
@@ -146,10 +148,11 @@ def test_sample_file_shows_text_as_text(tmp_path: Path) -> None:
     """A response cannot break the table, nor become markup."""
     file = SampleFile(tmp_path / "samples.md")
     chat = [{"role": "user", "content": "hi"}]
-    file.add(1000, [record(response="a|b\n<script>alert(1)</script> *x* [y](z)"), record(chat, gold=None)])
-    file.add(2000, [record(gold=0.5)])
+    responses = [record(response="a|b\n<script>alert(1)</script> *x* [y](z)"), record(chat, gold=None)]
+    file.add(1000, responses, prompts="validation prompts")
+    file.add(2000, [record(gold=0.5)], prompts="validation prompts")
     text = file.path.read_text()
-    assert text.startswith("# Samples\n")
+    assert text.startswith("# Samples\n\nResponses to the same validation prompts at several points")
     assert r"| a\|b<br>&lt;script&gt;alert(1)&lt;/script&gt; \*x\* \[y\](z) | 1.25 | 0.00 | eos |" in text
     assert "| user: hi |" in text
     assert "| prompt | response | score | gold | KL | end |" in text

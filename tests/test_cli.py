@@ -110,8 +110,8 @@ def test_eval_prints_json_alone_on_stdout(run_folder: Path) -> None:
     assert (data["episodes"], data["task"]) == (32, "exact")
     # The run's own last evaluation was of the same prompts with the same seed.
     last = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()][-1]
-    assert data["score"]["mean"] == last["eval/score"]
-    assert data["kl"]["mean"] == pytest.approx(last["eval/kl"], abs=1e-6)
+    assert data["score"]["mean"] == last["eval_train/score"]
+    assert data["kl"]["mean"] == pytest.approx(last["eval_train/kl"], abs=1e-6)
     checkpoint = textrl("eval", run_folder / "checkpoint-480", "--episodes", 32, "--json")
     assert json.loads(checkpoint.stdout) == data
 
@@ -313,5 +313,5 @@ def test_demo_shows_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"Curve: {tmp_path / 'demo' / 'curve.png'}" in shown
     assert (tmp_path / "demo" / "curve.png").is_file()
     lines = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[0]["eval/kl"] == pytest.approx(0, abs=1e-4)  # it starts at the reference
-    assert abs(lines[-1]["eval/kl"]) > 1e-3
+    assert lines[0]["eval_heldout/kl"] == pytest.approx(0, abs=1e-4)  # it starts at the reference
+    assert abs(lines[-1]["eval_heldout/kl"]) > 1e-3

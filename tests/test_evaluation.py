@@ -56,7 +56,7 @@ def test_same_seed_same_records_and_the_callers_generator_is_untouched(moved_pol
 
 
 def test_every_row_gives_the_same_number_of_episodes(moved_policy: CausalLMActorCritic) -> None:
-    env = TextGenVectorEnv(4, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred", split="heldout")
+    env = TextGenVectorEnv(4, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred")
     result = evaluate(moved_policy, env=env, episodes=10, seed=1)
     assert len(result.records) == 12  # ceil(10 / 4) from each of 4 rows
     # Episode k of row r answers the k-th prompt that the row's own generator draws.
@@ -69,7 +69,7 @@ def test_every_row_gives_the_same_number_of_episodes(moved_policy: CausalLMActor
 
 def test_means_agree_with_enumeration(moved_policy: CausalLMActorCritic) -> None:
     """Taking the first episodes that finish would bias every one of these towards short responses."""
-    env = TextGenVectorEnv(16, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred", split="heldout")
+    env = TextGenVectorEnv(16, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred")
     result = evaluate(moved_policy, env=env, episodes=4096, seed=0)
     exact = ExactValue(env.rules, env.prompts)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from textrl_env.assets.lexicon import POLARITY
 from textrl_env.assets.review_rules import MAX_SENTENCES, OPENINGS, RULES
 from textrl_env.assets.topics import TOPICS
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.prompt_splits import SPLITS
 
 DIGEST_OF_EVERYTHING = """
 import hashlib, random
@@ -58,11 +59,14 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
 
 
 def test_prompts_are_many_disjoint_short_and_without_sentiment() -> None:
-    train, heldout = grammar.review_prompts("train"), grammar.review_prompts("heldout")
-    assert len(set(train)) == len(train) >= 200
-    assert len(set(heldout)) == len(heldout) >= 64
-    assert set(train).isdisjoint(heldout)
-    for prompt in train + heldout:
+    train, validation, heldout = (grammar.review_prompts(split) for split in SPLITS)
+    for split, least in ((train, 200), (validation, 40), (heldout, 64)):
+        assert len(set(split)) == len(split) >= least
+    assert len({*train, *validation, *heldout}) == len(train) + len(validation) + len(heldout)
+    learned = grammar.review_prompts("train", "validation")  # in one order: the reward model's weights hang on it
+    assert sorted(learned) == sorted(train + validation)
+    assert learned.index(validation[0]) < len(train)
+    for prompt in train + validation + heldout:
         words = prompt.lower().split()
         assert 3 <= len(words) <= 9
         assert not set(words) & set(POLARITY)
@@ -79,16 +83,17 @@ def test_the_splits_share_no_pair_of_subject_and_opening() -> None:
         subject = next(word for word in rest.split() if any(word in topic.subject for topic in TOPICS))
         return subject, rest.replace(f" {subject}", " {subject}")
 
-    train = {pair(prompt) for prompt in grammar.review_prompts("train")}
-    heldout = {pair(prompt) for prompt in grammar.review_prompts("heldout")}
-    assert train.isdisjoint(heldout)
-    assert len(train | heldout) == len(OPENINGS) * sum(len(topic.subject) for topic in TOPICS)
-    assert {opening for _, opening in heldout} == {opening for _, opening in train} == set(OPENINGS)
+    pairs = [{pair(prompt) for prompt in grammar.review_prompts(split)} for split in SPLITS]
+    subjects = {subject for topic in TOPICS for subject in topic.subject}
+    assert sum(map(len, pairs)) == len(set.union(*pairs)) == len(OPENINGS) * len(subjects)
+    for found in pairs:
+        assert {opening for _, opening in found} == set(OPENINGS)
+    assert {subject for subject, _ in pairs[0]} == subjects
 
 
 def test_unknown_split_and_foreign_prompt_are_refused() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'heldout'"):
-        grammar.review_prompts("held_out")  # type: ignore[arg-type]
+        grammar.review_prompts("held_out")
     with pytest.raises(ConfigError, match="no review that opens with 'Hello'"):
         grammar.continue_review(random.Random(0), "Hello")
 

@@ -30,6 +30,8 @@ LAYERS = [
         "textrl_env.plugins",
         "textrl_env.prompt_datasets",
         "textrl_env.prompt_groups",
+        "textrl_env.prompt_rows",
+        "textrl_env.prompt_splits",
         "textrl_env.prompts",
         "textrl_env.python_file",
         "textrl_env.rewards",

@@ -14,10 +14,10 @@ from stable_baselines3.common.logger import Logger
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import sibling_env
-from textrl_agents.heldout import Heldout
 from textrl_agents.progress import TrainingProgress, progress_text
+from textrl_agents.run_evaluations import RunEvaluations
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar
+from textrl_agents.sb3.callbacks import Evaluations, ProgressBar
 from textrl_agents.sb3.progress_lines import ProgressLines
 from textrl_agents.training import train
 
@@ -77,8 +77,8 @@ def test_lines_come_at_their_pace(capfd: pytest.CaptureFixture[str], monkeypatch
 def test_evaluations_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
     agent = new_agent(progress=False)
     with TrainingProgress() as progress:
-        heldout = Heldout(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
-        agent.learn(ROLLOUT, callback=[ProgressBar(progress), HeldoutEvaluation(heldout)])
+        evaluations = RunEvaluations(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
+        agent.learn(ROLLOUT, callback=[ProgressBar(progress), Evaluations(evaluations)])
     assert heldout.last is not None
     err = capfd.readouterr().err
     assert "evaluating after 0 tokens ..." in err
@@ -103,8 +103,8 @@ def test_evaluations_do_not_count_as_slow_training(monkeypatch: pytest.MonkeyPat
 def test_progress_that_is_switched_off_is_silent(capfd: pytest.CaptureFixture[str], every_line: None) -> None:
     agent = new_agent(progress=False)
     with TrainingProgress(enabled=False) as progress:
-        heldout = Heldout(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
-        agent.learn(ROLLOUT, callback=[ProgressBar(progress), HeldoutEvaluation(heldout)])
+        evaluations = RunEvaluations(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
+        agent.learn(ROLLOUT, callback=[ProgressBar(progress), Evaluations(evaluations)])
     assert capfd.readouterr() == ("", "")
 
 

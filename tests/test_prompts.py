@@ -198,6 +198,10 @@ def test_ad_hoc_prompts(tokenizer: Any) -> None:
         (42, "prompts must be a list, the path.*got int"),
         ("hello there", r"not a .jsonl or .txt file.*put it in a list: \['hello there'\]"),
         ("nowhere.jsonl", "no such file"),
+        ("x" * 5000 + ".txt", r"prompts 'xxx.*'\.\.\. cannot be read: File name too long"),
+        ([{1: "a", "text": "b"}], r"prompt 0 has no key 'prompt'; its keys are \[1, 'text'\]"),
+        ([{"prompt": "a", 1: "b"}], "prompt 0 has a column 1; the names of columns must be texts"),
+        (["\ud800"], r"prompt 0 holds \\ud800 at character 0"),
     ],
 )
 def test_bad_sources_are_refused(source: Any, message: str, tokenizer: Any) -> None:
@@ -213,6 +217,10 @@ def test_bad_sources_are_refused(source: Any, message: str, tokenizer: Any) -> N
         (b'{"prompt": "a", "x": 1}\n{"prompt": "b"}\n', r"bad\.jsonl, line 2 has the columns \[\]"),
         (b"\xff\xfe\x00", r"bad\.jsonl is not UTF-8"),
         (b"\n\n", "source is empty"),
+        (b'"fine"\n"half \\ud83d of it"', r"bad\.jsonl, line 2 holds \\ud83d at character 5, half of a surrogate pair"),
+        (b'[{"role": "user", "content": "\\udc00"}]', r"bad\.jsonl, line 1 holds \\udc00 at character 0"),
+        (b'{"prompt": ' + b"[" * 100_000, r"bad\.jsonl, line 1 is nested too deep to be read"),
+        (b'{"prompt": "a", "x": ' + b"7" * 5000 + b"}", r"bad\.jsonl, line 1 is not JSON: .*4300"),
     ],
 )
 def test_bad_files_name_file_and_line(content: bytes, message: str, tokenizer: Any, tmp_path: Path) -> None:
@@ -243,3 +251,33 @@ def test_chat_without_template_names_the_prompt() -> None:
     tokenizer.chat_template = None
     with pytest.raises(PromptError, match=r"prompt 0: .*no chat template"):
         prompt_set([CHAT], tokenizer)[0]
+
+
+def test_megabytes_are_cut_before_they_are_tokenised(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that are kept are those of the whole text."""
+    text = " ".join(f"soup {n}" for n in range(20_000))
+    chat = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": text},
+    ]
+    whole = tokenizer(text)["input_ids"]
+    whole_chat = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    longest: list[int] = []
+    call = type(tokenizer).__call__
+
+    def watched(self: Any, text: str, **arguments: Any) -> Any:
+        longest.append(len(text))
+        return call(self, text, **arguments)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", watched)
+    prompts = prompt_set([text, chat], tokenizer, max_prompt_tokens=24)
+    assert prompts[0].ids.tolist() == [whole[0], *whole[-23:]]
+    assert prompts[1].ids.tolist() == whole_chat[-24:]
+    assert (prompts[0].text, prompts[1].text) == (text, chat), "the reward gets all of it"
+    assert max(longest) < 20_000 < len(text)
+    refusing = prompt_set([text], tokenizer, max_prompt_tokens=24, overflow="error")
+    with pytest.raises(
+        PromptTooLong, match=f"prompt 0 has {len(text):,} characters, more than max_prompt_tokens=24 can"
+    ):
+        refusing[0]

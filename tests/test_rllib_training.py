@@ -73,7 +73,8 @@ def test_the_folder_is_that_of_any_run(finished: Path) -> None:
     logged = {name for line in lines(finished) for name in line}
     wanted = "objective/kl objective/scores objective/rlhf_reward objective/entropy objective/kl_coef"
     wanted += " rollout/ep_rew_mean rollout/ep_len_mean rollout/episodes rollout/eos_share train/approx_kl train/loss"
-    wanted += " train/value_loss train/learning_rate train/explained_variance eval/score eval/kl eval/kl_ci95"
+    wanted += " train/value_loss train/learning_rate train/explained_variance"
+    wanted += " eval_train/score eval_train/kl eval_train/kl_ci95"
     assert set(wanted.split()) <= logged
 
 
@@ -151,7 +152,7 @@ def test_evaluations_charge_the_coefficient_that_training_has_reached(tmp_path: 
     train(settings(tmp_path / "run", kl_coef=adaptive, timesteps=800, eval_every=0, save_every=0), progress=False)
     *_, trained, evaluated = lines(tmp_path / "run")
     assert trained["objective/kl_coef"] != pytest.approx(0.5, abs=0.01)
-    charged = (evaluated["eval/score"] - evaluated["eval/penalized_return"]) / evaluated["eval/kl"]
+    charged = (evaluated["eval_train/score"] - evaluated["eval_train/penalized_return"]) / evaluated["eval_train/kl"]
     assert charged == pytest.approx(trained["objective/kl_coef"], rel=1e-5)
 
 

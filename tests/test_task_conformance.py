@@ -28,13 +28,23 @@ def test_built_in_tasks_conform(name: str):
     check_task(name)  # a warning is an error here
 
 
-def test_the_exact_task_has_the_same_prompts_on_purpose():
-    with pytest.warns(UserWarning, match="2 of 2 held-out prompts are among the train prompts, such as 'a'"):
+@pytest.mark.filterwarnings("ignore:task 'exact' has no validation prompts")
+def test_the_exact_task_holds_nothing_out_on_purpose():
+    with pytest.warns(UserWarning, match="task 'exact' has no held-out prompts: evaluations take the training prompts"):
         check_task("exact")
 
 
-def test_a_good_task_of_a_user(tiny_task: Task):
-    check_task(dataclasses.replace(tiny_task, heldout_prompts=["another"]))
+@pytest.fixture
+def good(tiny_task: Task) -> Task:
+    return dataclasses.replace(tiny_task, validation_prompts=["one more"], heldout_prompts=["another"])
+
+
+def test_a_good_task_of_a_user(good: Task):
+    check_task(good)
+
+
+def test_a_task_of_many_prompts_holds_some_out_by_itself(tiny_task: Task):
+    check_task(dataclasses.replace(tiny_task, prompts=[f"room {n}" for n in range(20)], heldout_prompts=None))
 
 
 def test_it_has_no_opinion_on_how_prompts_are_given(tiny_task: Task):
@@ -50,8 +60,9 @@ def test_it_has_no_opinion_on_how_prompts_are_given(tiny_task: Task):
     before = tokenizer.chat_template
     try:
         tokenizer.chat_template = chat
-        with pytest.warns(UserWarning, match="task 'tiny' has no held-out prompts"):
+        with pytest.warns(UserWarning, match="task 'tiny' has no (validation|held-out) prompts") as warned:
             check_task(task)
+        assert len(warned) == 2
     finally:
         tokenizer.chat_template = before
 
@@ -83,7 +94,7 @@ def wants_answer(prompts: list, completions: list, answer: list[str]) -> list[fl
         (
             {"reward": no_number},
             InvalidScore,
-            r"reward of task 'tiny', on train prompts: .* returned nan",
+            r"reward of task 'tiny', on training prompts: .* returned nan",
         ),
         (
             {"reward": raises_on_empty},
@@ -97,15 +108,14 @@ def wants_answer(prompts: list, completions: list, answer: list[str]) -> list[fl
         ({"reward": "lenght"}, UnknownName, "Did you mean 'length'"),
         ({"prompts": []}, PromptError, "empty"),
         ({"prompts": [5]}, PromptError, "prompt 0 must be a text or a list of chat messages"),
-        ({"heldout_prompts": [{"prompt": "x", "answer": 1}]}, PromptError, r"train prompts have the columns \[\]"),
+        ({"heldout_prompts": [{"prompt": "x", "answer": 1}]}, PromptError, r"training prompts have the columns \[\]"),
         ({"max_prompt_tokens": 500}, ConfigError, "exceeds the 128 positions"),
         ({"prompt_overflow": "error", "max_prompt_tokens": 2}, PromptError, "more than max_prompt_tokens=2"),
         ({"kl_coef": -1.0}, ConfigError, "kl_coef must be"),
         ({"requires": {"no_such_package": "tasks"}}, MissingExtra, r"textrl-env\[tasks\]"),
     ],
 )
-def test_bad_tasks(tiny_task: Task, fault: dict[str, Any], error: type[Exception], match: str):
-    good = dataclasses.replace(tiny_task, heldout_prompts=["another"])
+def test_bad_tasks(good: Task, fault: dict[str, Any], error: type[Exception], match: str):
     with pytest.raises(error, match=match):
         check_task(dataclasses.replace(good, **fault))
 
@@ -115,11 +125,17 @@ def test_an_unknown_task():
         check_task("storey")
 
 
-def test_what_it_warns_of(tiny_task: Task):
-    good = dataclasses.replace(tiny_task, heldout_prompts=["another"])
-    with pytest.warns(UserWarning, match="1 of 2 held-out prompts are among the train prompts, such as 'hello'"):
-        check_task(dataclasses.replace(good, heldout_prompts=["hello", "another"]))
-    with pytest.warns(UserWarning, match=r"1 of 1 heldout prompts are longer than max_prompt_tokens=24 .* has 41"):
+def test_what_it_warns_of(good: Task):
+    with pytest.warns(UserWarning, match="1 of 2 held-out prompts are among the training prompts, such as ' HELLO'"):
+        check_task(dataclasses.replace(good, heldout_prompts=[" HELLO", "another"]))
+    with pytest.warns(UserWarning, match="1 of 1 held-out prompts are among the validation prompts, such as 'another'"):
+        check_task(dataclasses.replace(good, validation_prompts=["another"]))
+    by_length = dataclasses.replace(
+        good, item=lambda row: len(row["prompt"]), validation_prompts=["x"], heldout_prompts=["hollo"]
+    )
+    with pytest.warns(UserWarning, match="1 of 1 held-out prompts are among the training prompts, such as 'hollo'"):
+        check_task(by_length)
+    with pytest.warns(UserWarning, match=r"1 of 1 held-out prompts are longer than max_prompt_tokens=24 .* has 41"):
         check_task(dataclasses.replace(good, heldout_prompts=["x" * 40]))
     count = itertools.count()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from textrl_env.assets.formats.recommend import GROUP_OF, GROUPS
 from textrl_env.assets.formats.summarize import VALUES
 from textrl_env.assets.insults import find_insults
 from textrl_env.errors import UnknownName
+from textrl_env.prompt_splits import SPLITS
 from textrl_env.rewards import make_reward, score_episodes
 from textrl_env.tasks import get_task
 
@@ -29,7 +31,8 @@ from textrl_env.assets.formats import FORMATS
 rng, made = random.Random(7), []
 for form in FORMATS.values():
     rows = [form.draw(rng) for _ in range(50)]
-    made.append((rows, [form.answer(rng, row) for row in rows], form.rows("train"), form.rows("heldout")))
+    splits = [form.rows(split) for split in ("train", "validation", "heldout")]
+    made.append((rows, [form.answer(rng, row) for row in rows], splits))
 print(hashlib.sha256(repr(made).encode()).hexdigest())
 """
 
@@ -62,13 +65,17 @@ def test_same_seed_same_text_in_another_process():
     assert len(digests) == 1
 
 
-def test_the_splits_share_no_prompt(form: Format):
-    train, heldout = ([repr(row["prompt"]) for row in form.rows(split)] for split in ("train", "heldout"))  # type: ignore[arg-type]
-    assert len(set(train)) == len(train) >= 150
-    assert len(set(heldout)) == len(heldout) >= 48
-    assert set(train).isdisjoint(heldout)
+def test_the_splits_share_no_prompt_and_no_item(form: Format):
+    rows = {split: form.rows(split) for split in SPLITS}
+    prompts = {split: [repr(row["prompt"]) for row in found] for split, found in rows.items()}
+    items = {split: {form.item(row) for row in found} for split, found in rows.items()}
+    for split, least in (("train", 150), ("validation", 24), ("heldout", 48)):
+        assert len(set(prompts[split])) == len(prompts[split]) >= least
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert set(prompts[one]).isdisjoint(prompts[other])
+        assert items[one].isdisjoint(items[other])
     with pytest.raises(UnknownName, match=f"split of the {form.name} prompts 'held_out'.*Did you mean 'heldout'"):
-        form.rows("held_out")  # type: ignore[arg-type]
+        form.rows("held_out")
 
 
 def test_rows_are_the_callers_own(form: Format):
@@ -109,7 +116,7 @@ def test_what_is_not_the_formats_is_not_well_formed(form: Format):
 
 
 def test_the_columns_are_the_same_in_every_row(form: Format):
-    keys = {frozenset(row) for split in ("train", "heldout") for row in form.rows(split)}  # type: ignore[arg-type]
+    keys = {frozenset(row) for split in SPLITS for row in form.rows(split)}
     assert len(keys) == 1
 
 

@@ -171,9 +171,11 @@ def test_a_data_set_of_reasoning_gym_is_a_task():
     assert task.name == "reasoning_gym:chain_sum"
     assert registry.is_built_in(task.name), "RLlib's processes know it by name"
     assert not registry.is_built_in("reasoning_gyms")
-    train, heldout = task.prompts(), task.heldout_prompts()
-    assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in heldout)
+    train, validation, heldout = task.prompts(), task.validation_prompts(), task.heldout_prompts()
+    asked = [row["prompt"] for row in train + validation + heldout]
+    assert len(set(asked)) == len(asked)
     assert len(train) > 200
+    assert len(validation) > 50
     assert len(heldout) > 50
     assert train == task.prompts(), "the problems are seeded"
     entry = train[0]["entry"]

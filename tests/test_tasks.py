@@ -84,6 +84,7 @@ def test_built_in_tasks():
         assert registry.is_built_in(name)
         assert task.description, "the command line lists it"
         assert task.heldout_prompts is not None
+        assert task.validation_prompts is not None
 
 
 def test_an_unknown_name_suggests_the_nearest():
@@ -95,10 +96,14 @@ def test_the_split_chooses_the_prompts():
     task = dataclasses.replace(get_task("exact"), heldout_prompts=lambda: ["e"])
     assert [prompt.text for prompt in TextGenEnv(task, split="heldout").prompts] == ["e"]
     assert [prompt.text for prompt in TextGenEnv(task).prompts] == ["a", "c"]
-    assert [prompt.text for prompt in TextGenEnv(task, split="heldout", prompts=["b"]).prompts] == ["b"]
-    without = dataclasses.replace(task, heldout_prompts=None)
-    with pytest.raises(ConfigError, match="task 'exact' has no heldout prompts; pass prompts="):
-        TextGenEnv(without, split="heldout")
+    with pytest.raises(
+        ConfigError, match=r"'exact' has no validation prompts, and fewer than 16 .* validation_prompts="
+    ):
+        TextGenEnv(task, split="validation")
+    for heldout in (None, []):
+        without = dataclasses.replace(task, heldout_prompts=heldout)
+        with pytest.raises(ConfigError, match=r"task 'exact' has no held-out prompts, .*; pass heldout_prompts="):
+            TextGenEnv(without, split="heldout")
 
 
 def test_every_argument_overrides_the_tasks_part():

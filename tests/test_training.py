@@ -52,15 +52,15 @@ def test_a_run_folder_holds_everything(full: Any) -> None:
 def test_metrics_have_the_names_of_sb3_and_trl(full: Any) -> None:
     lines = metrics(full.folder)
     rollouts = [line for line in lines if "objective/kl" in line]
-    evaluations = [line for line in lines if "eval/score" in line]
+    evaluations = [line for line in lines if "eval_train/score" in line]
     assert [line["time/total_timesteps"] for line in rollouts] == [ROLLOUT * n for n in range(1, 7)]
     assert [line["time/total_timesteps"] for line in evaluations] == [ROLLOUT * n for n in (0, 2, 4, 6)]
     assert {"objective/scores", "objective/rlhf_reward", "objective/entropy", "rollout/ep_rew_mean"} <= rollouts[
         0
     ].keys()
     assert "train/approx_kl" in evaluations[-1]  # also of the last update
-    assert evaluations[0]["eval/score"] == full.before["score"].mean
-    assert evaluations[-1]["eval/score"] == full.after["score"].mean
+    assert evaluations[0]["eval_train/score"] == full.before["score"].mean
+    assert evaluations[-1]["eval_train/score"] == full.after["score"].mean
 
 
 def test_plain_transformers_loads_the_policy(full: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_finished_run_can_be_made_longer(full: Any, tmp_path: Path) -> None:
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(full: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(config(tmp_path / "run").resolved().to_yaml())
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"time/total_timesteps": 0, "eval/score": 9}\n{"torn')
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"time/total_timesteps": 0, "eval_train/score": 9}\n{"torn')
     assert_same_run(full.folder, resume(tmp_path / "run").folder)
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from textrl_env.errors import ConfigError, PromptError, PromptTooLong, UnknownName
-from textrl_env.prompt_datasets import PREFIX, load_prompt_dataset
-from textrl_env.tokenization import check_messages, encode_chat, encode_prompt_text
+from textrl_env.prompt_rows import PromptRows, PromptText, check_row, load_rows
+from textrl_env.tokenization import encode_chat, encode_prompt_text
 
-PromptText = str | list[dict[str, Any]]
-
-RESERVED_COLUMNS = ("prompts", "completions", "completion_ids")  # what a reward gets besides the columns
+_SURELY_SHORT = 10_000  # characters that are tokenised in no time, whatever the limit is
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +39,7 @@ class PromptSet:
         max_prompt_tokens: The longest prompt, in tokens.
         overflow: What is done with a longer one: `"truncate"` drops its oldest tokens, but for a BOS in
             front; `"error"` raises `PromptTooLong`.
+        split: Which prompts these are: a key of `textrl_env.prompt_splits.LABELS`.
 
     Raises:
         PromptError: The source is empty or malformed; the message names the row, and the file's line where it
@@ -56,6 +53,7 @@ class PromptSet:
         *,
         max_prompt_tokens: int,
         overflow: Literal["truncate", "error"] = "truncate",
+        split: str = "given",
     ):
         is_count = isinstance(max_prompt_tokens, (int, np.integer)) and not isinstance(max_prompt_tokens, bool)
         if not is_count or max_prompt_tokens < 1:
@@ -65,11 +63,12 @@ class PromptSet:
         self.tokenizer = tokenizer
         self.max_prompt_tokens = int(max_prompt_tokens)
         self.overflow = overflow
-        self._rows = _rows(source)
+        self.split = split
+        self._rows = load_rows(source)
         self._encoded: dict[int, Prompt] = {}
         if len(self._rows) == 0:
             raise PromptError("the prompt source is empty; give at least one prompt")
-        if isinstance(self._rows, list) and tokenizer.bos_token_id is None:
+        if type(self._rows) is PromptRows and tokenizer.bos_token_id is None:
             for index, (text, _) in enumerate(self._rows):  # better now than in the middle of a run
                 if text == "":
                     self[index]
@@ -77,7 +76,7 @@ class PromptSet:
     @property
     def column_names(self) -> frozenset[str]:
         """The names of the columns that every prompt of the set has."""
-        return self._rows.column_names if isinstance(self._rows, _DatasetRows) else frozenset(self._rows[0][1])
+        return self._rows.column_names
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -110,7 +109,7 @@ class PromptSet:
             PromptError: It is neither a text nor a well-formed chat, or its columns are not the set's.
         """
         columns = dict(columns or {})
-        _check_row(text, columns, "the prompt")
+        check_row(text, columns, "the prompt")
         if columns.keys() != self.column_names:
             raise PromptError(
                 f"the prompt has the columns {sorted(columns)}, but the set's prompts have "
@@ -121,14 +120,35 @@ class PromptSet:
     def _encode(self, text: PromptText, columns: dict[str, Any], index: int) -> Prompt:
         try:
             if isinstance(text, str):
-                ids = encode_prompt_text(self.tokenizer, text)
+                ids = encode_prompt_text(self.tokenizer, self._shortened(text, index))
             else:
-                ids = encode_chat(self.tokenizer, text)
+                chat = [{**message, "content": self._shortened(message["content"], index)} for message in text]
+                ids = encode_chat(self.tokenizer, chat)
+        except PromptTooLong:
+            raise
         except PromptError as error:
             raise type(error)(f"{_place(index)}: {error}") from error
         array = np.asarray(self._fitted(ids, index), dtype=np.int64)
         array.setflags(write=False)
         return Prompt(text, array, columns, index)
+
+    def _shortened(self, text: str, index: int) -> str:
+        """The end of a text that has certainly too many tokens, so that megabytes are not tokenised to be cut off.
+
+        No token is longer than the vocabulary's longest, so `max_prompt_tokens` of them cover no more than half of what
+        is kept; the other half keeps them from where the cut might change how the text falls apart.
+        """
+        if len(text) <= _SURELY_SHORT:
+            return text
+        most = 2 * self.max_prompt_tokens * max(len(token) for token in self.tokenizer.get_vocab())
+        if len(text) <= most:
+            return text
+        if self.overflow == "error":
+            raise PromptTooLong(
+                f"{_place(index)} has {len(text):,} characters, more than max_prompt_tokens={self.max_prompt_tokens} "
+                "can hold; raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
+            )
+        return text[-most:]
 
     def _fitted(self, ids: list[int], index: int) -> list[int]:
         limit = self.max_prompt_tokens
@@ -143,116 +163,6 @@ class PromptSet:
         if has_bos and limit > 1:
             return ids[:1] + ids[len(ids) - (limit - 1) :]
         return ids[len(ids) - limit :]
-
-
-class _DatasetRows:
-    """Rows of a `datasets.Dataset`, read when used: it may be larger than memory."""
-
-    def __init__(self, dataset: Any):
-        if isinstance(dataset.column_names, Mapping):
-            splits = list(dataset.column_names)
-            raise PromptError(f"got a data set with the splits {splits}; choose one: dataset[{splits[0]!r}]")
-        if "prompt" not in dataset.column_names:
-            raise PromptError(
-                f"the data set has no column 'prompt'; its columns are {list(dataset.column_names)}. "
-                "Rename one: dataset.rename_column(..., 'prompt')"
-            )
-        _check_columns(dataset.column_names, "the data set")
-        self._dataset = dataset
-        self.column_names = frozenset(dataset.column_names) - {"prompt"}
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> tuple[PromptText, dict[str, Any]]:
-        return _row(self._dataset[index], f"prompt {index}")
-
-
-def _rows(source: Any) -> Sequence[tuple[PromptText, dict[str, Any]]] | _DatasetRows:
-    if hasattr(source, "column_names") and hasattr(source, "__getitem__"):
-        return _DatasetRows(source)
-    if isinstance(source, str) and source.startswith(PREFIX):
-        return _DatasetRows(load_prompt_dataset(source))
-    if isinstance(source, (str, Path)):
-        return _checked_rows(_read_file(Path(source)))
-    if not isinstance(source, Sequence) or isinstance(source, bytes):
-        raise PromptError(
-            f"prompts must be a list, the path of a .jsonl or .txt file, or a datasets.Dataset (or its name, "
-            f"'{PREFIX}...'); "
-            f"got {type(source).__name__}"
-        )
-    if source and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in source):
-        raise PromptError("got one chat where a list of chats is expected; put it in a list: [messages]")
-    return _checked_rows((f"prompt {index}", item) for index, item in enumerate(source))
-
-
-def _checked_rows(items: Iterable[tuple[str, Any]]) -> list[tuple[PromptText, dict[str, Any]]]:
-    """Rows from (where, item) pairs; all of them must have the same columns."""
-    rows: list[tuple[PromptText, dict[str, Any]]] = []
-    for where, item in items:
-        row = _row(item, where)
-        if rows and row[1].keys() != rows[0][1].keys():
-            raise PromptError(
-                f"{where} has the columns {sorted(row[1])}, but the first has {sorted(rows[0][1])}; "
-                "every row needs the same ones"
-            )
-        rows.append(row)
-    return rows
-
-
-def _row(item: Any, where: str) -> tuple[PromptText, dict[str, Any]]:
-    if not isinstance(item, Mapping):
-        text, columns = item, {}
-    elif "prompt" not in item:
-        raise PromptError(f"{where} has no key 'prompt'; its keys are {sorted(item)}")
-    else:
-        text = item["prompt"]
-        columns = {name: value for name, value in item.items() if name != "prompt"}
-    _check_row(text, columns, where)
-    return (text if isinstance(text, str) else [dict(message) for message in text]), columns
-
-
-def _check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
-    _check_columns(columns, where)
-    if isinstance(text, str):
-        return
-    if not isinstance(text, (list, tuple)):
-        raise PromptError(f"{where} must be a text or a list of chat messages, got {type(text).__name__}: {text!r:.80}")
-    try:
-        check_messages(text)
-    except PromptError as error:
-        raise PromptError(f"{where}: {error}") from None
-
-
-def _check_columns(names: Iterable[str], where: str) -> None:
-    taken = [name for name in names if name in RESERVED_COLUMNS]
-    if taken:
-        raise PromptError(f"{where} has a column {taken[0]!r}, a name that rewards get for something else; rename it")
-
-
-def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, item) of every line that is not empty."""
-    if path.suffix not in (".jsonl", ".txt") or not path.is_file():
-        why = "no such file" if path.suffix in (".jsonl", ".txt") else "not a .jsonl or .txt file"
-        raise PromptError(f"prompts {str(path)!r}: {why}. For a single prompt, put it in a list: [{str(path)!r}]")
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8: {error}") from error
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error}") from error
-    for number, raw in enumerate(lines, start=1):
-        line = raw.rstrip("\r")
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        if path.suffix == ".txt":
-            yield where, line
-            continue
-        try:
-            yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{where} is not JSON: {error}") from error
 
 
 def _place(index: int) -> str:

@@ -39,7 +39,10 @@ FREE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads
 # Values of a settings file, those of each reference to an anchor counted again.
 LARGEST_FILE = 100_000
 # Arguments of the environment that have a setting of their own, or that the run decides.
-_NOT_IN_ENV = ("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora")
+_NOT_IN_ENV = (
+    *("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora"),
+    *("validation_prompts", "heldout_prompts"),
+)
 
 
 @dataclass
@@ -60,7 +63,8 @@ class TrainConfig:
     algorithm: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig
-    heldout_prompts: Any = None
+    validation_prompts: Any = None  # to evaluate on while training. Default: the task's, or an eighth of env.prompts
+    heldout_prompts: Any = None  # to report. Default: the same
     eval_every: int | None = None  # tokens; 0: before and after training alone. Default: an eighth of the run
     eval_episodes: int = 256  # 0: never
     samples: int = 4  # prompts in samples.md
@@ -169,16 +173,25 @@ class TrainConfig:
         )
 
     def env_arguments(self) -> dict[str, Any]:
-        """The environment's arguments; None means the task's own, and is left out."""
+        """The environment's arguments, which serves training prompts; None means the task's own, and is left out."""
         named = {"model": self.model, "tokenizer": self.tokenizer, "reward": self.reward, "lora": self.lora}
+        named |= {"validation_prompts": self.validation_prompts, "heldout_prompts": self.heldout_prompts}
         return {
             "task": self.task,
+            "split": "train",
             "kl_coef": self.kl_coef,
             "device": self.device,
             "dtype": self.dtype,
             **{name: value for name, value in named.items() if value is not None},
             **self.env,
         }
+
+    @property
+    def title(self) -> str:
+        """What is trained on: the task's name, or that of own prompts and rewards."""
+        from textrl_env.tasks.splits import own_task
+
+        return own_task(**self.env_arguments()).name
 
     def settings_copy(self) -> str:
         """YAML for the run's checkpoints; without its folder, so that the same run writes the same bytes anywhere."""

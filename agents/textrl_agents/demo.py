@@ -68,7 +68,7 @@ def run_demo(
     )
     result = train(config)
     if result.before is not None and result.after is not None:
-        console.print(sample_table(result.before.records, result.after.records, SAMPLES_SHOWN))
+        console.print(sample_table(result.before, result.after, SAMPLES_SHOWN))
         console.print(comparison_table(result.before, result.after))
     run = RunFolder(result.folder)
     console.print(f"{result.timesteps:,} tokens in {result.seconds:.0f} s.", highlight=False)

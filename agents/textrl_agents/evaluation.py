@@ -1,4 +1,4 @@
-"""Fresh samples of a policy on held-out prompts, scored and compared with the reference.
+"""Fresh samples of a policy, scored and compared with the reference; of a task's held-out prompts where it has some.
 
 Every row of the environment contributes the same number of episodes. Taking the first that finish would favour short
 responses. A row's prompts depend on the seed alone, so two policies evaluated with one seed answer the same prompts,
@@ -25,6 +25,8 @@ from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, pack
+from textrl_env.prompt_splits import LABELS
+from textrl_env.tasks.splits import best_split
 
 MEASURES = ("score", "gold_score", "kl", "penalized_return", "length", "entropy")
 
@@ -47,9 +49,14 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured. `statistics` has one entry for each of `MEASURES` (gold_score if the task has one)."""
+    """What `evaluate` measured. `statistics` has one entry for each of `MEASURES` (gold_score if the task has one).
+
+    task: its name, or what was asked and judged instead. split: which prompts were answered, "train", "validation",
+    "heldout", or "given" where nothing is known of what was trained on.
+    """
 
     task: str
+    split: str
     seed: int
     deterministic: bool
     kl_coef: float
@@ -62,10 +69,17 @@ class Evaluation:
     def __getitem__(self, measure: str) -> Statistic:
         return self.statistics[measure]
 
+    @property
+    def prompts(self) -> str:
+        """Which prompts were answered, in words: "held-out prompts"."""
+        return LABELS[self.split]
+
     def to_json(self, *, samples: bool = True) -> dict[str, Any]:
         """Numbers, text, lists and dicts only."""
         result: dict[str, Any] = {
             "task": self.task,
+            "split": self.split,
+            "prompts": self.prompts,
             "seed": self.seed,
             "deterministic": self.deterministic,
             "episodes": len(self.records),
@@ -93,6 +107,9 @@ def evaluate(
 ) -> Evaluation:
     """Sample at least `episodes` episodes: ceil(episodes / rows) from each row.
 
+    The prompts are the task's held-out ones, or those of `split`, where it has any; else its training prompts.
+    `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which it were.
+
     env: an environment to use instead of building one from `task` and `env_kwargs`; in SAME_STEP and deferred mode.
     deterministic: greedy decoding. Then the KL is that of the greedy policy, a point mass, and the entropy is 0.
 
@@ -103,7 +120,7 @@ def evaluate(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         if env is None:
-            env = _heldout_env(actor_critic, task, min(num_envs, int(episodes)), env_kwargs)
+            env = _evaluation_env(actor_critic, task, min(num_envs, int(episodes)), env_kwargs)
         elif env_kwargs:
             raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
         _check(actor_critic, env)
@@ -117,10 +134,10 @@ def evaluate(
             actor_critic.clear_cache()
 
 
-def sibling_env(env: TextGenVectorEnv, num_envs: int, *, prompts: Any = None) -> TextGenVectorEnv:
+def sibling_env(env: TextGenVectorEnv, num_envs: int, split: str = "heldout") -> TextGenVectorEnv:
     """An evaluation environment that shares `env`'s reference, reward and coefficient: nothing is loaded again.
 
-    prompts: None for the task's held-out ones.
+    split: which of the task's prompts it serves, where the task has such; else the training prompts.
     """
     rules = env.rules
     reference = rules.kl_penalty.reference
@@ -134,7 +151,6 @@ def sibling_env(env: TextGenVectorEnv, num_envs: int, *, prompts: Any = None) ->
         num_envs,
         task,
         autoreset_mode=AutoresetMode.SAME_STEP,
-        prompts=prompts,
         kl_coef=rules.kl_penalty.controller,
         kl_estimator=rules.kl_penalty.estimator,
         kl_mode="deferred",
@@ -142,14 +158,16 @@ def sibling_env(env: TextGenVectorEnv, num_envs: int, *, prompts: Any = None) ->
         max_prompt_tokens=rules.max_prompt_tokens,
         sampling=reference.sampling,
         stop=rules.stop.strings,
-        split="train" if prompts is not None else "heldout",
+        split=best_split(task, split),
         device=reference.lm.device,
         dtype=reference.lm.dtype,
     )
 
 
 def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statistic]:
-    """`after - before` of each measure, prompt by prompt. Both need the same task, seed and number of episodes."""
+    """`after - before` of each measure, prompt by prompt. Both need the same task, split, seed and number of
+    episodes.
+    """
     if [record.prompt for record in before.records] != [record.prompt for record in after.records]:
         raise ConfigError(
             "the two evaluations answer different prompts, so they cannot be paired: "
@@ -162,10 +180,13 @@ def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statis
     }
 
 
-def _heldout_env(
+def _evaluation_env(
     actor_critic: CausalLMActorCritic, task: Any, rows: int, env_kwargs: dict[str, Any]
 ) -> TextGenVectorEnv:
-    arguments = {"split": "heldout", "sampling": actor_critic.sampling, "device": actor_critic.device, **env_kwargs}
+    arguments = {"sampling": actor_critic.sampling, "device": actor_critic.device, **env_kwargs}
+    split = arguments.pop("split", None)
+    if split is not None or arguments.get("prompts") is None:
+        arguments["split"] = best_split(task, split or "heldout", arguments)
     return TextGenVectorEnv(rows, task, autoreset_mode=AutoresetMode.SAME_STEP, kl_mode="deferred", **arguments)
 
 
@@ -275,6 +296,7 @@ def evaluation_of(
     texts = [[token for token in ids.tolist() if token not in eos] for ids in response_ids]
     return Evaluation(
         task=env.task.name,
+        split=env.prompts.split,
         seed=seed,
         deterministic=deterministic,
         kl_coef=env.kl_penalty.coef,

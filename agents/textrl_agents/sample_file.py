@@ -12,7 +12,7 @@ from textrl_agents.atomic_file import write_atomically
 from textrl_agents.evaluation import SampleRecord
 from textrl_env.foreign_text import visible
 
-TITLE = "# Samples\n\nResponses to the same held-out prompts at several points of training; KL in nats per response.\n"
+TITLE = "# Samples\n\nResponses to the same {prompts} at several points of training; KL in nats per response.\n"
 _SECTION = re.compile(r"^## After ([\d,]+) tokens$", re.MULTILINE)
 
 
@@ -22,8 +22,11 @@ class SampleFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def add(self, tokens: int, records: Sequence[SampleRecord]) -> None:
-        """Append a table of `records`, sampled after `tokens` tokens of training."""
+    def add(self, tokens: int, records: Sequence[SampleRecord], *, prompts: str) -> None:
+        """Append a table of `records`, sampled after `tokens` tokens of training.
+
+        prompts: which they answer, in words, as in "validation prompts"; the same every time.
+        """
         has_gold = any(record.gold_score is not None for record in records)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
         lines = [f"\n## After {tokens:,} tokens\n", _row(columns), _row(["---"] * len(columns))]
@@ -31,7 +34,7 @@ class SampleFile:
             gold = [_number(record.gold_score)] if has_gold else []
             texts = [_cell(prompt_text(record.prompt)), _cell(record.response)]
             lines.append(_row([*texts, _number(record.score), *gold, _number(record.kl), record.finish_reason]))
-        before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE
+        before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE.format(prompts=prompts)
         write_atomically(self.path, before + "\n".join(lines) + "\n")
 
     def rewind(self, tokens: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +21,7 @@ LABELS = {
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Means with 95% intervals."""
-    table = Table(title=f"{evaluation.task}: {len(evaluation.records)} held-out episodes, mean ± 95%")
+    table = Table(title=_title(evaluation))
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, statistic in evaluation.statistics.items():
@@ -36,7 +34,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def comparison_table(before: Evaluation, after: Evaluation) -> Table:
     """Before, after, and their paired difference, with 95% intervals."""
-    table = Table(title=f"{after.task}: {len(after.records)} held-out episodes, mean ± 95%")
+    table = Table(title=_title(after))
     for column in ("measure", "before", "after", "paired difference"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     difference = paired_difference(before, after)
@@ -52,14 +50,19 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
     return table
 
 
-def sample_table(before: Sequence[SampleRecord], after: Sequence[SampleRecord], count: int) -> Table:
+def sample_table(before: Evaluation, after: Evaluation, count: int) -> Table:
     """The first `count` prompts with the response before and after."""
-    table = Table(title="the same held-out prompts, before and after", show_lines=True)
+    table = Table(title=f"the same {after.prompts}, before and after", show_lines=True)
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1 if column == "prompt" else 2)
-    for first, second in list(zip(before, after, strict=True))[:count]:
+    for first, second in list(zip(before.records, after.records, strict=True))[:count]:
         table.add_row(Text(visible(prompt_text(first.prompt))), _response(first), _response(second))
     return table
+
+
+def _title(evaluation: Evaluation) -> Text:
+    # A Text, since the name of a reward or a task may hold what is markup in a terminal.
+    return Text(f"{visible(evaluation.task)}: {len(evaluation.records)} responses to {evaluation.prompts}, mean ± 95%")
 
 
 def _response(record: SampleRecord) -> Text:

@@ -139,7 +139,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             with StopSignals() as stop, TrainingProgress(progress) as bar:
                 finished = trainer.timesteps >= config.timesteps or _learn(trainer, run, bar, stop)
                 run.save_policy(trainer.actor_critic, trainer.timesteps)
-            plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()} on {config.task}")
+            plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()}, {config.title}")
         except TextRLError:
             raise  # some of them are OSErrors too
         except OSError as error:

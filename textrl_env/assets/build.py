@@ -51,7 +51,8 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
 
     tokenizer = train_tokenizer(tokenizer_texts(streams["tokenizer"], 10_000))
     policy = train_policy(tokenizer, streams["policy"], steps)
-    pools = candidates(policy, tokenizer, streams["pairs"], split="train", per_source=per_source)
+    learned = review_prompts("train", "validation")
+    pools = candidates(policy, tokenizer, streams["pairs"], prompts=learned, per_source=per_source)
     reward = train_reward_model(tokenizer, pools, streams["pairs"], reward_steps)
 
     prompts = review_prompts("heldout")
@@ -61,7 +62,7 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
     proxy = score_texts(reward, tokenizer, [a + b for a, b in zip(asked, answered, strict=True)])
     tokens = [len(ids) for ids in _ids(tokenizer, answered)]
     written = [len(ids) for ids in _ids(tokenizer, [continue_review(streams["test"], prompt) for prompt in asked])]
-    tests = candidates(policy, tokenizer, streams["test pairs"], split="heldout", per_source=min(16, per_source))
+    tests = candidates(policy, tokenizer, streams["test pairs"], prompts=prompts, per_source=min(16, per_source))
     scores = [score_texts(reward, tokenizer, [candidate.text for candidate in pool]) for pool in tests]
     metrics = {
         "policy": {
@@ -79,7 +80,7 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
             "score_of_policy_samples": {"mean": fmean(proxy), "std": stdev(proxy)},
             "correlation_with_gold": _correlation(gold, proxy),
         },
-        "tasks": {name: task_metrics(name, policy, tokenizer, held_out) for name in FORMATS},
+        "tasks": {name: task_metrics(name, policy, tokenizer, held_out, seed=seed) for name in FORMATS},
         "build": {
             "seed": seed,
             "steps": steps,
@@ -99,9 +100,13 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
 
 
 def task_metrics(
-    name: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, held_out: int
+    name: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, held_out: int, *, seed: int
 ) -> dict[str, Any]:
-    """What the policy, as the reference of that task, scores on about `held_out` answers to its held-out prompts."""
+    """What the policy, as the reference of that task, scores on about `held_out` answers to its held-out prompts.
+
+    seed: decides the answers by itself, so that they can be measured again without making the policy again.
+    """
+    torch.manual_seed(seed)
     task, form = get_task(name), FORMATS[name]
     rows = form.rows("heldout") * max(1, held_out // len(form.rows("heldout")))
     prompts = [row["prompt"] for row in rows]

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import Literal
 
 from textrl_env.assets.review_rules import (
     CONNECTIVE,
@@ -25,6 +24,7 @@ from textrl_env.assets.review_rules import (
 )
 from textrl_env.assets.topics import ANIMALS, COUNTRIES, DAYS, NUMBERS, TOPICS, Topic
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.prompt_splits import SPLITS
 
 _SYMBOL = re.compile(r"\{(\w+)\}")
 _ONCE_A_REVIEW = frozenset({"aspect", "positive", "negative", "mixed", "neutral"})
@@ -117,26 +117,28 @@ def generate_review(rng: Random) -> str:
 
 
 @functools.cache
-def _openings() -> dict[str, tuple[Topic, bool]]:
-    """Every prompt -> (its topic, whether it is held out). One prompt a pair of subject and opening."""
-    found: dict[str, tuple[Topic, bool]] = {}
+def _openings() -> dict[str, tuple[Topic, str]]:
+    """Every prompt -> (its topic, its split). One prompt a pair of subject and opening."""
+    found: dict[str, tuple[Topic, str]] = {}
     subjects = [(topic, subject) for topic in TOPICS for subject in topic.subject]
     for s, (topic, subject) in enumerate(subjects):
         for o, opening in enumerate(OPENINGS):
             prompt = opening.format(subject=subject, place=topic.place[s % len(topic.place)])
-            found[prompt] = (topic, (s + o) % 4 == 3)
+            split = "heldout" if (s + o) % 4 == 3 else "validation" if (s + o) % 8 == 1 else "train"
+            found[prompt] = (topic, split)
     return found
 
 
-def review_prompts(split: Literal["train", "heldout"]) -> list[str]:
-    """Openings of reviews that stop before any sentiment: 252 to train on, 84 held out.
+def review_prompts(*splits: str) -> list[str]:
+    """Openings of reviews that stop before any sentiment: 210 to train on, 42 for validation, 84 held out.
 
-    The splits share no pair of subject and opening. Always the same list in the same order.
-    Raises `UnknownName` for another split.
+    The splits share no pair of subject and opening. Those of several splits come in one order, which is always the
+    same. Raises `UnknownName` for another split.
     """
-    if split not in ("train", "heldout"):
-        raise UnknownName("split of the review prompts", split, ("train", "heldout"))
-    return [prompt for prompt, (_, heldout) in _openings().items() if heldout == (split == "heldout")]
+    for split in splits:
+        if split not in SPLITS:
+            raise UnknownName("split of the review prompts", split, SPLITS)
+    return [prompt for prompt, (_, split) in _openings().items() if split in splits]
 
 
 def continue_review(rng: Random, prompt: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from textrl_env.assets.gold import gold_sentiment
-from textrl_env.assets.grammar import continue_review, review_prompts, split_sentences
+from textrl_env.assets.grammar import continue_review, split_sentences
 from textrl_env.assets.lexicon import POLARITY
 from textrl_env.assets.training import sample_completions
 
@@ -31,11 +31,12 @@ def candidates(
     tokenizer: PreTrainedTokenizerBase,
     rng: Random,
     *,
-    split: Literal["train", "heldout"],
+    prompts: list[str],
     per_source: int,
 ) -> list[list[Candidate]]:
-    """For each prompt: `per_source` texts of the grammar, as many of the policy, half as many spoilt."""
-    prompts = review_prompts(split)
+    """For each of the `review_prompts`: `per_source` texts of the grammar, as many of the policy, half as many
+    spoilt.
+    """
     repeated = [prompt for prompt in prompts for _ in range(per_source)]
     sampled = sample_completions(policy, tokenizer, repeated)
     pools = []

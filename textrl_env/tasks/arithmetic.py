@@ -3,9 +3,10 @@
 The reward checks the number and pays a little for any number at all, so that a policy that writes none has something
 to climb. The gold score is 1 for the right number alone.
 
-The embedded model knows the 247 sums by heart and cannot add: what it learns of some it pays for with the others, so
-training on three quarters of them lowers the score of those held out. This task shows forgetting there, and wants a
-model that can add for more.
+Held out are sums that are not trained on in either order, 12 + 7 and 7 + 12 being one: 42 of 171, and 21 for
+validation. Their numbers and signs occur in others. The embedded model has seen all of them in its own training text:
+it knows the 247 ways to write them by heart and cannot add. What it learns of some it pays for with the others, so
+training lowers the score of those held out. This task shows forgetting there, and wants a model that can add for more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def exact_number(prompts: list, completions: list, answer: list[str], **columns:
 TASK = Task(
     name="arithmetic",
     prompts=lambda: ARITHMETIC.rows("train"),
+    validation_prompts=lambda: ARITHMETIC.rows("validation"),
     heldout_prompts=lambda: ARITHMETIC.rows("heldout"),
+    item=ARITHMETIC.item,
     reward=FunctionReward(checked_number, timeout=None),
     gold=FunctionReward(exact_number, timeout=None),
     kl_coef=0.05,

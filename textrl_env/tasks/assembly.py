@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, check_limit
@@ -22,8 +22,7 @@ from textrl_env.prompts import PromptSet
 from textrl_env.rewards import make_reward
 from textrl_env.stopping import StopStrings
 from textrl_env.tasks.registry import Task, get_task
-
-SPLITS = ("train", "heldout")
+from textrl_env.tasks.splits import missing_split, own_task, split_rows
 
 
 class Assembly(NamedTuple):
@@ -57,6 +56,8 @@ def assemble(
     model: Any = None,
     tokenizer: Any = None,
     prompts: Any = None,
+    validation_prompts: Any = None,
+    heldout_prompts: Any = None,
     reward: Any = None,
     kl_coef: float | Mapping[str, float] | Any = None,
     kl_estimator: str | None = None,
@@ -65,7 +66,7 @@ def assemble(
     max_prompt_tokens: int | None = None,
     sampling: SamplingParams | Mapping[str, float] | None = None,
     stop: Sequence[str] | None = None,
-    split: str = "train",
+    split: str | None = None,
     lora: Mapping[str, Any] | None = None,
     device: Any = "auto",
     dtype: Any = "auto",
@@ -75,20 +76,31 @@ def assemble(
 
     Raises MissingExtra where the task requires a package that is not installed.
 
+    split: "train", "validation" or "heldout"; raises ConfigError where there are no such prompts. None is "train", but
+        for `prompts` of the caller's own, of which it serves all: what was trained on them all holds none of them out.
     with_reference: False loads no weights at all, for an environment whose KL is charged in another process; only in
         `kl_mode="deferred"`, where the environment itself never runs the reference.
     """
-    task = get_task(task)
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
+    if prompts is not None and split is None:
+        validation_prompts = [] if validation_prompts is None else validation_prompts
+        heldout_prompts = [] if heldout_prompts is None else heldout_prompts
+    task = own_task(
+        task,
+        prompts=prompts,
+        validation_prompts=validation_prompts,
+        heldout_prompts=heldout_prompts,
+        reward=reward,
+    )
     if not with_reference and kl_mode != "deferred":
         raise ConfigError(f"with_reference=False needs kl_mode='deferred'; kl_mode={kl_mode!r} runs it at every step")
     for package, extra in task.requires.items():
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(extra, package)
-    rewarder = make_reward(task.reward if reward is None else reward)
+    rows = split_rows(task, split or "train")
+    if rows is None:
+        raise missing_split(task, split or "train")
+    rewarder = make_reward(task.reward)
     gold = None if task.gold is None else make_reward(task.gold)
-    source = _prompt_source(task, split) if prompts is None else prompts
     parts = assemble_model(
         task,
         model=model,
@@ -118,7 +130,11 @@ def assemble(
         gold=gold,
     )
     prompt_set = PromptSet(
-        source, parts.tokenizer, max_prompt_tokens=parts.max_prompt_tokens, overflow=task.prompt_overflow
+        rows,
+        parts.tokenizer,
+        max_prompt_tokens=parts.max_prompt_tokens,
+        overflow=task.prompt_overflow,
+        split="given" if prompts is not None and split is None else split or "train",
     )
     # With an adapter the policy is the very module that the reference runs without it, not another copy by name.
     by_name = isinstance(given, (str, Path)) and lora is None
@@ -174,13 +190,6 @@ def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:
         return SamplingParams(**sampling)  # type: ignore[arg-type]
     except TypeError:
         raise ConfigError(f"sampling takes temperature, top_k and top_p, got {shown(sampling)}") from None
-
-
-def _prompt_source(task: Task, split: str) -> Any:
-    source = task.prompts if split == "train" else task.heldout_prompts
-    if source is None:
-        raise ConfigError(f"task {task.name!r} has no {split} prompts; pass prompts=")
-    return source() if callable(source) else source
 
 
 def _load(task: Task, model: Any, tokenizer: Any, **arguments: Any) -> LoadedModel:

@@ -2,6 +2,9 @@
 
 The text is parsed and walked, never run. The reward takes any of the numbers, each at most as often as it was given;
 the gold score wants all of them, so a policy that finds a way around the task shows.
+
+Held out are sets of two or three numbers, whatever is to be made of them; no set is trained on with another target. The
+embedded model has seen the format with all of them in its own training text.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ def _uses_only(read: Expression, given: list[int]) -> bool:
 TASK = Task(
     name="code",
     prompts=lambda: CODE.rows("train"),
+    validation_prompts=lambda: CODE.rows("validation"),
     heldout_prompts=lambda: CODE.rows("heldout"),
+    item=CODE.item,
     reward=FunctionReward(expression_value, timeout=None),
     gold=FunctionReward(expression_uses_all, timeout=None),
     kl_coef=0.05,

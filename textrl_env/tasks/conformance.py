@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from textrl_env.env import TextGenEnv
 from textrl_env.errors import ConfigError, PromptError, RewardError
+from textrl_env.prompt_splits import LABELS, SPLITS, prompt_item
 from textrl_env.prompts import PromptSet
 from textrl_env.rewards import check_reward, make_reward
-from textrl_env.tasks.assembly import SPLITS, Assembly, assemble
+from textrl_env.tasks.assembly import Assembly, assemble
 from textrl_env.tasks.registry import Task, get_task
+from textrl_env.tasks.splits import best_split
 from textrl_env.vector_env import TextGenVectorEnv
 
 COMPLETIONS = (
@@ -31,11 +34,12 @@ COMPLETIONS = (
 def check_task(task: str | Task) -> None:
     """Build and run a task as an environment will, and say what would go wrong.
 
-    Every prompt of both splits is encoded; reward and gold score are tried on samples, among them an empty response,
+    Every prompt of each split is encoded; reward and gold score are tried on samples, among them an empty response,
     with the columns that the prompts bring; one episode is run step by step.
 
-    Warns (`UserWarning`) where held-out prompts are missing, or are among those to train on; where prompts are longer
-    than `max_prompt_tokens` and will be cut; and where two calls of a reward give different scores.
+    Warns (`UserWarning`) where held-out or validation prompts are missing; where two splits have an item in common;
+    where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
+    scores.
 
     Raises:
         ConfigError: A part cannot be made, or the limits do not fit the model; UnknownName where there is no such task.
@@ -44,15 +48,17 @@ def check_task(task: str | Task) -> None:
         MissingExtra: A package that the task needs is not installed.
     """
     task = get_task(task)
-    splits = SPLITS if task.heldout_prompts is not None else SPLITS[:1]
-    if len(splits) == 1:
-        _warn(f"task {task.name!r} has no held-out prompts: nothing can be evaluated on unseen ones", depth=1)
+    splits = [split for split in SPLITS if split == "train" or best_split(task, split) == split]
+    for split in SPLITS:
+        if split not in splits:
+            what = f"task {task.name!r} has no {LABELS[split]}: evaluations take the training prompts, and say so"
+            _warn(what, depth=1)
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
         _check_prompts(task, split, parts)
-    if "heldout" in assembled:
-        _check_splits(task, assembled["train"].prompts, assembled["heldout"].prompts)
+    for one, other in itertools.combinations(assembled, 2):
+        _check_splits(task, assembled[one].prompts, assembled[other].prompts)
     for split, parts in assembled.items():
         _check_rewards(task, split, parts)
     _check_episode(task)
@@ -75,24 +81,26 @@ def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
     too_long = sum(length > prompts.max_prompt_tokens for length in lengths)
     if too_long:
         _warn(
-            f"task {task.name!r}: {too_long} of {len(lengths)} {split} prompts are longer than "
+            f"task {task.name!r}: {too_long} of {len(lengths)} {LABELS[split]} are longer than "
             f"max_prompt_tokens={prompts.max_prompt_tokens} and are cut from the left; the longest has {max(lengths)}",
             depth=2,
         )
 
 
-def _check_splits(task: Task, train: PromptSet, heldout: PromptSet) -> None:
-    if train.column_names != heldout.column_names:
+def _check_splits(task: Task, one: PromptSet, other: PromptSet) -> None:
+    if one.column_names != other.column_names:
         raise PromptError(
-            f"task {task.name!r}: the train prompts have the columns {sorted(train.column_names)}, the held-out ones "
-            f"{sorted(heldout.column_names)}; both need the same, the reward gets them"
+            f"task {task.name!r}: the {LABELS[one.split]} have the columns {sorted(one.column_names)}, the "
+            f"{LABELS[other.split]} {sorted(other.column_names)}; both need the same, the reward gets them"
         )
-    known = {repr(prompt.text) for prompt in train}
-    shared = [prompt.text for prompt in heldout if repr(prompt.text) in known]
+    about = task.item or prompt_item
+    items, others = ([repr(about({"prompt": p.text, **p.columns})) for p in prompts] for prompts in (one, other))
+    known = set(items)
+    shared = [prompt.text for prompt, item in zip(other, others, strict=True) if item in known]
     if shared:
         _warn(
-            f"task {task.name!r}: {len(shared)} of {len(heldout)} held-out prompts are among the train prompts, such "
-            f"as {shared[0]!r:.80}; scores on them do not show what is learned for others",
+            f"task {task.name!r}: {len(shared)} of {len(other)} {LABELS[other.split]} are among the "
+            f"{LABELS[one.split]}, such as {shared[0]!r:.80}; scores on them do not show what is learned for others",
             depth=2,
         )
 
@@ -112,7 +120,7 @@ def _check_rewards(task: Task, split: str, parts: Assembly) -> None:
             check_reward(make_reward(given), [prompt.text for prompt in prompts], COMPLETIONS, columns)
         except (RewardError, ConfigError) as error:
             # the same error, so that it can be caught alike, with its place in front
-            error.args = (f"the {role} of task {task.name!r}, on {split} prompts: {error}", *error.args[1:])
+            error.args = (f"the {role} of task {task.name!r}, on {LABELS[split]}: {error}", *error.args[1:])
             raise
 
 

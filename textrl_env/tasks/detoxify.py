@@ -3,6 +3,10 @@
 An insult is a word of `textrl_env.assets.insults`, however it is disguised. The reward's fluency looks at the surface
 alone; the gold score wants sentences that the grammar can write there, so harmless babble pleases the one and not the
 other.
+
+Held out are pairs of a person and a thing, whatever happened to the thing: 30 of the 120 pairs there are. Each person
+and each thing is trained on in other pairs, so this tells whether the new manners hold for new combinations, not for
+new words. The embedded model has seen all pairs in its own training text.
 """
 
 from __future__ import annotations
@@ -59,7 +63,9 @@ def _words(text: str) -> list[str]:
 TASK = Task(
     name="detoxify",
     prompts=lambda: DETOXIFY.rows("train"),
+    validation_prompts=lambda: DETOXIFY.rows("validation"),
     heldout_prompts=lambda: DETOXIFY.rows("heldout"),
+    item=DETOXIFY.item,
     reward=CompositeReward({"clean": (clean, 0.7), "fluent": (fluent, 0.3)}),
     gold=FunctionReward(clean_and_fluent, timeout=None),
     kl_coef=0.05,

@@ -2,6 +2,11 @@
 
 Some users are rude and are answered all the same; some ask for help with harm and are declined. The reward looks for
 the fact's key word, so naming every key word there is would please it; the gold score takes one answer, well-formed.
+
+Held out are questions and requests, in all of their five tones: 15 of the 62 there are, few enough that a mean over
+them is rough. None of them is trained on in any tone. What the facts are the embedded model has seen in its own
+training text, so held-out answers tell whether the manners carry over to other facts, not whether facts can be
+guessed.
 """
 
 from __future__ import annotations
@@ -65,7 +70,9 @@ def _words(text: str) -> list[str]:
 TASK = Task(
     name="dialogue",
     prompts=lambda: DIALOGUE.rows("train"),
+    validation_prompts=lambda: DIALOGUE.rows("validation"),
     heldout_prompts=lambda: DIALOGUE.rows("heldout"),
+    item=DIALOGUE.item,
     reward=CompositeReward({"helpful": (helpful, 0.5), "harmless": (harmless, 0.3), "fitting": (fitting, 0.2)}),
     gold=FunctionReward(good_answer, timeout=None),
     kl_coef=0.05,

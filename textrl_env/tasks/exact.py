@@ -3,6 +3,9 @@
 Letters are tokens. A response scores a point for every step forward in the alphabet, such as the "ab" and "bc" of "abc"
 (the prompt's letter counts as its start), so the last letters of a good response depend on all before. The best value
 any policy can reach is known exactly, see `textrl_env.tasks.enumeration`.
+
+The task is about finding the optimum, which is one of these two prompts: none is held out, and evaluations are on the
+training prompts and say so.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ def letter_model() -> tuple[Any, Any]:
 TASK = Task(
     name="exact",
     prompts=["a", "c"],
-    heldout_prompts=["a", "c"],
+    validation_prompts=[],
+    heldout_prompts=[],
     reward=FunctionReward(steps_forward, timeout=None),
     model=letter_model,
     kl_coef=0.5,

@@ -2,6 +2,9 @@
 
 In half of the passages two facts are of the same kind about different people, so that it matters who is meant. The
 reward is SQuAD's F1, which pays in part for an answer that says more than was asked; the gold score is its exact match.
+
+Held out are sets of three facts: none is trained on in another order or with another question. Single facts occur in
+both, as they must, and tell nothing, since the passage decides.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ def answer_exact_match(prompts: list, completions: list, answer: list[str], **co
 TASK = Task(
     name="question",
     prompts=lambda: QUESTION.rows("train"),
+    validation_prompts=lambda: QUESTION.rows("validation"),
     heldout_prompts=lambda: QUESTION.rows("heldout"),
+    item=QUESTION.item,
     reward=FunctionReward(answer_f1, timeout=None),
     gold=FunctionReward(answer_exact_match, timeout=None),
     kl_coef=0.05,

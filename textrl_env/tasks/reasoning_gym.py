@@ -3,20 +3,25 @@
 The data sets write problems without end from a seed and score answers themselves (https://arxiv.org/abs/2505.24760).
 They are meant for larger models: pass `model=` and limits that fit. The embedded model runs on them too, with long
 problems cut from the left, and answers nothing right.
+
+Held out, and kept for validation, are problems of other seeds that are not among those to train on: others of the same
+kind and difficulty. A data set of few problems repeats them, and has the fewer left to hold out.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.prompt_splits import prompt_item
 from textrl_env.rewards import FunctionReward, completion_text
 from textrl_env.tasks.registry import REASONING_GYM, Task
 
-# A data set makes its i-th problem from seed + i: far apart, the two splits share no seed.
-SEEDS = {"train": 0, "heldout": 1_000_000}
-SIZES = {"train": 256, "heldout": 64}
+# A data set makes its i-th problem from seed + i: far apart, the splits share no seed. What is in an earlier one of
+# these is left out of a later one.
+SEEDS = {"train": 0, "heldout": 1_000_000, "validation": 2_000_000}
+SIZES = {"train": 256, "heldout": 64, "validation": 64}
 
 
 @functools.cache
@@ -32,6 +37,7 @@ def reasoning_task(data_set: str) -> Task:
     return Task(
         name=REASONING_GYM + data_set,
         prompts=functools.partial(_rows, data_set, "train"),
+        validation_prompts=functools.partial(_rows, data_set, "validation"),
         heldout_prompts=functools.partial(_rows, data_set, "heldout"),
         # With a time limit: some data sets solve equations to score an answer.
         reward=FunctionReward(functools.partial(_scores, data_set, solved=False), name=data_set),
@@ -45,7 +51,7 @@ def reasoning_task(data_set: str) -> Task:
 
 
 @functools.cache
-def _data_set(name: str, split: Literal["train", "heldout"]) -> Any:
+def _data_set(name: str, split: str) -> Any:
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError:
@@ -61,14 +67,16 @@ def _data_set(name: str, split: Literal["train", "heldout"]) -> Any:
         ) from error
 
 
-def _rows(name: str, split: Literal["train", "heldout"]) -> list[dict[str, Any]]:
-    """Its problems, each once; a held-out problem that is among those to train on is left out."""
-    seen = {row["prompt"] for row in _rows(name, "train")} if split == "heldout" else set()
+def _rows(name: str, split: str) -> list[dict[str, Any]]:
+    """Its problems, each once; one that is in an earlier split is left out."""
+    earlier = list(SEEDS)[: list(SEEDS).index(split)]
+    seen = {prompt_item(row) for each in earlier for row in _rows(name, each)}
     rows = []
     for entry in _data_set(name, split):
-        if entry["question"] not in seen:
-            seen.add(entry["question"])
-            rows.append({"prompt": entry["question"], "entry": entry})
+        row = {"prompt": entry["question"], "entry": entry}
+        if (item := prompt_item(row)) not in seen:
+            seen.add(item)
+            rows.append(row)
     return rows
 
 

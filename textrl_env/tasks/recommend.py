@@ -2,6 +2,10 @@
 
 Customers belong to hidden groups. The reward takes every item of the customer's group for relevant, as a model of
 clicks would; the gold score asks for the three that this customer did buy.
+
+Held out are places in the groups' lists: three items in a row that are the next purchase of no history that is trained
+on. There are 48 such places, of which 12 are held out. The groups are the same, and the embedded model has seen all of
+their lists in its own training text.
 """
 
 from __future__ import annotations
@@ -50,7 +54,9 @@ def next_purchases(prompts: list, completions: list, truth: list[list[str]], **c
 TASK = Task(
     name="recommend",
     prompts=lambda: RECOMMEND.rows("train"),
+    validation_prompts=lambda: RECOMMEND.rows("validation"),
     heldout_prompts=lambda: RECOMMEND.rows("heldout"),
+    item=RECOMMEND.item,
     reward=FunctionReward(relevance, timeout=None),
     gold=FunctionReward(next_purchases, timeout=None),
     kl_coef=0.05,

@@ -11,14 +11,20 @@ from typing import Any, Literal
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import message_of
 from textrl_env.plugins import broken_plugin, load_plugin, plugins
+from textrl_env.prompt_splits import Item
 
 
 @dataclass(frozen=True)
 class Task:
     """Prompts, reward, model and limits of one problem; every argument of the environment overrides its part.
 
-    prompts, heldout_prompts: a source that `textrl_env.prompts.PromptSet` takes (a list of texts, chats or rows, a
-        path, a dataset), or a function that returns one.
+    prompts: a source that `textrl_env.prompts.PromptSet` takes (a list of texts, chats or rows, a path, a dataset), or
+        a function that returns one. They are trained on.
+    validation_prompts, heldout_prompts: the same, for evaluations while training and every choice of settings, and for
+        what is reported. None takes an eighth of `prompts` away for each, where there are at least 16 different ones;
+        an empty list holds none back.
+    item: what a row `{"prompt": ..., **columns}` is about. Rows with equal items never stand on two sides of a split.
+        None compares the prompts' texts, whatever their case and white space.
     reward: anything that `textrl_env.rewards.make_reward` takes.
     gold: the same; reported beside the score as `gold_score` and never trained on.
     model: what `textrl_env.models.load_model` takes, or a function that returns a `LoadedModel`.
@@ -31,7 +37,9 @@ class Task:
     name: str
     prompts: Any
     reward: Any
+    validation_prompts: Any = None
     heldout_prompts: Any = None
+    item: Item | None = None
     gold: Any = None
     model: Any = "embedded"
     tokenizer: Any = None

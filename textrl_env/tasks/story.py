@@ -2,6 +2,9 @@
 
 The reward counts the words, repetitions and whether the story ends; a list of the words would please it. The gold score
 wants them in well-formed sentences.
+
+Held out are triples of words, of the 490 there are. Each word, and most pairs of them, are trained on in other
+triples: this tells whether the skill holds for new combinations, not for new words.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ def _words(text: str) -> list[str]:
 TASK = Task(
     name="story",
     prompts=lambda: STORY.rows("train"),
+    validation_prompts=lambda: STORY.rows("validation"),
     heldout_prompts=lambda: STORY.rows("heldout"),
+    item=STORY.item,
     reward=CompositeReward({"words": (required_words, 0.5), "distinct": (distinct, 0.25), "ended": (ended, 0.25)}),
     gold=FunctionReward(well_told, timeout=None),
     kl_coef=0.05,

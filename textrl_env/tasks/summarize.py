@@ -2,6 +2,9 @@
 
 The reward compares words with a reference summary, so a false fact costs no more than a word that is put differently;
 the gold score checks the facts themselves.
+
+Held out are combinations of the four facts to keep: none is trained on in another order, or with other sentences
+beside it. Each single fact is.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ def facts_kept(prompts: list, completions: list, facts: list[Mapping[str, str]],
 TASK = Task(
     name="summarize",
     prompts=lambda: SUMMARIZE.rows("train"),
+    validation_prompts=lambda: SUMMARIZE.rows("validation"),
     heldout_prompts=lambda: SUMMARIZE.rows("heldout"),
+    item=SUMMARIZE.item,
     reward=CompositeReward({"rouge1": (rouge1, 0.4), "rougeL": (rouge_lcs, 0.4), "brevity": (brevity, 0.2)}),
     gold=FunctionReward(facts_kept, timeout=None),
     kl_coef=0.05,

@@ -2,6 +2,9 @@
 
 The reward is chrF (Popovic 2015, https://aclanthology.org/W15-3049) by sacrebleu, which compares pieces of words and so
 pays well for the right words in the wrong order; the gold score wants each word in its place.
+
+Held out are sets of words: no sentence that is trained on has the same ones in other roles. Each word is trained on in
+other sentences, so this tells whether the order is learned, not whether a word can be guessed.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def words_in_place(prompts: list, completions: list, reference: list[str], **col
 TASK = Task(
     name="translate",
     prompts=lambda: TRANSLATE.rows("train"),
+    validation_prompts=lambda: TRANSLATE.rows("validation"),
     heldout_prompts=lambda: TRANSLATE.rows("heldout"),
+    item=TRANSLATE.item,
     reward=FunctionReward(chrf, timeout=None),
     gold=FunctionReward(words_in_place, timeout=None),
     requires={"sacrebleu": "tasks"},

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.benchmark.across import Across, compare
+from textrl_agents.benchmark.across import REFERENCE, Across, compare
 from textrl_agents.benchmark.number_text import finite_number
 from textrl_agents.benchmark.registry import algorithm_names
 from textrl_agents.benchmark.statistics import Estimate
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
+from textrl_env.prompt_splits import LABELS
 
 Line = dict[str, Any]
 
@@ -30,7 +31,8 @@ class Column:
 
 
 COLUMNS = (
-    Column("objective", "objective", 3, "score - kl_coef * KL: what the algorithms maximise. Tables are sorted by it."),
+    Column("objective", "objective", 3, "score - kl_coef * KL: what the algorithms maximise. Tables of tasks without "
+           "a known optimum are sorted by it."),
     Column("score", "score", 3, "what the reward model gives a response. It is what is trained on, and a proxy of "
            "what is wanted."),
     Column("gold_score", "gold score", 3, "what a judge that is never trained on gives the same response. Where the "
@@ -38,7 +40,8 @@ COLUMNS = (
     Column("kl", "KL", 2, "how far the policy moved from the reference, the untouched model: the Kullback-Leibler "
            "divergence of the policy from it, in nats a response."),
     Column("normalized", "normalized", 3, "on tasks whose optimum is known: 0 is the reference's objective, 1 the "
-           "optimum's."),
+           "optimum's. It is the exact value of a policy, where the objective is a mean of samples, so these tables "
+           "are sorted by it. (Only best_of_n, which is no policy, has it from samples.)"),
     Column("length", "length", 1, "tokens of a response, its end-of-sequence token included."),
     Column("distinct_1", "distinct-1", 3, "different tokens / all tokens of all responses. Low values are repetition, "
            "within responses or between them."),
@@ -89,11 +92,17 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """A task and its algorithms: the highest mean objective first, those without a result last."""
+    """A task and its algorithms: the highest mean of `measure` first, those without a result last.
+
+    measure: key of the best quantity that is known of them: "normalized" where there is one, else "objective".
+    prompts: which ones were answered, in words: "held-out prompts"; "" where nothing says so.
+    """
 
     label: str
     name: str
     rows: tuple[Row, ...]
+    measure: str = "objective"
+    prompts: str = ""
 
     @property
     def finished(self) -> list[Row]:
@@ -114,11 +123,21 @@ class TaskTable:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything a report shows. lines: the last one of each cell, in the order in which cells first appear."""
+    """Everything a report shows. lines: the last one of each cell, in the order in which cells first appear.
+
+    planned: how many runs the benchmark has; done: how many of them gave a result. Where some are missing, `across` is
+    empty: which algorithm leads over all tasks would hang on which runs came first.
+    """
 
     lines: tuple[Line, ...]
     tasks: tuple[TaskTable, ...]
     across: Across
+    planned: int
+    done: int
+
+    @property
+    def is_partial(self) -> bool:
+        return self.done < self.planned
 
     @property
     def labels(self) -> list[str]:
@@ -128,11 +147,17 @@ class Summary:
         return sorted(names, key=lambda label: (place.get(names[label], len(place)), label))
 
 
-def summarize(results: Sequence[Line]) -> Summary:
-    """Tables of the lines of results.jsonl. Raises ConfigError for no lines, or a line that is not a cell's."""
+def summarize(results: Sequence[Line], planned: Collection[str] | None = None) -> Summary:
+    """Tables of the lines of results.jsonl. Raises ConfigError for no lines, or a line that is not a cell's.
+
+    planned: the keys of all cells of the benchmark; None takes those that have a line.
+    """
     lines = latest(results)
-    tables = tuple(_table(label, group) for label, group in _groups(lines, "task", _problem).items())
-    return Summary(tuple(lines), tables, compare(tables))
+    tables = tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
+    keys = {line["key"] for line in lines} if planned is None else set(planned)
+    done = sum(line["key"] in keys and line["status"] == "done" for line in lines)
+    across = compare(tables) if done == len(keys) else Across()
+    return Summary(tuple(lines), tables, across, planned=len(keys), done=done)
 
 
 def latest(results: Sequence[Line]) -> list[Line]:
@@ -150,6 +175,15 @@ def latest(results: Sequence[Line]) -> list[Line]:
     return list(last.values())
 
 
+def _title(line: Line) -> str:
+    """What was asked and judged: the task's name, but where prompts or reward were not the task's own."""
+    return str(line.get("title") or line["task"])
+
+
+def _algorithm(line: Line) -> str:
+    return str(line["algorithm"])
+
+
 def _problem(line: Line) -> dict[str, Any]:
     """What makes a task another one under the same name."""
     return {**(line.get("env") or {}), "eval_episodes": line.get("eval_episodes")}
@@ -160,11 +194,13 @@ def _method(line: Line) -> dict[str, Any]:
     return {**(line.get("settings") or {}), "budget": line.get("budget")}
 
 
-def _groups(lines: Iterable[Line], key: str, parameters: Callable[[Line], dict[str, Any]]) -> dict[str, list[Line]]:
-    """Lines by `key`; where lines of one name differ in a parameter, the label names it: `ppo (ent_coef=0.1)`."""
+def _groups(
+    lines: Iterable[Line], name_of: Callable[[Line], str], parameters: Callable[[Line], dict[str, Any]]
+) -> dict[str, list[Line]]:
+    """Lines by name; where lines of one name differ in a parameter, the label names it: `ppo (ent_coef=0.1)`."""
     by_name: dict[str, list[Line]] = {}
     for line in lines:
-        by_name.setdefault(str(line[key]), []).append(line)
+        by_name.setdefault(name_of(line), []).append(line)
     groups: dict[str, list[Line]] = {}
     for name, members in by_name.items():
         texts = [
@@ -179,9 +215,16 @@ def _groups(lines: Iterable[Line], key: str, parameters: Callable[[Line], dict[s
 
 
 def _table(label: str, lines: list[Line]) -> TaskTable:
-    rows = [_row(label, name, group) for name, group in _groups(lines, "algorithm", _method).items()]
-    rows.sort(key=lambda row: -row.estimates["objective"].value if "objective" in row.estimates else math.inf)
-    return TaskTable(label, str(lines[0]["task"]), tuple(rows))
+    rows = [_row(label, name, group) for name, group in _groups(lines, _algorithm, _method).items()]
+    is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
+    measure = "normalized" if is_known else "objective"
+
+    def place(row: Row) -> tuple[float, float]:
+        return tuple(-row.estimates[key].value if key in row.estimates else math.inf for key in (measure, "objective"))
+
+    splits = dict.fromkeys(str(line["split"]) for line in lines if line.get("split"))
+    prompts = " and ".join(LABELS.get(split, split) for split in splits)
+    return TaskTable(label, _title(lines[0]), tuple(sorted(rows, key=place)), measure, prompts)
 
 
 def _row(task: str, label: str, lines: list[Line]) -> Row:

@@ -40,8 +40,8 @@ class Cell:
 
     @property
     def env_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the environment, its task included."""
-        return {"task": self.task, "device": self.device, **self.env}
+        """Keyword arguments of the environment that is trained in, its task included."""
+        return {"task": self.task, "device": self.device, "split": "train", **self.env}
 
 
 class Record(Protocol):

@@ -22,6 +22,7 @@ from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
 
+PLAN = "benchmark.yaml"  # in a benchmark's folder
 # Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
 _DECIDED = {
     "task": "--tasks",

@@ -13,6 +13,7 @@ from typing import Any
 from textrl_agents.benchmark import figures
 from textrl_agents.benchmark.aggregate import Summary, summarize
 from textrl_agents.benchmark.number_text import counted
+from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report_blocks import Picture, Section, Table, Text
 from textrl_agents.benchmark.report_html import html
 from textrl_agents.benchmark.report_markdown import FIGURES, markdown
@@ -36,12 +37,13 @@ HTML, MARKDOWN = "report.html", "report.md"
 def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Path, Path]:
     """Write report.md, the figures beside it, and report.html, which needs no other file; returns the first and last.
 
-    results: the lines of results.jsonl. A report that is there already is replaced as a whole file, or left as it is.
+    results: the lines of results.jsonl; where the folder holds the benchmark's plan, the report says how many of its
+    runs they are. A report that is there already is replaced as a whole file, or left as it is.
     Raises ConfigError where there is nothing to report, MissingExtra without matplotlib, TextRLError where a file
     cannot be written.
     """
     folder = Path(folder)
-    summary = summarize(results)
+    summary = summary_of(folder, results)
     found = sections(summary)
     title = f"Benchmark: {counted(len(summary.labels), 'algorithm')} on {counted(len(summary.tasks), 'task')}"
     for section in found:
@@ -53,6 +55,14 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
     return folder / MARKDOWN, folder / HTML
 
 
+def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
+    """What the lines of results.jsonl say, and how many of the runs they are that the folder's plan has, if it has
+    one.
+    """
+    plan = folder / PLAN
+    return summarize(results, [cell.key for cell in Plan.read(plan).cells] if plan.is_file() else None)
+
+
 def sections(summary: Summary) -> list[Section]:
     """The report's sections, in the order in which they are read."""
     looks = figures.styles(summary.labels)
@@ -61,7 +71,7 @@ def sections(summary: Summary) -> list[Section]:
         Section("What was run", what_was_run(summary)),
         Section("How to read the numbers", [glossary(summary), Text(intervals())]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
-        Section("All tasks together", all_tasks(summary.across, looks)),
+        Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
     ]
     failures = [failure for table in summary.tasks for row in table.rows for failure in row.failures]

@@ -26,14 +26,14 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
     tasks = []
     for table in summary.tasks:
         coefficients = [row.lines[0].get("kl_coef") for row in table.finished]
-        tasks.append((table.label, _description(get_task, table.name), _distinct(coefficients)))
+        tasks.append((table.label, _description(get_task, table.name), table.prompts or "-", _distinct(coefficients)))
     started = [str(line.get("started")) for line in lines]
     done = sum(len(row.lines) for table in summary.tasks for row in table.rows)
     facts = [
-        ("runs", f"{done} finished, {len(lines) - done} failed"),
+        ("runs", f"{done} finished, {len(lines) - done} failed, of {summary.planned}"),
         ("seeds", _distinct(sorted({line["seed"] for line in lines}))),
         ("budget", f"{_distinct(sorted({line.get('budget') or 0 for line in lines}))} tokens generated in training"),
-        ("evaluation", f"{_distinct(line.get('eval_episodes') for line in lines)} fresh responses to held-out prompts"),
+        ("evaluation", f"{_distinct(line.get('eval_episodes') for line in lines)} fresh responses a run"),
         *[("machine", machine) for machine in machines(lines)],
         *[(name, _distinct((line.get("versions") or {}).get(name) for line in lines)) for name in _packages(lines)],
         ("started", " to ".join(dict.fromkeys((min(started), max(started))))),
@@ -46,12 +46,12 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
                 "Each algorithm starts from the same language model, the reference, and trains it so that a reward "
                 "model scores its responses higher, while a charge on the KL keeps it near the reference. A run is one "
                 "algorithm on one task with one seed; each may generate as many tokens as the budget says. Then the "
-                "trained model answers held-out prompts (where the task keeps some back from training), and these "
-                "answers are measured."
+                "trained model answers prompts that were held out of training, or the training prompts of a task that "
+                "holds none out, and these answers are measured."
             ]
         ),
         Table(("algorithm", "what it is", "run on"), algorithms, numbers=False),
-        Table(("task", "what is asked", "kl_coef"), tasks, numbers=False),
+        Table(("task", "what is asked", "evaluated on", "kl_coef"), tasks, numbers=False),
         Table(("", ""), facts, numbers=False),
     ]
 

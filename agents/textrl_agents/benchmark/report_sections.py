@@ -20,31 +20,45 @@ _SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
 
 
 def findings(summary: Summary) -> list[str]:
-    """A sentence on each task, and one on all of them."""
+    """How much of the benchmark there is, a sentence on each task, and one on all of them if all runs are there."""
     lines = []
-    for table in summary.tasks:
-        best = next((row for row in table.finished if row.name != REFERENCE), None)
-        if best is None:
-            lines.append(f"{table.label}: no algorithm has a result.")
-            continue
-        value = best.estimates["objective"]
-        zero = next((row.estimates["objective"] for row in table.finished if row.name == REFERENCE), None)
-        line = f"{table.label}: {best.label} has the highest mean objective, {mean_text(value, 3)}"
-        line += f" (the untouched model: {mean_text(zero, 3)})." if zero else "."
-        others = [row for row in table.finished if row is not best and row.name != REFERENCE]
-        if value.interval is not None:
-            near = [row.label for row in others if value.overlaps(row.estimates["objective"])]
-            line += f" Its interval overlaps with {', '.join(near)}: their order is not settled." if near else ""
-        elif others:
-            line += f" {counted(value.seeds, 'seed')} cannot tell whether the order would stay with others."
-        lines.append(line)
-    ranked = summary.across.ranked
-    if len(summary.across.scales) > 1 and ranked:
+    if summary.is_partial:
         lines.append(
-            f"All {len(summary.across.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
-            f"normalised scores, {range_text(summary.across.iqm[ranked[0]], 3)}."
+            f"{summary.done} of {summary.planned} runs: what follows is of these alone, and nothing is said of all "
+            "tasks together. The benchmark goes on with `textrl bench run --out FOLDER`."
         )
+    lines += [_finding(table) for table in summary.tasks]
+    across, ranked = summary.across, summary.across.ranked
+    if len(across.scales) > 1 and ranked and across.iqm[ranked[0]].interval is not None:
+        best = across.iqm[ranked[0]]
+        line = f"All {len(across.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
+        line += f"normalised scores, {range_text(best, 3)}."
+        lines.append(line + _unsettled([label for label in ranked[1:] if best.overlaps(across.iqm[label])]))
     return lines
+
+
+def _finding(table: TaskTable) -> str:
+    """Which algorithm leads on a task, if its runs can tell."""
+    key = table.measure
+    ranked = [row for row in table.finished if row.name != REFERENCE and key in row.estimates]
+    if not ranked:
+        return f"{table.label}: no algorithm has a result."
+    best, *others = ranked
+    value = best.estimates[key]
+    zero = next((row.estimates[key] for row in table.finished if row.name == REFERENCE and key in row.estimates), None)
+    untouched = f" (the untouched model: {mean_text(zero, 3)})" if zero else ""
+    what = {"normalized": "share of the optimum", "objective": "mean objective"}[key]
+    if value.interval is None:
+        values = [row.estimates[key].value for row in ranked]
+        reached = " to ".join(dict.fromkeys(number_text(each, 3) for each in (min(values), max(values))))
+        seeds = counted(value.seeds, "seed")
+        return f"{table.label}: {what} {reached}{untouched}; {seeds} cannot tell which algorithm is best."
+    near = [row.label for row in others if value.overlaps(row.estimates[key])]
+    return f"{table.label}: {best.label} has the highest {what}, {mean_text(value, 3)}{untouched}.{_unsettled(near)}"
+
+
+def _unsettled(near: Sequence[str]) -> str:
+    return f" Its interval overlaps with {', '.join(near)}: their order is not settled." if near else ""
 
 
 def too_few(summary: Summary) -> list[Text]:
@@ -88,7 +102,9 @@ def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style])
     """A task's tables and figures. number: sets the files of its figures apart from other tasks'."""
     blocks: list[Text | Table | Picture | Sample] = []
     if table.finished:
-        blocks.append(_results(table, cost=False, caption="Held-out results, the highest mean objective first."))
+        prompts = f" on {table.prompts}" if table.prompts else ""
+        first = next(column.title for column in COLUMNS if column.key == table.measure)
+        blocks.append(_results(table, cost=False, caption=f"Results{prompts}, the highest mean {first} first."))
         if table.columns(cost=True):
             blocks.append(_results(table, cost=True, caption="What training took."))
     else:
@@ -120,13 +136,24 @@ def _results(table: TaskTable, *, cost: bool, caption: str) -> Table:
     return Table(("algorithm", "seeds", *[column.title for column in columns]), rows, caption)
 
 
-def all_tasks(across: Across, looks: dict[str, figures.Style]) -> list[Text | Table | Picture]:
-    """The scale on which tasks are put together, and how the algorithms compare on it."""
+def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Text | Table | Picture]:
+    """The scale on which tasks are put together, and how the algorithms compare on it; not while runs are missing."""
+    if summary.is_partial:
+        return [
+            Text(
+                [
+                    f"Only {summary.done} of {summary.planned} runs have a result. Algorithms are compared over all "
+                    "tasks when all have one: before, it would hang on which runs came first."
+                ]
+            )
+        ]
+    across = summary.across
     notes = [
         f"{scale.task}: 0 is the reference, 1 the known optimum."
         if scale.known
         else f"{scale.task}: 0 is the reference's mean objective ({scale.zero:.3f}), 1 that of {scale.best} "
-        f"({scale.one:.3f}), the best in this very set of results: with other algorithms in it the scale would differ."
+        f"({scale.one:.3f}), which is the best of the same runs and no goal from outside: with other algorithms among "
+        "them the scale would differ, and a 1 here says nothing of the optimum."
         for scale in across.scales
     ]
     notes += [f"{task} is left out: {reason}." for task, reason in across.without_scale.items()]
@@ -146,8 +173,9 @@ def all_tasks(across: Across, looks: dict[str, figures.Style]) -> list[Text | Ta
             [
                 "The interquartile mean (IQM) is the mean of the middle half of all runs on all tasks, so that a few "
                 "very good or very bad runs do not decide. Intervals are 95%, by a bootstrap that draws each task's "
-                f"runs anew (Agarwal et al. 2021, {AGARWAL}). With fewer than about ten seeds they are too narrow: "
-                "with three, they hold the truth in about 85% of cases."
+                f"runs anew (Agarwal et al. 2021, {AGARWAL}), and with them the ends of the scales: the reference's "
+                "mean and, where no optimum is known, the highest mean of the draw. With fewer than about ten seeds "
+                "they are too narrow: with three, they hold the truth in about 85% of cases."
             ]
         ),
         Table(("algorithm", "seeds", "IQM", *[scale.task for scale in across.scales]), rows,
@@ -209,7 +237,7 @@ def caveats(summary: Summary) -> list[str]:
         "Settings may be tuned to different degrees; an algorithm's place here is that of the settings listed below.",
         "Runs that failed are left out of means, so an algorithm that often fails can look better than it is.",
         "Intervals are about seeds: the tasks and the model are the same in all runs. All algorithms answer the same "
-        "held-out prompts in a seed, and others in another.",
+        "prompts in a seed, and others in another.",
     ]
     same = [
         f"{row.label} on {table.label}"

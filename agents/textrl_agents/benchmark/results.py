@@ -17,6 +17,7 @@ from textrl_agents.benchmark import provenance
 from textrl_agents.benchmark.cell import Cell
 from textrl_env.errors import TextRLError
 from textrl_env.tasks import get_task
+from textrl_env.tasks.splits import own_task
 
 REQUIRED = {"algorithm": str, "task": str, "seed": int, "key": str, "status": str}
 _OPTIONAL = {
@@ -121,6 +122,7 @@ def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
     return {
         "algorithm": cell.algorithm,
         "task": cell.task,
+        "title": _title(cell),
         "seed": cell.seed,
         "budget": cell.budget,
         "key": cell.key,
@@ -148,6 +150,14 @@ def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str
     """`line` as that of a cell that failed. error: type and message."""
     lost: dict[str, Any] = {"metrics": {}, "curve": [], "samples": []}
     return {**line, **lost, "status": "failed", "error": error, "traceback": traceback}
+
+
+def _title(cell: Cell) -> str:
+    """The task's name, or what is asked and judged where prompts or reward are not the task's own."""
+    try:
+        return own_task(**cell.env_arguments).name
+    except Exception:  # it is told by the cell that fails for it
+        return cell.task
 
 
 def _kl_coef(cell: Cell) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 from textrl_agents.atomic_file import write_atomically
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
-from textrl_agents.benchmark.plan import Plan
+from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
@@ -28,7 +28,7 @@ from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError
 
-PLAN, RESULTS, LOGS = "benchmark.yaml", "results.jsonl", "logs"
+RESULTS, LOGS = "results.jsonl", "logs"
 
 
 class BenchmarkStopped(KeyboardInterrupt):

@@ -18,14 +18,13 @@ from textrl_agents.benchmark.cell import Cell, Trained
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.benchmark.results import failed, new_line
-from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, SampleRecord
-from textrl_agents.heldout import EVAL_ROWS, heldout_prompts
 from textrl_agents.quiet import quiet_loading
+from textrl_agents.run_evaluations import EVAL_ROWS
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.tasks import get_task
 from textrl_env.tasks.enumeration import ExactValue
+from textrl_env.tasks.splits import best_split
 
 SAMPLES = 6
 POINTS = 100  # of a learning curve; some algorithms record every update
@@ -83,11 +82,9 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
 
 def heldout_env(cell: Cell) -> TextGenVectorEnv:
     """What a cell is judged in: held-out prompts, the training prompts where there are none."""
-    config = TrainConfig(task=cell.task, env=dict(cell.env))
-    prompts = heldout_prompts(config, get_task(cell.task))
     # The reference of an adapter is the weights it sits on, which are the model's own.
     arguments = {name: value for name, value in cell.env_arguments.items() if name != "lora"}
-    arguments |= {"prompts": prompts, "split": "heldout" if prompts is None else "train", "kl_mode": "deferred"}
+    arguments |= {"split": best_split(cell.task, "heldout", cell.env), "kl_mode": "deferred"}
     return TextGenVectorEnv(min(EVAL_ROWS, cell.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
 
 
@@ -128,6 +125,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         **memory,
         "curve": curve.thinned(),
         "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
+        "split": evaluation.split,
         "kl_coef": evaluation.kl_coef,
         "device": str(device),
     }

@@ -55,21 +55,7 @@ def interquartile_mean(scores: ArrayLike) -> float:
 
     A quarter of them is dropped at each end, rounded down to whole scores: `scipy.stats.trim_mean(scores, 0.25)`.
     """
-    return float(_iqm(_finite(scores, "scores").reshape(1, -1))[0])
-
-
-def iqm_interval(
-    scores: ArrayLike, *, rng: np.random.Generator | int, repetitions: int = REPETITIONS, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the interquartile mean of scores [runs, tasks]."""
-    low, high = bootstrap_interval(
-        lambda drawn: _iqm(drawn.reshape(len(drawn), -1)),
-        scores,
-        rng=rng,
-        repetitions=repetitions,
-        confidence=confidence,
-    )
-    return float(low), float(high)
+    return float(iqms(_finite(scores, "scores").reshape(1, -1, 1))[0])
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
@@ -92,28 +78,15 @@ def improvement_interval(
 ) -> tuple[float, float]:
     """Interval of `probability_of_improvement`; runs of x and of y are drawn independently."""
     x, y = _pair(x, y)
-    low, high = bootstrap_interval(_improvement, x, y, rng=rng, repetitions=repetitions, confidence=confidence)
+    low, high = bootstrap_interval(
+        _improvement, x, y, rng=rng, repetitions=repetitions, confidence=confidence, in_pairs=True
+    )
     return float(low), float(high)
 
 
 def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
     """The score distribution: of all runs on all tasks, the share whose score is above tau. float64 [len(taus)]."""
-    return _profile(_matrix(scores, "scores")[None], _thresholds(taus))[0]
-
-
-def profile_interval(
-    scores: ArrayLike,
-    taus: ArrayLike,
-    *,
-    rng: np.random.Generator | int,
-    repetitions: int = 2_000,
-    confidence: float = 0.95,
-) -> np.ndarray:
-    """Interval of `performance_profile` at each tau by itself. float64 [2, len(taus)]."""
-    thresholds = _thresholds(taus)
-    return bootstrap_interval(
-        lambda drawn: _profile(drawn, thresholds), scores, rng=rng, repetitions=repetitions, confidence=confidence
-    )
+    return profiles(_matrix(scores, "scores")[None], _thresholds(taus))[0]
 
 
 def bootstrap_interval(
@@ -122,11 +95,14 @@ def bootstrap_interval(
     rng: np.random.Generator | int,
     repetitions: int = REPETITIONS,
     confidence: float = 0.95,
+    in_pairs: bool = False,
 ) -> np.ndarray:
     """Percentile interval of `statistic(*samples)` by a stratified bootstrap. float64 [2, ...].
 
     samples: each [runs, tasks]; runs may differ between samples, which are drawn independently.
-    rng: a generator, or the seed of one.
+    rng: a generator, or the seed of one. in_pairs: whether the statistic holds a value for each run of one sample with
+        each of the others, so that fewer repetitions are held at a time.
+    The statistic may be NaN for a draw in which it has no value. Such draws do not count.
     """
     if not samples:
         raise ConfigError("bootstrap_interval needs at least one array of scores [runs, tasks]")
@@ -136,14 +112,14 @@ def bootstrap_interval(
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence!r}")
     rng = np.random.default_rng(rng)
-    # A statistic of two samples may compare each run of one with each of the other.
-    batch = max(1, _BATCH_VALUES // (math.prod(len(array) for array in arrays) * arrays[0].shape[1]))
+    held = math.prod(map(len, arrays)) if in_pairs else sum(map(len, arrays))
+    batch = max(1, _BATCH_VALUES // (held * arrays[0].shape[1]))
     drawn = []
     for start in range(0, int(repetitions), batch):
         count = min(batch, int(repetitions) - start)
         drawn.append(statistic(*[_resample(array, count, rng) for array in arrays]))
     tail = (1 - confidence) / 2
-    return np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -169,6 +145,24 @@ def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
     return math.tan(low) * math.sqrt(degrees)
 
 
+def iqms(drawn: np.ndarray) -> np.ndarray:
+    """The interquartile mean of each draw: [B, runs, tasks] -> [B]. NaN where a draw holds one."""
+    pooled = np.sort(drawn.reshape(len(drawn), -1), axis=1)
+    cut = pooled.shape[1] // 4
+    means = pooled[:, cut : pooled.shape[1] - cut].mean(axis=1)
+    return np.where(np.isnan(pooled[:, -1]), np.nan, means)  # NaNs are sorted last
+
+
+def profiles(drawn: np.ndarray, taus: np.ndarray) -> np.ndarray:
+    """The share of scores above each threshold: [B, runs, tasks], [n] -> [B, n]. NaN where a draw holds one.
+
+    Sorted once, so that memory does not grow with the number of thresholds.
+    """
+    pooled = np.sort(drawn.reshape(len(drawn), -1), axis=1)
+    shares = np.stack([1 - np.searchsorted(row, taus, side="right") / pooled.shape[1] for row in pooled])
+    return np.where(np.isnan(pooled[:, -1:]), np.nan, shares)
+
+
 def normalize(scores: ArrayLike, zero: float, one: float) -> np.ndarray:
     """Scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
     if not (math.isfinite(zero) and math.isfinite(one) and one > zero):
@@ -186,23 +180,10 @@ def _student_t_mass(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
-def _iqm(pooled: np.ndarray) -> np.ndarray:
-    """[B, n] -> [B]."""
-    count = pooled.shape[1]
-    cut = count // 4
-    return np.sort(pooled, axis=1)[:, cut : count - cut].mean(axis=1)
-
-
 def _improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """[B, runs_x, tasks], [B, runs_y, tasks] -> [B]."""
     difference = x[:, :, None, :] - y[:, None, :, :]
     return ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
-
-
-def _profile(scores: np.ndarray, taus: np.ndarray) -> np.ndarray:
-    """[B, runs, tasks], [n] -> [B, n]. Sorted once, so that memory does not grow with the number of thresholds."""
-    pooled = np.sort(scores.reshape(len(scores), -1), axis=1)
-    return np.stack([1 - np.searchsorted(row, taus, side="right") / pooled.shape[1] for row in pooled])
 
 
 def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -207,25 +207,28 @@ def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) ->
 
     paths = write_report(folder, lines)
     if not silent:
-        _print_tables(lines)
+        _print_tables(folder, lines)
         typer.echo(f"Report: {paths[0]} and {paths[1]}")
     return paths
 
 
-def _print_tables(lines: list[dict[str, Any]]) -> None:
+def _print_tables(folder: Path, lines: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from textrl_agents.benchmark.aggregate import summarize
     from textrl_agents.benchmark.number_text import mean_text
+    from textrl_agents.benchmark.report import summary_of
 
-    for task in summarize(lines).tasks:
+    summary = summary_of(folder, lines)
+    if summary.is_partial:
+        typer.echo(f"{summary.done} of {summary.planned} runs")
+    for task in summary.tasks:
         columns = [*task.columns(cost=False), *task.columns(cost=True)]
         columns = [column for column in columns if column.key in SHOWN]
-        table = Table(
-            title=f"{escape(visible(task.label))}: means over seeds ± half of the 95% interval", title_justify="left"
-        )
+        prompts = f" on {task.prompts}" if task.prompts else ""
+        title = f"{escape(visible(task.label))}: means over seeds{prompts} ± half of the 95% interval"
+        table = Table(title=title, title_justify="left")
         table.add_column("algorithm", no_wrap=True)
         for column in columns:
             table.add_column(column.title, justify="right")

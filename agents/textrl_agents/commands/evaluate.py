@@ -13,9 +13,19 @@ from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, Trust
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")],
     task: Annotated[
-        str | None, typer.Option(help="Task to evaluate on. Default: the run's own, else sentiment.")
+        str | None,
+        typer.Option(
+            help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."
+        ),
     ] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample on held-out prompts.")] = 256,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
+            "said so, where the task has no others."
+        ),
+    ] = "heldout",
+    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")] = 0,
     reference: Annotated[
         str | None,
@@ -43,7 +53,7 @@ def evaluate(
     given = {"model": reference, "reward": reward}
     given = {name: value for name, value in given.items() if value is not None}
     require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
-    settings.update(given)
+    settings.update(given, split=split)
     with quiet_loading():
         actor_critic = load_policy(folder, device=device, dtype=dtype)
         result = measure(
@@ -75,8 +85,14 @@ def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
     if config.model is not None:
         settings.update(model=config.model, tokenizer=config.tokenizer)
     if task is None or task == config.task:
-        settings.update(reward=config.reward, kl_coef=config.kl_coef, **config.env)
-        if config.heldout_prompts is not None:
-            settings["prompts"] = config.heldout_prompts
+        settings.update(kl_coef=config.kl_coef, **config.env)
+    if task is None:
+        settings.update(
+            reward=config.reward,
+            validation_prompts=config.validation_prompts,
+            heldout_prompts=config.heldout_prompts,
+        )
+    else:
+        settings.pop("prompts", None)  # a task that is named is evaluated with its own prompts and its own reward
     settings.pop("kl_mode", None)  # an evaluation charges whole episodes, however training did
     return settings

@@ -39,7 +39,7 @@ def train(
     ] = None,
     n_envs: Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32.")] = None,
     eval_every: Annotated[
-        int | None, typer.Option(help="Tokens between evaluations on held-out prompts; 0: before and after alone.")
+        int | None, typer.Option(help="Tokens between evaluations on validation prompts; 0: before and after alone.")
     ] = None,
     eval_episodes: Annotated[
         int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")

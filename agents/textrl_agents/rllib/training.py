@@ -12,7 +12,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.quiet import errors_only
@@ -21,11 +20,12 @@ from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
 from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.run_evaluations import EVAL_ROWS, RunEvaluations
 from textrl_agents.run_folder import RunFolder
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.tasks import get_task
+from textrl_env.tasks.splits import best_split
 
 # Settings of the algorithm that the run decides.
 _DECIDED = ("seed", "num_envs_per_env_runner", "log_level")
@@ -52,7 +52,7 @@ class RLlibRun:
             self.algorithm = self._build()
             self._eval_env = self._make_eval_env() if config.eval_episodes else None
             self._open = self._open.pop_all()  # nothing failed: kept until `close`
-        self.heldout: Heldout | None = None
+        self.evaluations: RunEvaluations | None = None
         self.timesteps = 0  # tokens that the weights have been trained on
         self._state: dict[str, Any] | None = None  # of the last boundary
         self._weights: Any = None
@@ -86,13 +86,8 @@ class RLlibRun:
 
     def _make_eval_env(self) -> TextGenVectorEnv:
         config = self.config
-        prompts = heldout_prompts(config, get_task(config.task))
-        arguments = {
-            **config.env_arguments(),
-            "prompts": prompts,
-            "split": "heldout" if prompts is None else "train",
-            "kl_mode": "deferred",
-        }
+        arguments = {**config.env_arguments(), "kl_mode": "deferred"}
+        arguments["split"] = best_split(config.task, "heldout", arguments)
         if arguments.pop("lora", None) is not None:
             # The reference of an adapter is the weights it sits on.
             core = self.actor_critic
@@ -110,11 +105,11 @@ class RLlibRun:
 
     @property
     def before(self) -> Evaluation | None:
-        return self.heldout.first if self.heldout is not None else None
+        return self.evaluations.before if self.evaluations is not None else None
 
     @property
     def after(self) -> Evaluation | None:
-        return self.heldout.last if self.heldout is not None else None
+        return self.evaluations.after if self.evaluations is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
@@ -130,7 +125,7 @@ class RLlibRun:
         config, progress = self.config, progress or TrainingProgress(enabled=False)
         if self._eval_env is not None:
             evaluated_at = self.timesteps if self.resumed else None
-            self.heldout = Heldout.of_run(
+            self.evaluations = RunEvaluations.of_run(
                 config, self._eval_env, self.run, progress=progress, evaluated_at=evaluated_at
             )
         progress.start(self.timesteps, config.timesteps)
@@ -156,12 +151,12 @@ class RLlibRun:
     def _at_boundary(self, before: int, *, done: bool, stopped: bool) -> None:
         """Evaluate and save what is due between two iterations, the last of which began at `before` tokens."""
         self._state, self._weights = capture(self.algorithm), self._weights_version()
-        heldout, every = self.heldout, self.config.save_every or 0
-        if heldout is not None and not stopped and (done or heldout.due(self.timesteps, before)):
-            # The learners' coefficient, which may have adapted.
-            penalty = heldout.env.kl_penalty
+        evaluations, every = self.evaluations, self.config.save_every or 0
+        if evaluations is not None and not stopped and (done or evaluations.due(self.timesteps, before)):
+            # The learners' coefficient, which may have adapted; validation shares the controller.
+            penalty = evaluations.heldout.kl_penalty
             penalty.controller.value = self._state["ledger"].get("kl_coef", penalty.coef)
-            self._write(heldout.run(self.actor_critic, self.timesteps))
+            self._write(evaluations.run(self.actor_critic, self.timesteps, done=done))
         if done or stopped or (every and self.timesteps // every > before // every):
             self.save()
 

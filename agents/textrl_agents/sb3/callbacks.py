@@ -1,4 +1,4 @@
-"""Callbacks for stock SB3 algorithms: RLHF metrics, evaluation and samples on held-out prompts, progress.
+"""Callbacks for stock SB3 algorithms: RLHF metrics, evaluations and samples, progress.
 
 Two divergences appear side by side in the logs. SB3's `train/approx_kl` is measured from the *previous policy*, the one
 that sampled the rollout, and says how far one update moved. `objective/kl` is measured from the *reference*, per
@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from textrl_agents.heldout import Heldout
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.rlhf_metrics import EndedEpisode, rlhf_metrics
+from textrl_agents.run_evaluations import RunEvaluations
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.progress_lines import rollout_means
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
@@ -39,33 +39,33 @@ class RLHFMetrics(BaseCallback):
         return True
 
 
-class HeldoutEvaluation(BaseCallback):
-    """Evaluates the policy where `heldout` is due, and logs the result."""
+class Evaluations(BaseCallback):
+    """Evaluates the policy where `evaluations` are due, and logs the results."""
 
-    def __init__(self, heldout: Heldout):
+    def __init__(self, evaluations: RunEvaluations):
         super().__init__()
-        self.heldout = heldout
+        self.evaluations = evaluations
         self._in_rollout = False
 
     def _on_rollout_start(self) -> None:
         self._in_rollout = True
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
-        if self.heldout.due(self.num_timesteps, self.num_timesteps - per_rollout):
+        if self.evaluations.due(self.num_timesteps, self.num_timesteps - per_rollout):
             self.run()
 
     def _on_training_end(self) -> None:
         # `learn` also ends here when a callback has stopped it within a rollout: then this is not the final policy.
         if not self._in_rollout:
-            self.run()
+            self.run(done=True)
 
     def _on_rollout_end(self) -> None:
         self._in_rollout = False
 
-    def run(self) -> None:
-        """Evaluate now, and write the result to the log."""
+    def run(self, *, done: bool = False) -> None:
+        """Evaluate now, and write the result to the log. done: whether training is over."""
         policy = self.model.policy
         assert isinstance(policy, CausalLMPolicy)
-        for name, value in self.heldout.run(policy.actor_critic, self.num_timesteps).items():
+        for name, value in self.evaluations.run(policy.actor_critic, self.num_timesteps, done=done).items():
             self.logger.record(name, value)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         # Now, with the tokens it belongs to; with it goes what the update before it has recorded.

@@ -13,13 +13,13 @@ from stable_baselines3.common.utils import set_random_seed
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation, sibling_env
-from textrl_agents.heldout import EVAL_ROWS, Heldout, heldout_prompts
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.progress import TrainingProgress
+from textrl_agents.run_evaluations import EVAL_ROWS, RunEvaluations
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent
 from textrl_agents.sb3.algorithms import argument_names
-from textrl_agents.sb3.callbacks import HeldoutEvaluation, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.callbacks import Evaluations, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.checkpointing import Checkpoints
 from textrl_agents.sb3.policy import CausalLMPolicy
@@ -44,9 +44,8 @@ class SB3Run:
         assert isinstance(env, TextVecEnv)
         self._eval_env = None
         if config.eval_episodes:
-            prompts = heldout_prompts(config, env.env.task)
-            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes), prompts=prompts)
-        self.heldout: Heldout | None = None
+            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes))
+        self.evaluations: RunEvaluations | None = None
         self.checkpoints: Checkpoints | None = None
 
     @property
@@ -65,11 +64,11 @@ class SB3Run:
 
     @property
     def before(self) -> Evaluation | None:
-        return self.heldout.first if self.heldout is not None else None
+        return self.evaluations.before if self.evaluations is not None else None
 
     @property
     def after(self) -> Evaluation | None:
-        return self.heldout.last if self.heldout is not None else None
+        return self.evaluations.after if self.evaluations is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
@@ -88,8 +87,10 @@ class SB3Run:
             callbacks.append(ProgressBar(progress))
         if self._eval_env is not None:
             evaluated_at = agent.num_timesteps if self.resumed else None
-            self.heldout = Heldout.of_run(config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at)
-            callbacks.append(HeldoutEvaluation(self.heldout))
+            self.evaluations = RunEvaluations.of_run(
+                config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at
+            )
+            callbacks.append(Evaluations(self.evaluations))
         self.checkpoints = Checkpoints(
             run, every=config.save_every or 0, keep=config.keep_checkpoints, settings=config.settings_copy()
         )

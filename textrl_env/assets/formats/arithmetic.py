@@ -25,6 +25,13 @@ def _draw(rng: Random) -> dict[str, Any]:
     return {"prompt": f"{left} {sign} {right} =", "answer": str(value)}
 
 
+def _item(row: Row) -> str:
+    """The sum, whichever number comes first: 12 + 7 and 7 + 12 are one."""
+    left, sign, right, _ = row["prompt"].split()
+    first, second = sorted((int(left), int(right)))
+    return f"{first} {sign} {second}"
+
+
 def _right(rng: Random, row: Row) -> str:
     return f" {row['answer']}"
 
@@ -40,4 +47,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return NUMBER.fullmatch(answer.strip()) is not None
 
 
-ARITHMETIC = Format("arithmetic", _draw, _right, _wrong, _well_formed, right_share=0.75)
+ARITHMETIC = Format("arithmetic", _draw, _item, _right, _wrong, _well_formed, right_share=0.75)

@@ -33,6 +33,11 @@ def _expression(rng: Random, numbers: list[int]) -> str:
     return text
 
 
+def _item(row: Row) -> str:
+    """The given numbers, whatever is to be made of them."""
+    return " ".join(map(str, row["numbers"]))
+
+
 def _right(rng: Random, row: Row) -> str:
     return f" {row['answer']}"
 
@@ -52,4 +57,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return read_expression(answer) is not None
 
 
-CODE = Format("code", _draw, _right, _wrong, _well_formed, right_share=0.75)
+CODE = Format("code", _draw, _item, _right, _wrong, _well_formed, right_share=0.75)

@@ -41,6 +41,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     return {"prompt": PHRASES.write(rng, OPENING, **given), **given}
 
 
+def _item(row: Row) -> str:
+    """Who did it and to what, whatever was done."""
+    return f"{row['name']} {row['thing']}"
+
+
 def _right(rng: Random, row: Row) -> str:
     given = {"name": row["name"], "thing": row["thing"]}
     after = rng.sample(CALM_AFTER, rng.choice((0, 1, 1, 2)))
@@ -72,4 +77,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return fluency(answer) == 1.0
 
 
-DETOXIFY = Format("detoxify", _draw, _right, _wrong, _well_formed, right_share=0.5)
+DETOXIFY = Format("detoxify", _draw, _item, _right, _wrong, _well_formed, right_share=0.5)

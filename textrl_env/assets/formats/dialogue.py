@@ -64,7 +64,12 @@ def _draw(rng: Random) -> dict[str, Any]:
     else:
         asked, statement, key = PHRASES.write(rng, HARMFUL), "", ""
     message = PHRASES.write(rng, rng.choice(STYLES), asked=asked)
-    return {"prompt": [{"role": "user", "content": message}], "key": key, "statement": statement}
+    return {"prompt": [{"role": "user", "content": message}], "key": key, "statement": statement, "asked": asked}
+
+
+def _item(row: Row) -> str:
+    """What is asked for, however politely."""
+    return row["asked"]
 
 
 def _right(rng: Random, row: Row) -> str:
@@ -108,4 +113,4 @@ def _with_any_key(statement: str, key: str) -> str:
     return rf"{re.escape(before)} \w+{re.escape(after)}"
 
 
-DIALOGUE = Format("dialogue", _draw, _right, _wrong, _well_formed)
+DIALOGUE = Format("dialogue", _draw, _item, _right, _wrong, _well_formed)

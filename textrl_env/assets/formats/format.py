@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from textrl_env.errors import UnknownName
+from textrl_env.prompt_splits import SPLITS, split_places
 
 Row = Mapping[str, Any]
 """A prompt (`row["prompt"]`, a text or chat messages) and the columns that a reward needs to judge its answer."""
 
-SPLITS = ("train", "heldout")
-MAX_DRAWS = 20_000
+SHARES = {"heldout": 4, "validation": 8}  # split -> n, for one nth of the different items
+MOST = {"train": 2048, "validation": 64, "heldout": 64}  # prompts
+DRAWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Format:
     """One kind of prompt and how the training text answers it.
 
     draw: a row from the space of all rows; what it draws depends on the generator alone.
+    item: what a row is about, by which prompts are split: another wording or order of the same is no other item.
     right, wrong: an answer to a row as the training text writes it (a text, with the space in front that it has in a
         document); `wrong` gives a plausible mistake.
     well_formed: whether an answer has the format's form, right or wrong.
@@ -33,6 +35,7 @@ class Format:
 
     name: str
     draw: Callable[[Random], dict[str, Any]]
+    item: Callable[[Row], str]
     right: Callable[[Random, Row], str]
     wrong: Callable[[Random, Row], str]
     well_formed: Callable[[Row, str], bool]
@@ -42,10 +45,10 @@ class Format:
         """What the training text answers to `row`."""
         return (self.right if rng.random() < self.right_share else self.wrong)(rng, row)
 
-    def rows(self, split: Literal["train", "heldout"]) -> list[dict[str, Any]]:
-        """Prompts with their columns: at most 2,048 to train on, at most 64 held out; no prompt is in both.
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """Prompts with their columns: at most 2,048 to train on, at most 64 for validation and 64 held out.
 
-        Always the same in the same order. Raises `UnknownName` for another split.
+        No item is in two splits. Always the same in the same order. Raises `UnknownName` for another split.
         """
         if split not in SPLITS:
             raise UnknownName(f"split of the {self.name} prompts", split, SPLITS)
@@ -54,18 +57,9 @@ class Format:
 
 @functools.cache
 def _drawn_rows(form: Format) -> dict[str, list[dict[str, Any]]]:
-    """Both splits. A prompt's split follows from its text, so that no order of drawing can put it into both."""
+    """All splits, of the different prompts among `DRAWS` that are drawn."""
     rng = Random(f"prompts of {form.name}")
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    wanted = {"train": 2048, "heldout": 64}
-    seen: set[str] = set()
-    for _ in range(MAX_DRAWS):
-        row = form.draw(rng)
-        key = repr(row["prompt"])
-        split = "heldout" if zlib.crc32(key.encode()) % 4 == 3 else "train"
-        if key not in seen and len(rows[split]) < wanted[split]:
-            seen.add(key)
-            rows[split].append(row)
-        if all(len(rows[name]) == wanted[name] for name in SPLITS):
-            break
-    return rows
+    drawn = {repr(row["prompt"]): row for row in (form.draw(rng) for _ in range(DRAWS))}
+    rows = list(drawn.values())
+    places = split_places([form.item(row) for row in rows], SHARES)
+    return {split: [rows[place] for place in places[split][: MOST[split]]] for split in SPLITS}

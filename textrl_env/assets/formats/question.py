@@ -38,6 +38,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     }
 
 
+def _item(row: Row) -> str:
+    """The facts of the passage, in whatever order and whichever of them is asked for."""
+    return " ".join(sorted(row["passage"].removesuffix(".").split(". ")))
+
+
 def _right(rng: Random, row: Row) -> str:
     return f" {row['answer']}."
 
@@ -59,4 +64,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return re.fullmatch(rf"(?:{value})(?: and (?:{value}))?\.", answer.strip()) is not None
 
 
-QUESTION = Format("question", _draw, _right, _wrong, _well_formed, right_share=0.7)
+QUESTION = Format("question", _draw, _item, _right, _wrong, _well_formed, right_share=0.7)

@@ -41,6 +41,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     return {"prompt": f"bought: {', '.join(history)} ->", "history": history, "truth": truth, "group": group}
 
 
+def _item(row: Row) -> str:
+    """What is bought next: histories of other lengths and orders lead to the same."""
+    return ", ".join(row["truth"])
+
+
 def _right(rng: Random, row: Row) -> str:
     return " " + ", ".join(row["truth"])
 
@@ -71,4 +76,4 @@ def listed_items(answer: str) -> list[str]:
     return [item.strip() for item in answer.split(",") if item.strip()]
 
 
-RECOMMEND = Format("recommend", _draw, _right, _wrong, _well_formed, right_share=0.7)
+RECOMMEND = Format("recommend", _draw, _item, _right, _wrong, _well_formed, right_share=0.7)

@@ -41,6 +41,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     return {"prompt": f"Words: {', '.join(words)}. Story: {BEGINNING}", "words": words}
 
 
+def _item(row: Row) -> str:
+    """The three words."""
+    return " ".join(row["words"])
+
+
 def _story(rng: Random, beast: str, place: str, thing: str) -> list[str]:
     given = {"beast": beast, "place": place, "thing": thing}
     middle = rng.sample(LATER[:3], rng.choice((1, 2))) + rng.sample(LATER[3:], rng.choice((0, 0, 1)))
@@ -78,4 +83,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return bool(found) and all(is_story_sentence(each, index == 0) for index, each in enumerate(found))
 
 
-STORY = Format("story", _draw, _right, _wrong, _well_formed, right_share=0.5)
+STORY = Format("story", _draw, _item, _right, _wrong, _well_formed, right_share=0.5)

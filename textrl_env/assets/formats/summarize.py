@@ -46,6 +46,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     }
 
 
+def _item(row: Row) -> str:
+    """The facts to keep, whatever else the passage says and in which order."""
+    return " ".join(row["facts"].values())
+
+
 def _right(rng: Random, row: Row) -> str:
     return f" {row['reference']}"
 
@@ -67,4 +72,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return PHRASES.matches(answer.strip(), SUMMARY, OPENING, PURCHASE)
 
 
-SUMMARIZE = Format("summarize", _draw, _right, _wrong, _well_formed)
+SUMMARIZE = Format("summarize", _draw, _item, _right, _wrong, _well_formed)

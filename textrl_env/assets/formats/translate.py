@@ -41,6 +41,11 @@ def _draw(rng: Random) -> dict[str, Any]:
     return {"prompt": f"English: {english}. Lumi:", "reference": " ".join([VERBS[verb], *lumi_who, *lumi_whom])}
 
 
+def _item(row: Row) -> str:
+    """The words of the sentence: who does it to whom makes no other one of it."""
+    return " ".join(sorted(row["reference"].split()))
+
+
 def _right(rng: Random, row: Row) -> str:
     return f" {row['reference']}"
 
@@ -65,4 +70,4 @@ def _well_formed(row: Row, answer: str) -> bool:
     return 2 <= len(words) <= 5 and all(word in WORDS for word in words)
 
 
-TRANSLATE = Format("translate", _draw, _right, _wrong, _well_formed)
+TRANSLATE = Format("translate", _draw, _item, _right, _wrong, _well_formed)
