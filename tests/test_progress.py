@@ -79,10 +79,10 @@ def test_evaluations_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress() as progress:
         evaluations = RunEvaluations(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
         agent.learn(ROLLOUT, callback=[ProgressBar(progress), Evaluations(evaluations)])
-    assert heldout.last is not None
+    assert evaluations.after is not None
     err = capfd.readouterr().err
     assert "evaluating after 0 tokens ..." in err
-    assert f"evaluation after {ROLLOUT} tokens: score {heldout.last['score']}" in err
+    assert f"evaluation after {ROLLOUT} tokens: training prompts: score {evaluations.after['score']}" in err
 
 
 def test_evaluations_do_not_count_as_slow_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_run_shows_lines_in_a_file(tmp_path: Any, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     assert out == ""
     assert tokens_of(err)[-1] == 2 * ROLLOUT
-    assert "evaluation after 0 tokens: score" in err
+    assert "evaluation after 0 tokens: training prompts: score" in err
 
 
 @pytest.mark.parametrize("algo", ["ppo", "rloo"])
