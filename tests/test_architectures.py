@@ -24,9 +24,18 @@ GROUPED = {**BASE, "num_key_value_heads": 2, "intermediate_size": 48}
 HEAD = {**GROUPED, "head_dim": 16}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LATENT = {
-    **{**GROUPED, **EXPERTS, "num_key_value_heads": 4},
-    **{"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
-    **{"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    **GROUPED,
+    **EXPERTS,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
 }
 MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 LONGROPE = {
@@ -49,7 +58,10 @@ CACHED: dict[str, dict[str, Any]] = {
     "gpt_bigcode": GPT,
     "gpt_neox": GROUPED,
     "gpt_neo, no local layer": {
-        **{**BASE, "num_layers": 2, "num_heads": 4, "window_size": WINDOW},
+        **BASE,
+        "num_layers": 2,
+        "num_heads": 4,
+        "window_size": WINDOW,
         "attention_types": [[["global"], 2]],
     },
     "opt": {**BASE, "ffn_dim": 48, "word_embed_proj_dim": 32},
@@ -63,7 +75,9 @@ CACHED: dict[str, dict[str, Any]] = {
     "mixtral": {**GROUPED, **EXPERTS},
     "qwen2": GROUPED,
     "qwen2, window in no layer": {
-        **{**GROUPED, "use_sliding_window": True, "sliding_window": WINDOW},
+        **GROUPED,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
         "max_window_layers": 2,
     },
     "qwen2_moe": {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16},
@@ -74,7 +88,9 @@ CACHED: dict[str, dict[str, Any]] = {
     "phi": GROUPED,
     "phi3": {**GROUPED, "sliding_window": None},
     "phi3, longrope below its switch": {
-        **{**GROUPED, "sliding_window": None, "original_max_position_embeddings": MAX_LENGTH},
+        **GROUPED,
+        "sliding_window": None,
+        "original_max_position_embeddings": MAX_LENGTH,
         "rope_parameters": LONGROPE,
     },
     "stablelm": GROUPED,
@@ -90,7 +106,10 @@ CACHED: dict[str, dict[str, Any]] = {
 RECOMPUTED: dict[str, tuple[dict[str, Any], str]] = {
     "gpt_neo": (
         {
-            **{**BASE, "num_layers": 2, "num_heads": 4, "window_size": WINDOW},
+            **BASE,
+            "num_layers": 2,
+            "num_heads": 4,
+            "window_size": WINDOW,
             "attention_types": [[["global", "local"], 1]],
         },
         "its window size of 12 is shorter than the 40 tokens",
@@ -115,7 +134,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {**GROUPED, **rope("dynamic"), "max_position_embeddings": WINDOW},
         r"in batches up to 12 tokens, not 40: there every length has rotary frequencies of its own",
     ),
-    "doge": ({**GROUPED, "keep_window_size": WINDOW}, r"in batches up to 12 tokens, not 40: there what a token attends"),
+    "doge": (
+        {**GROUPED, "keep_window_size": WINDOW},
+        r"in batches up to 12 tokens, not 40: there what a token attends",
+    ),
     # Scores of 0, of which random weights give many, are chosen between by their place in the batch.
     "deepseek_v32": (
         {**LATENT, "index_topk": 6, "index_n_heads": 2, "index_head_dim": 8},
@@ -187,7 +209,7 @@ def test_what_the_cache_does_not_fit_is_recomputed_with_a_warning(name: str):
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.filterwarnings("ignore:.*cannot use the slot cache")
 def test_what_no_batch_can_give_is_refused(name: str, cache: bool):
-    """Where states of a row depend on what follows, one forward a sequence would train on other numbers than sampled."""
+    """Where a state depends on what follows, one forward a sequence would train on numbers that were not sampled."""
     config, reason = REFUSED[name]
     lm = model_of(name, config)
     with pytest.raises(ModelError, match=reason):

@@ -17,7 +17,6 @@ from textrl_agents.evaluation import Evaluation
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.plots import plot_run
 from textrl_agents.progress import TrainingProgress
-from textrl_agents.quiet import quiet_loading
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
@@ -49,8 +48,7 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
     assert config.out is not None  # resolved
     run = RunFolder(config.out)
     run.require_free()
-    with quiet_loading():
-        return _run(config, run, None, progress)
+    return _run(config, run, None, progress)
 
 
 def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool | None = None) -> RunResult:
@@ -65,8 +63,7 @@ def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool |
         raise ConfigError(
             f"run {str(run.path)!r} is complete: {tokens} of {config.timesteps} tokens; raise --timesteps to extend it"
         )
-    with quiet_loading():
-        return _run(config, run, checkpoint, progress, tokens)
+    return _run(config, run, checkpoint, progress, tokens)
 
 
 def _find(folder: Path) -> tuple[RunFolder, Path | None, int]:

@@ -21,6 +21,7 @@ from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.loading import load_model
 from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
+from textrl_env.models.quiet import quiet_loading
 from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
 from textrl_env.models.vocabulary import Vocabulary
 
@@ -231,7 +232,8 @@ class CausalLMActorCritic(nn.Module):
         model = self.model
         if hasattr(model, "merge_and_unload"):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
+        with quiet_loading():
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_file(self.value_state(), folder / VALUE_HEAD_FILE)
         settings = {

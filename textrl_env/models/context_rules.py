@@ -45,7 +45,7 @@ def rope_switch(config: Any) -> int | None:
 
 
 def batch_limit(config: Any) -> tuple[int, str] | None:
-    """Tokens beyond which one forward cannot give the states of all prefixes of a row, and why; None without a limit."""
+    """Tokens beyond which one forward cannot give the states of all prefixes of a row, and why; None: no limit."""
     if any("dynamic" in _kind(rope) for rope in _ropes(config)):
         return config.max_position_embeddings, "there every length has rotary frequencies of its own (dynamic RoPE)"
     if (width := getattr(config, "keep_window_size", None)) is not None:

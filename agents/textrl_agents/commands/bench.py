@@ -30,11 +30,10 @@ def speed(
     from rich.console import Console
 
     from textrl_agents.benchmark.speed import run_speed
-    from textrl_agents.quiet import quiet_loading
 
     # On stderr, so that the table or the JSON alone is the output.
     console = Console(stderr=True)
-    with quiet_loading(), console.status("") if console.is_terminal else nullcontext() as status:
+    with console.status("") if console.is_terminal else nullcontext() as status:
         show = status.update if status is not None else None
         rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=show)
     if as_json:

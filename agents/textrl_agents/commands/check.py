@@ -23,11 +23,9 @@ def check(
 ) -> None:
     """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
     set_threads(threads)
-    from textrl_agents.quiet import quiet_loading
     from textrl_agents.self_check import run_checks
 
-    with quiet_loading():
-        results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype)
+    results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype)
     if as_json:
         print_json([_as_dict(result) for result in results])
     else:
