@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_a_model_without_a_folder_has_its_own_weights_as_reference(tiny_task: Ta
         assert all(torch.equal(theirs[name], ours[name]) for name in ours)
         assert run.arguments.beta == tiny_task.kl_coef
         assert run.arguments.max_completion_length == tiny_task.max_new_tokens
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_the_tasks_sampling_reaches_trl(algorithm: str, tiny_task: Task) -> None:
+    """Its generation, and the temperature by which it divides logits in its loss."""
+    task = dataclasses.replace(tiny_task, sampling={"temperature": 0.6, "top_k": 7, "top_p": 0.9})
+    env = training_env(cell("x", 0, task), rows=1)
+    with trl_session() as folder:
+        trainer = OnlineRun(algorithm, env, initial_policy(env), budget=1, folder=folder).trainer
+    generation = trainer.generation_config
+    assert (generation.temperature, generation.top_k, generation.top_p) == (0.6, 7, 0.9)
+    assert trainer.temperature == trainer.args.temperature == 0.6
 
 
 def test_the_learning_rate_follows_the_budget() -> None:

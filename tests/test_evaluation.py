@@ -15,7 +15,7 @@ from textrl_agents.evaluation import Evaluation, evaluate, paired_difference, si
 from textrl_agents.statistic import Statistic
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic, ScriptedModel, load_model
+from textrl_env.models import CausalLMActorCritic, SamplingParams, ScriptedModel, load_model
 from textrl_env.tasks import Task, get_task
 from textrl_env.tasks.enumeration import ExactValue
 from textrl_env.tasks.exact import letter_model
@@ -155,6 +155,18 @@ def test_sibling_shares_everything_and_measures_the_same(make_policy: Any, tiny_
     assert evaluate(policy, env=sibling, episodes=8).records == direct.records
     own.controller.value = 1.5  # what adapts in training is what the evaluation weighs with
     assert evaluate(policy, env=sibling, episodes=8).kl_coef == 1.5
+
+
+def test_a_sibling_draws_as_its_environment_does(make_policy: Any, tiny_task: Task) -> None:
+    """The task's own sampling is another: it must not come back, nor the reference's, which is not cut."""
+    sampling = {"temperature": 0.5, "top_k": 3}
+    sibling = sibling_env(TextGenVectorEnv(2, tiny_task, sampling=sampling), 4)
+    assert sibling.rules.sampling == SamplingParams(**sampling)
+    policy = make_policy(sampling=SamplingParams(**sampling))
+    direct = evaluate(policy, tiny_task, episodes=8, num_envs=4)
+    assert evaluate(policy, env=sibling, episodes=8).records == direct.records
+    other = evaluate(policy, env=sibling_env(TextGenVectorEnv(2, tiny_task), 4), episodes=8)
+    assert other["kl"].mean != pytest.approx(direct["kl"].mean, rel=1e-3), "the temperature does not reach the KL"
 
 
 def test_greedy_is_a_point_mass(moved_policy: CausalLMActorCritic) -> None:

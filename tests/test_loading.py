@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from textrl_env import TextGenEnv
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SamplingParams, Vocabulary, load_model, pack
 from textrl_env.models.loading import resolve_device, resolve_dtype
+from textrl_env.rewards import ClassifierReward
 
 # peft still asks transformers for an attribute under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -148,10 +154,145 @@ def test_devices_and_types():
         resolve_device("gpu")
     with pytest.raises(ConfigError, match=r"device 'cuda:99' cannot be used here: .*Use device='auto' or 'cpu'"):
         resolve_device("cuda:99")
+    with pytest.raises(ConfigError, match=r"device 'cuda:99' cannot be used here: .*Use device='auto' or 'cpu'"):
+        resolve_device(torch.device("cuda", 99))
+    assert resolve_device(torch.device("meta")).type == "meta", "an outline needs no device"
     with pytest.raises(UnknownName, match=r"Did you mean 'bfloat16'"):
         resolve_dtype("bfloat61", torch.device("cpu"))
     with pytest.raises(ConfigError, match="device"):
         resolve_device(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["mps", torch.device("mps"), torch.device("xpu")])
+def test_a_device_that_is_not_there_is_told_in_one_line(device: Any):
+    """torch's own message about a missing backend is ninety lines long, the first of a thousand characters."""
+    if torch.accelerator.is_available() and torch.accelerator.current_accelerator().type in str(device):
+        pytest.skip("this machine has one")
+    with pytest.raises(ConfigError) as caught:
+        load_model(device=device)
+    message = str(caught.value)
+    assert message.startswith(f"device '{device}' cannot be used here: ")
+    assert message.endswith("Use device='auto' or 'cpu'.")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 120
+
+
+@pytest.fixture
+def remarks() -> Iterator[list[str]]:
+    """What transformers logs at its usual level."""
+    logger, seen = logging.getLogger("transformers"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    yield seen
+    logger.removeHandler(handler)
+
+
+def test_loading_and_saving_are_silent(remarks: list[str], capfd: Any, make_policy: Any, tmp_path: Path):
+    """From Python as from the command line: no bars, and no remark on layers that no plan shards."""
+    hub_bars = are_progress_bars_disabled()
+    TextGenEnv("sentiment", device="cpu")  # a policy and a reward model
+    make_policy().save_pretrained(tmp_path)
+    CausalLMActorCritic.from_pretrained(tmp_path, device="cpu")
+    assert remarks == []
+    assert capfd.readouterr() == ("", "")
+    assert transformers_logging.is_progress_bar_enabled()
+    assert are_progress_bars_disabled() == hub_bars
+
+
+def test_loading_leaves_the_users_settings(remarks: list[str], folder: Path):
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_info()
+    try:
+        load_model(folder, device="cpu")
+        assert not transformers_logging.is_progress_bar_enabled()
+        assert transformers_logging.get_verbosity() == logging.INFO
+        logging.getLogger("transformers.distributed.tensor_parallel").warning("The following layers were not sharded")
+        assert remarks[-1] == "The following layers were not sharded", "outside of loading nothing is held back"
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def test_a_warning_is_not_held_back(remarks: list[str], folder: Path):
+    """A checkpoint without some of its weights: transformers makes up random ones, and says so."""
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(folder, device="cpu")
+    assert any("up_proj" in remark and "MISSING" in remark for remark in remarks)
+
+
+class TestTheHub:
+    """A model by its id, where there is a network and where there is none."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The URLs that the hub was asked for; it does not answer."""
+        urls: list[str] = []
+
+        def silent(url: str, timeout: float) -> None:
+            assert timeout <= 5
+            urls.append(url)
+            raise ConnectionError("Name or service not known")
+
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", silent)
+        return urls
+
+    def test_a_name_that_is_nowhere_is_refused_after_one_request(self, asked: list[str]):
+        """The hub's own client asks six times for each file, in 48 to 70 seconds."""
+        reason = r"model 'nosuch' is no folder .* cannot be asked for it \(ConnectionError: .*\./nosuch"
+        with pytest.raises(ModelError, match=reason):
+            load_model("nosuch")
+        assert len(asked) == 1
+        with pytest.raises(ModelError, match=r"model 'nosuch' is no folder"):
+            ClassifierReward("nosuch")
+        assert len(asked) == 2
+
+    def test_offline_on_request_asks_nothing(self, asked: list[str], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(ModelError, match=r"model 'nosuch' is no folder .*HF_HUB_OFFLINE is set"):
+            load_model("nosuch")
+        assert asked == []
+
+    def test_a_model_that_was_downloaded_needs_no_hub(
+        self, asked: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        stored = tmp_path / "cache" / "models--someone--tiny"
+        for name in ("refs", "snapshots"):
+            (stored / name).mkdir(parents=True)
+        (stored / "refs" / "main").write_text("0" * 40)
+        folder.rename(stored / "snapshots" / ("0" * 40))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        assert load_model("someone/tiny", device="cpu").model.config.model_type == "llama"
+        assert len(asked) == 2, "once for the tokenizer and once for the model"
+
+    def test_a_refusal_of_the_hub_is_told_by_the_loader(self, asked: list[str]):
+        with pytest.raises(ModelError, match=r"Repo id must be in the form 'repo_name' or 'namespace/repo_name'"):
+            load_model("a/b/c")
+        assert asked == []
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+def test_a_model_without_plain_weights_is_refused(kind: str, make_model: Any, tiny_tokenizer: Any):
+    """torch's own errors name neither the model nor the tensor."""
+    model = make_model("llama")
+    weight = model.lm_head.weight
+    other = weight.detach().to("meta") if kind == "meta" else weight.detach().to_sparse()
+    model.lm_head.weight = torch.nn.Parameter(other)
+    reason = "on the meta device, without values" if kind == "meta" else r"sparse \(torch\.sparse_coo\)"
+    for use in (lambda: load_model(model, tokenizer=tiny_tokenizer, device="cpu"), lambda: CausalLM(model)):
+        with pytest.raises(ModelError, match=rf"LlamaForCausalLM cannot be run: its tensor lm_head.weight is {reason}"):
+            use()
+
+
+def test_a_checkpoint_of_sparse_tensors_is_refused(folder: Path, make_model: Any):
+    (folder / "model.safetensors").unlink()
+    weights = {name: tensor.to_sparse() for name, tensor in make_model("llama").state_dict().items()}
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"cannot be"):
+        load_model(folder, device="cpu")
 
 
 def test_what_cannot_be_loaded(folder: Path, make_model: Any, tmp_path: Path):

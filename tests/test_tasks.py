@@ -122,7 +122,7 @@ def test_every_argument_overrides_the_tasks_part():
     rules = env.rules
     assert (rules.kl_penalty.coef, rules.kl_penalty.estimator, rules.kl_mode) == (0.125, "k3", "log_ratio")
     assert (rules.max_new_tokens, rules.max_prompt_tokens, rules.max_length) == (2, 4, 6)
-    assert rules.kl_penalty.reference.sampling.temperature == 0.5
+    assert rules.sampling == rules.kl_penalty.reference.sampling == SamplingParams(temperature=0.5)
     assert rules.stop.strings == ("e",)
     assert env.prompts[0].ids.tolist() == [1, 1]
 

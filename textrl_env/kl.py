@@ -6,8 +6,13 @@ under the policy, and lowers the reward: `r_t = score_t - kl_coef * k_t`.
 Estimators (Schulman, http://joschu.net/blog/kl-approx.html):
     k1   = log_ratio                          unbiased, may be negative; its gradient as a reward is the KL's own
     k2   = log_ratio^2 / 2                    biased, low variance
-    k3   = exp(-log_ratio) - 1 + log_ratio    unbiased, never negative
+    k3   = exp(-log_ratio) - 1 + log_ratio    unbiased where nothing is cut, never negative
     full = sum_a pi(a|s) * log_ratio(a)       exact; needs both distributions, so only whole episodes can have it
+
+The policy is the distribution sampled, after temperature, top-k, top-p and masks. The reference has its temperature and
+its banned ids, and is not cut. So KL(pi || pi_ref) is finite, and no estimator's mean is negative in any mode. Where
+policy and reference are the same model, k1 and full are -log of the mass that the cut keeps. The mean of k3 is the KL
+less the mass of the reference outside the cut.
 """
 
 from __future__ import annotations
@@ -21,11 +26,9 @@ import torch
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.models.packing import state_hidden
-from textrl_env.models.sampling import warp
 
 if TYPE_CHECKING:
-    from textrl_env.models.causal_lm import CausalLM
+    from textrl_env.models.actor_critic import CausalLMActorCritic
     from textrl_env.models.packing import PackedEpisodes
     from textrl_env.models.reference import Reference
 
@@ -51,8 +54,7 @@ def k3(log_ratio: torch.Tensor) -> torch.Tensor:
 def full_kl(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:
     """Exact KL(pi || pi_ref), [...], of log-probabilities [..., V] (-inf where impossible).
 
-    A token in the policy's support and outside the reference's would make it infinite; such tokens cannot be told
-    apart by sampling parameters alone, so both must be given on the same support.
+    Infinite where the policy can draw a token that the reference cannot.
     """
     probs = log_probs.exp()
     return torch.where(probs > 0, probs * (log_probs - ref_log_probs), 0.0).sum(dim=-1)
@@ -160,37 +162,28 @@ class KLPenalty:
             self.controller.update(kl, episodes)
 
     @torch.no_grad()
-    def __call__(self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: CausalLM | None = None) -> KLTerms:
+    def __call__(
+        self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: CausalLMActorCritic | None = None
+    ) -> KLTerms:
         """Penalty terms of M transitions.
 
         log_probs: float [M], the policy's, of the actions when they were sampled.
-        policy: the model that sampled them; needed by the `full` estimator alone.
+        policy: what sampled them; needed by the `full` estimator alone.
         """
         reference = self._required_reference()
         ref_log_probs = reference.episode_log_probs(packed)
         if self.estimator != "full":
             return KLTerms(ref_log_probs, estimate_kl(self.estimator, log_probs.to(ref_log_probs) - ref_log_probs))
         if policy is None:
-            raise ConfigError("kl_estimator='full' needs the policy's distribution: pass policy= its CausalLM")
-        return KLTerms(ref_log_probs, self._full(packed, policy, reference))
+            raise ConfigError("kl_estimator='full' needs the policy's distribution: pass policy= the actor-critic")
+        rows = reference.chunk_rows
+        pairs = zip(policy.distributions(packed, rows), reference.distributions(packed, rows), strict=True)
+        return KLTerms(ref_log_probs, torch.cat([full_kl(*pair) for pair in pairs]))
 
     def _required_reference(self) -> Reference:
         if self.reference is None:
             raise ConfigError("this KLPenalty has no reference model; take the one of the environment: env.kl_penalty")
         return self.reference
-
-    def _full(self, packed: PackedEpisodes, policy: CausalLM, reference: Reference) -> torch.Tensor:
-        states = state_hidden(policy, packed, max_tokens=reference.max_tokens)
-        ref_states = state_hidden(reference.lm, packed, max_tokens=reference.max_tokens)
-        terms = []
-        for start in range(0, len(packed), reference.chunk_rows):
-            part = slice(start, start + reference.chunk_rows)
-            log_probs = warp(policy.project(states[part]), reference.sampling, reference.banned).log_softmax(dim=-1)
-            ref_logits = reference.lm.project(ref_states[part]) / reference.sampling.temperature
-            # The reference on the policy's own support: finite, and 0 where the two models are equal.
-            ref_log_probs = ref_logits.masked_fill(torch.isinf(log_probs), -torch.inf).log_softmax(dim=-1)
-            terms.append(full_kl(log_probs, ref_log_probs))
-        return torch.cat(terms)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KLPenalty:
         # Copies of an environment share the frozen reference: what it computes depends on the observation alone.

@@ -18,6 +18,7 @@ from textrl_env.actions import ParsedActions
 from textrl_env.errors import ConfigError, MissingLogProb, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
+from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.prompts import Prompt, PromptSet
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
@@ -56,6 +57,7 @@ class EpisodeRules:
     reward: Any
     kl_penalty: KLPenalty
     kl_mode: str
+    sampling: SamplingParams  # how the policy draws tokens
     max_prompt_tokens: int
     max_new_tokens: int
     stop: StopStrings

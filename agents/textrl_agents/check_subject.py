@@ -28,7 +28,7 @@ class Subject:
         self.task, self.rules, self.prompts = parts.task, parts.rules, parts.prompts
         reference = self.rules.kl_penalty.reference
         assert reference is not None  # assemble always gives one
-        self.lm, self.sampling = reference.lm, reference.sampling
+        self.lm, self.sampling = reference.lm, self.rules.sampling
         self.tolerance = TOLERANCES[self.lm.dtype]
         self.known = np.flatnonzero(self.rules.vocabulary.known)
         self.random = np.random.default_rng(0)

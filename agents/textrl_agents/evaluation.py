@@ -156,7 +156,7 @@ def sibling_env(env: TextGenVectorEnv, num_envs: int, split: str = "heldout") ->
         kl_mode="deferred",
         max_new_tokens=rules.max_new_tokens,
         max_prompt_tokens=rules.max_prompt_tokens,
-        sampling=reference.sampling,
+        sampling=rules.sampling,
         stop=rules.stop.strings,
         split=best_split(task, split),
         device=reference.lm.device,
@@ -261,7 +261,7 @@ def response_kls(
     """
     sequences = [np.concatenate(pair) for pair in zip(prompt_ids, response_ids, strict=True)]
     packed = pack(sequences, [len(ids) for ids in prompt_ids], actor_critic.device)
-    kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic.lm).kl
+    kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic).kl
     lengths = np.array([len(ids) for ids in response_ids])
     return np.add.reduceat(kl_terms.double().cpu().numpy(), np.cumsum(lengths) - lengths)
 

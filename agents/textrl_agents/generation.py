@@ -71,6 +71,7 @@ def generate(
         reward=_no_reward,
         kl_penalty=KLPenalty(None, 0.0),
         kl_mode="deferred",
+        sampling=actor_critic.sampling,
         max_prompt_tokens=longest,
         max_new_tokens=max_new_tokens or min(DEFAULT_NEW_TOKENS, positions - longest),
         stop=StopStrings(stop, actor_critic.tokenizer, actor_critic.vocabulary.known),

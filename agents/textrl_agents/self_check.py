@@ -6,6 +6,7 @@ fit, padding that leaks, a KL that is not the one trained.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -75,8 +76,8 @@ def ratio(subject: Subject) -> Found:
 
 
 def kl_at_start(subject: Subject) -> Found:
-    """The policy is the reference before its first update."""
-    _, buffer, env = collect(subject.agent())
+    """The policy is the reference before its first update, where nothing is cut: a cut leaves -log of what it keeps."""
+    _, buffer, env = collect(subject.agent(sampling=dataclasses.replace(subject.sampling, top_k=0, top_p=1.0)))
     (batch,) = buffer.get()
     assert isinstance(batch.observations, PackedEpisodes)
     kl = env.env.kl_penalty(batch.observations, batch.old_log_prob).kl

@@ -24,7 +24,6 @@ from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.plots import plot_run
 from textrl_agents.policy_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.progress import TrainingProgress
-from textrl_agents.quiet import quiet_loading
 from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
@@ -57,7 +56,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> RunResult:
     assert config.out is not None  # resolved
     run = RunFolder(config.out)
     run.require_free()
-    with locked_folder(run.path), quiet_loading():
+    with locked_folder(run.path):
         run.require_free()  # another run may have begun and ended in between
         return _run(config, run, None, progress)
 
@@ -75,7 +74,7 @@ def resume(
     that `trust` does not allow.
     """
     run = _home(Path(folder))
-    with locked_folder(run.path), quiet_loading():
+    with locked_folder(run.path):
         checkpoint, tokens = _checkpoint(run, Path(folder))
         config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
         require_trust(dataclasses.asdict(config), run.path, trust)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.loading import load_model
 from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
+from textrl_env.models.quiet import quiet_loading
 from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
 from textrl_env.models.vocabulary import Vocabulary
 
@@ -180,13 +182,22 @@ class CausalLMActorCritic(nn.Module):
         assert statistics.entropy is not None
         return Evaluation(self._packed_values(packed, hidden), statistics.log_probs, statistics.entropy)
 
+    @torch.no_grad()
+    def distributions(self, packed: PackedEpisodes, rows: int) -> Iterator[torch.Tensor]:
+        """Log-probabilities of every id at every transition, float32 [m, V] for `rows` of them at a time.
+
+        Of the distribution sampled: -inf where an id cannot be drawn.
+        """
+        for part in self._packed_hidden(packed, max_tokens=SCORING_TOKENS).split(rows):
+            yield warp(self._project(part), self.sampling, self.banned).log_softmax(dim=-1)
+
     # What the distribution is made of; a policy that is more than its language model overrides these three.
 
     def _last_hidden(self, observations: torch.Tensor) -> torch.Tensor:
         return self._policy_decoder().last_hidden(observations)
 
-    def _packed_hidden(self, packed: PackedEpisodes) -> torch.Tensor:
-        return state_hidden(self.lm, packed)
+    def _packed_hidden(self, packed: PackedEpisodes, *, max_tokens: int | None = None) -> torch.Tensor:
+        return state_hidden(self.lm, packed, max_tokens=max_tokens)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.lm.project(hidden)
@@ -231,7 +242,8 @@ class CausalLMActorCritic(nn.Module):
         model = self.model
         if hasattr(model, "merge_and_unload"):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
+        with quiet_loading():
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_file(self.value_state(), folder / VALUE_HEAD_FILE)
         settings = {

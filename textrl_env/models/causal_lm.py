@@ -14,10 +14,22 @@ from typing import Any
 import torch
 
 from textrl_env.errors import ModelError
+from textrl_env.models.context_rules import rope_switch
 
 PROBE_TOKENS = 5
 # Relative to the largest logit. bf16 keeps 8 bits of mantissa, and the two paths round at different places.
 PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def require_weights(model: Any) -> None:
+    """Raise ModelError where a tensor of the model holds no numbers, or not one number for every place."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "on the meta device, without values" if tensor.is_meta else f"sparse ({tensor.layout})"
+            raise ModelError(
+                f"{type(model).__name__} cannot be run: its tensor {name} is {kind}. "
+                "Load the model with all its weights, as dense tensors on one device."
+            )
 
 
 class CausalLM:
@@ -27,6 +39,7 @@ class CausalLM:
     """
 
     def __init__(self, model: Any, *, adapter_off: bool = False):
+        require_weights(model)
         self.model = model.eval()
         self.adapter_off = adapter_off
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -41,6 +54,7 @@ class CausalLM:
         self.hidden_size = int(self.head.weight.shape[1])
         self._parameters = list(model.parameters())
         self._takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+        self.rope_switch = rope_switch(self.config)
         self._check_projection()
 
     def with_body(self, body: Any) -> CausalLM:
@@ -78,7 +92,7 @@ class CausalLM:
         attention_mask: torch.Tensor | None = None,
         cache: Any = None,
     ) -> torch.Tensor:
-        """The last layer's states [B, T, H] of ids [B, T].
+        """The last layer's states [B, T, H] of ids [B, T], as the model gives them; `states` is what training uses.
 
         Right padding needs no mask: attention is causal, so no real token sees what stands after it.
         """
@@ -91,6 +105,26 @@ class CausalLM:
             arguments["position_ids"] = position_ids
         with self._adapter():
             return self.body(**arguments).last_hidden_state
+
+    def states(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """States [M, H] of the prefixes `input_ids[rows[m], : columns[m] + 1]`, each as if it stood alone.
+
+        input_ids: [B, T], right-padded with any id. rows, columns: int64 [M].
+
+        One forward over `input_ids` gives them all, but for a model with a `rope_switch`: there a prefix up to the
+        switch and one beyond it take a forward each, over the rows that have such prefixes.
+        """
+        switch = self.rope_switch
+        if switch is None or input_ids.shape[1] <= switch:
+            return self.hidden(input_ids)[rows, columns]
+        pieces, places = [], []
+        for beyond, width in ((False, switch), (True, input_ids.shape[1])):
+            place = ((columns >= switch) == beyond).nonzero().squeeze(1)
+            if len(place):
+                used, local_rows = rows[place].unique(return_inverse=True)
+                pieces.append(self.hidden(input_ids[used, :width])[local_rows, columns[place]])
+                places.append(place)
+        return torch.cat(pieces)[torch.cat(places).argsort()]
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [..., V] in fp32 of states [..., H]."""
@@ -111,9 +145,12 @@ class CausalLM:
     def _check_projection(self) -> None:
         """Refuse a model whose logits are not `project(hidden(ids))`: its rewards would be wrong in silence."""
         ids = torch.arange(PROBE_TOKENS, device=self.device)[None] % self.vocab_size
-        with self._adapter():
-            expected = self.model(input_ids=ids, use_cache=False).logits.float()
-        got = self.project(self.hidden(ids))
+        try:
+            with self._adapter():
+                expected = self.model(input_ids=ids, use_cache=False).logits.float()
+            got = self.project(self.hidden(ids))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"{type(self.model).__name__} cannot be run on token ids alone: {error}") from error
         error = (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
         if not error <= PROBE_TOLERANCE[self.dtype]:
             raise ModelError(

@@ -12,19 +12,27 @@ from typing import Any
 
 import torch
 
+from textrl_env.errors import ModelError
 from textrl_env.models.causal_lm import PROBE_TOLERANCE, CausalLM
+from textrl_env.models.context_rules import batch_limit, limited_window
 from textrl_env.models.slot_cache import SlotCache
 
 # Tokens prefilled in one forward; bounds the memory of a first step with many long prompts.
 PREFILL_TOKENS = 16384
+# Steps that a new decoder tries before it is used.
+PROBE_STEPS = 3
 
 
 class SlotDecoder:
     """States of the last token of each observation, for rows that grow token by token.
 
-    lm: the model. max_length: tokens of the longest observation.
-    cache: False recomputes every prefix; True uses the slot cache where the model allows it. State-space models and
-    sliding windows shorter than `max_length` do not; they fall back to recomputing, with one warning.
+    lm: the model. max_length: tokens of the longest observation; longer ones are recomputed.
+    cache: False recomputes every prefix; True uses the slot cache where the model allows it. State-space models,
+    attention windows shorter than `max_length` and positions that change with the length do not; they fall back to
+    recomputing, with one warning.
+
+    A new decoder runs the model on a row of `max_length` tokens, twice, to see that its numbers are right at every
+    length. Raises ModelError where no batch would be.
     """
 
     def __init__(self, lm: CausalLM, max_length: int, *, cache: bool = True):
@@ -33,6 +41,8 @@ class SlotDecoder:
         self._ids: torch.Tensor | None = None  # int64 [N, L], what the slots hold; -1 beyond
         self._version: Any = None
         self.cached = cache and max_length > 1 and self._cache_fits()
+        if max_length > 1:
+            self._check_prefixes()
 
     def clear(self) -> None:
         """Forget every cached key and value."""
@@ -43,10 +53,10 @@ class SlotDecoder:
         """States [N, H] of the last token of observations int64 [N, L], right-padded with -1."""
         observations = observations.to(self.lm.device)
         last = (observations >= 0).sum(dim=1) - 1
-        if not self.cached:
+        if not self.cached or observations.shape[1] > self.max_length:
             width = int(last.max()) + 1
             rows = torch.arange(len(last), device=last.device)
-            return self.lm.hidden(observations[:, :width].clamp(min=0))[rows, last]
+            return self.lm.states(observations[:, :width].clamp(min=0), rows, last)
         slots, ids = self._current(observations)
         positions = torch.arange(observations.shape[1], device=observations.device)
         # The last token's keys are written in any case, so only the tokens before it must agree.
@@ -75,9 +85,8 @@ class SlotDecoder:
         slots, ids = self._slots, self._ids
         if slots is None or ids is None or ids.shape != observations.shape or version != self._version:
             moved = self._version is None or version[1] != self._version[1]
-            outgrown = slots is not None and slots.max_length < observations.shape[1]
-            if slots is None or slots.num_rows != len(observations) or outgrown or moved:
-                slots = self._slots = SlotCache(len(observations), max(self.max_length, observations.shape[1]))
+            if slots is None or slots.num_rows != len(observations) or moved:
+                slots = self._slots = SlotCache(len(observations), self.max_length)
             ids = torch.full_like(observations, -1)
             self._version = version
         return slots, ids
@@ -93,19 +102,18 @@ class SlotDecoder:
 
     @torch.no_grad()
     def _cache_fits(self) -> bool:
-        """Compare cached with recomputed states on a few tokens; anything unexpected means recomputing."""
-        config = self.lm.config
-        reason: str | None = None
-        window = getattr(config, "sliding_window", None)
-        if window is not None and getattr(config, "use_sliding_window", True) and window < self.max_length:
-            reason = f"its sliding window of {window} is shorter than the {self.max_length} tokens of an episode"
-        elif "flash" in str(getattr(config, "_attn_implementation", "")):
+        """Whether cached states are those of rows alone at every length; a warning says why where they are not."""
+        config, reason = self.lm.config, limited_window(self.lm.config, self.max_length)
+        if reason is None and self.lm.rope_switch is not None and self.lm.rope_switch < self.max_length:
+            reason = f"its positions are turned another way beyond {self.lm.rope_switch} tokens"
+        elif reason is None and "flash" in str(getattr(config, "_attn_implementation", "")):
             reason = "flash attention takes no 4-D mask; load it with attn_implementation='sdpa'"
-        else:
+        elif reason is None:
             try:
                 reason = self._probe()
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
+            self.clear()
         if reason is not None:
             warnings.warn(
                 f"{type(self.lm.model).__name__} cannot use the slot cache ({reason}). Every step recomputes "
@@ -115,20 +123,58 @@ class SlotDecoder:
         return reason is None
 
     def _probe(self) -> str | None:
-        """Decode two rows of different lengths by one more token; compare with one forward over both."""
-        length = min(6, self.max_length)
-        ids = torch.arange(2 * length, device=self.lm.device).view(2, length) % self.lm.vocab_size
-        expected = self.lm.hidden(ids)
+        """Decode a row that ends at `max_length` beside one that has just begun; compare with one forward over both.
+
+        What depends on the length shows there: a window, a chunk, a position taken from the longest row. The short
+        row is a prefix of the long one, so that the comparison takes two forwards of `max_length` tokens.
+        """
+        ids = self._probe_ids()
+        steps = min(PROBE_STEPS, self.max_length)
+        columns = torch.arange(steps, device=ids.device)
+        columns = torch.stack([columns + self.max_length - steps, columns])  # [2, steps]
+        got = []
         self.cached = True
-        for last in range(1, length):
-            ends = torch.tensor([last, max(last - 1, 0)], device=ids.device)
-            observations = ids.masked_fill(torch.arange(length, device=ids.device) > ends[:, None], -1)
-            got = self.last_hidden(observations)
+        for ends in columns.T:
+            beyond = torch.arange(self.max_length, device=ids.device) > ends[:, None]
+            got.append(self.last_hidden(ids.expand(2, -1).masked_fill(beyond, -1)))
         assert self._slots is not None
         layers = len(self._slots.layers)
-        self.clear()
         if layers != self.lm.config.num_hidden_layers:
             return f"only {layers} of its {self.lm.config.num_hidden_layers} layers keep keys and values"
-        wanted = expected[[0, 1], [length - 1, max(length - 2, 0)]]
-        error = (got - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)
+        error = self._error(torch.stack(got, dim=1).flatten(0, 1), self._states(columns.flatten()))
         return None if error <= PROBE_TOLERANCE[self.lm.dtype] else f"cached states differ by {error:.1e}"
+
+    @torch.no_grad()
+    def _check_prefixes(self) -> None:
+        """Refuse a model whose states depend on what stands beside or after a prefix: no batch of it would be right."""
+        name, limit = type(self.lm.model).__name__, batch_limit(self.lm.config)
+        if limit is not None and limit[0] < self.max_length:
+            raise ModelError(
+                f"{name} can be run in batches up to {limit[0]} tokens, not {self.max_length}: {limit[1]}. "
+                "Lower max_prompt_tokens or max_new_tokens."
+            )
+        lengths = [min(PROBE_STEPS, self.max_length)]
+        if not self.cached:  # else decoding has compared the row with a shorter prefill of it
+            lengths.append(self.max_length - 1)
+        for length in lengths:
+            columns = torch.arange(length, device=self.lm.device)[-PROBE_STEPS:]
+            alone = self.lm.hidden(self._probe_ids()[:, :length])[0, columns]
+            error = self._error(self._states(columns), alone)
+            if not error <= PROBE_TOLERANCE[self.lm.dtype]:
+                raise ModelError(
+                    f"{name}: a prefix of {length} tokens has other states alone than within {self.max_length} tokens "
+                    f"(relative difference {error:.1e}), so neither sampling nor training in batches would be right. "
+                    "Lower max_prompt_tokens or max_new_tokens to where its attention sees every token."
+                )
+
+    def _probe_ids(self) -> torch.Tensor:
+        """A row of `max_length` ids, int64 [1, L]."""
+        return (7 * torch.arange(self.max_length, device=self.lm.device) % self.lm.vocab_size)[None]
+
+    def _states(self, columns: torch.Tensor) -> torch.Tensor:
+        return self.lm.states(self._probe_ids(), torch.zeros_like(columns), columns)
+
+    def _error(self, got: torch.Tensor, wanted: torch.Tensor) -> float:
+        """Of the logits, relative to the largest."""
+        got, wanted = self.lm.project(got), self.lm.project(wanted)
+        return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1.0))

@@ -15,6 +15,9 @@ from textrl_env.assets import asset_folder
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown
+from textrl_env.models.causal_lm import require_weights
+from textrl_env.models.hub import local_files_only
+from textrl_env.models.quiet import quiet_loading
 
 EMBEDDED = "embedded"
 
@@ -27,18 +30,26 @@ class LoadedModel(NamedTuple):
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """`"auto"` is the first GPU where there is one, else the CPU. A device that is not there is refused."""
-    if isinstance(device, torch.device):
-        return device
-    if device == "auto":
+    """`"auto"` is the first GPU where there is one, else the CPU. A device that is not there is refused.
+
+    `torch.device("meta")`, which holds no weights, is taken as it is.
+    """
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_device_name(device)
+    kind = device.type if isinstance(device, torch.device) else str(device).split(":")[0]
+    if not isinstance(device, torch.device):
+        check_device_name(device)
     try:
         resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        if kind != "meta":
+            torch.empty(1, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used here: {reason}. Use device='auto' or 'cpu'.") from error
+        # torch names each backend that it has, and where it is made, when it lacks one.
+        missing = isinstance(error, NotImplementedError)
+        reason = f"torch has no {kind} backend" if missing else str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here: {reason}. Use device='auto' or 'cpu'."
+        ) from error
     return resolved
 
 
@@ -88,6 +99,7 @@ def load_model(
         loaded_tokenizer = _load_tokenizer(tokenizer, wanted_by=type(model).__name__)
         if outline:
             return LoadedModel(model, loaded_tokenizer)
+        require_weights(model)
         module = model if kind == "auto" else _with_parameters_in(model, kind)
     module = (module if outline else module.to(place)).eval()
     return LoadedModel(_with_lora(module, lora) if lora is not None else module, loaded_tokenizer)
@@ -108,8 +120,12 @@ def _source(model: str | Path) -> str:
 def _load_module(source: str, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForCausalLM
 
+    here = local_files_only(source)
     try:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        with quiet_loading():
+            return AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, trust_remote_code=False, local_files_only=here
+            )
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
         raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
 
@@ -117,14 +133,15 @@ def _load_module(source: str, dtype: torch.dtype | str) -> Any:
 def _load_outline(source: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    here = local_files_only(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=here)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
     with contextlib.suppress(OSError):  # few models have this file; where there is one it may name more ends
-        module.generation_config = GenerationConfig.from_pretrained(source)
+        module.generation_config = GenerationConfig.from_pretrained(source, local_files_only=here)
     return module
 
 
@@ -155,8 +172,9 @@ def _load_tokenizer(tokenizer: str | Path | Any, wanted_by: str) -> Any:
             f"folder {source} has no tokenizer. Save one there with tokenizer.save_pretrained({source!r}), "
             f"or name another with tokenizer=."
         )
+    here = local_files_only(source)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
     except Exception as error:
         raise ModelError(f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {_first_lines(error)}") from error
 

@@ -86,7 +86,7 @@ def state_hidden(lm: CausalLM, packed: PackedEpisodes, *, max_tokens: int | None
     if max_tokens is not None:
         groups = [part for group in groups for part in _parts(group, packed.lengths, max_tokens)]
     if len(groups) == 1:
-        return lm.hidden(packed.input_ids)[packed.rows, packed.columns]
+        return lm.states(packed.input_ids, packed.rows, packed.columns)
     rows = packed.rows.cpu().numpy()
     pieces, places = [], []
     for group in groups:
@@ -96,7 +96,7 @@ def state_hidden(lm: CausalLM, packed: PackedEpisodes, *, max_tokens: int | None
         at = torch.from_numpy(place).to(packed.rows.device)
         local_rows = torch.from_numpy(index_in_group[rows[place]]).to(at.device)
         ids = packed.input_ids[torch.from_numpy(group).to(at.device), : int(packed.lengths[group].max())]
-        pieces.append(lm.hidden(ids)[local_rows, packed.columns[at]])
+        pieces.append(lm.states(ids, local_rows, packed.columns[at]))
         places.append(at)
     # Transitions back in their own order: out[places] = pieces, written as a gather to keep the gradient simple.
     return torch.cat(pieces)[torch.cat(places).argsort()]

@@ -1,7 +1,14 @@
-"""The frozen model that the policy must stay near."""
+"""The frozen model that the policy must stay near.
+
+It is never cut. Where the policy draws from its top-k or top-p alone, the KL to the whole reference is finite and never
+negative in the mean, whatever the policy keeps. A cut reference would charge a token outside its own cut at another
+scale than one inside, and the mean could fall below zero.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +18,7 @@ from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
-from textrl_env.models.sampling import SamplingParams, log_softmax_in_support
+from textrl_env.models.sampling import SamplingParams, log_softmax_in_support, warp
 from textrl_env.models.vocabulary import Vocabulary
 
 
@@ -20,7 +27,8 @@ class Reference:
 
     model: a causal LM, only ever run without gradients; or a peft model, whose reference is the same weights with the
         adapter off.
-    sampling: as the policy's, so that both log-probabilities are of distributions made the same way.
+    sampling: as the policy's. The reference has its temperature and its banned ids, and not its top-k or top-p:
+        at policy = reference, the KL at a token is -log of the mass that the policy keeps there.
     max_length: tokens of the longest observation.
     """
 
@@ -29,7 +37,7 @@ class Reference:
     def __init__(self, model: Any, vocabulary: Vocabulary, sampling: SamplingParams, max_length: int):
         adapter_off = hasattr(model, "disable_adapter")
         self.lm = CausalLM(model, adapter_off=adapter_off)
-        self.sampling = sampling
+        self.sampling = dataclasses.replace(sampling, top_k=0, top_p=1.0)
         self.banned = vocabulary.banned(self.lm.device)
         self.chunk_rows = max(1, CHUNK_ELEMENTS // vocabulary.size)
         self._max_length = max_length
@@ -58,3 +66,9 @@ class Reference:
             self.lm.vocab_size,
             entropy="none",
         ).log_probs
+
+    @torch.no_grad()
+    def distributions(self, packed: PackedEpisodes, rows: int) -> Iterator[torch.Tensor]:
+        """log pi_ref of every id at every transition, float32 [m, V] for `rows` of them at a time."""
+        for part in state_hidden(self.lm, packed, max_tokens=self.max_tokens).split(rows):
+            yield warp(self.lm.project(part), self.sampling, self.banned).log_softmax(dim=-1)

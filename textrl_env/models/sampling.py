@@ -1,9 +1,9 @@
 """From logits to tokens: temperature, top-k, top-p and banned ids, and the log-probability of what was sampled.
 
-One rule serves the policy and the reference alike: a log-probability is that of the distribution actually sampled.
-A token outside that distribution's support (a top-k cut moved by an update, a reference whose nucleus is another
-one) has no finite log-probability there. It gets the one it has before truncation, which is finite and ranks below
-every kept token under top-k, so that no minus infinity ever reaches a reward or an optimizer.
+A log-probability is that of the distribution actually sampled. After an update a token that was drawn can be outside
+the cut, where it has no finite log-probability. It gets the one it has before truncation, which is finite and ranks
+below every kept token under top-k, so that no minus infinity ever reaches an optimizer. What is charged is never one of
+these: a KL is taken at the tokens of the policy that drew them, and the reference is not cut.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
+from textrl_env.models.hub import local_files_only
+from textrl_env.models.quiet import quiet_loading
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,13 +36,15 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
             up a random head for a plain language model and go on.)
     """
     source = _source(model)
+    here = local_files_only(source)
     log = transformers_logging.get_logger("transformers.modeling_utils")
     level = log.level
     log.setLevel(logging.ERROR)  # its report of missing weights; what matters of it is raised below
     try:
-        loaded, report = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
+        with quiet_loading():
+            loaded, report = AutoModelForSequenceClassification.from_pretrained(
+                source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here
+            )
     except Exception as error:  # OSError, ValueError, SafetensorError ...: which one depends on what is wrong
         raise ModelError(f"reward model {source!r} cannot be loaded: {_first_line(error)}") from error
     finally:
@@ -69,8 +73,9 @@ def load_tokenizer(tokenizer: Any) -> Any:
             f"the folder {source!r} has no tokenizer; save one there with its save_pretrained({source!r}), "
             "or name another: ClassifierReward(model, tokenizer=...)"
         )
+    here = local_files_only(source)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
     except Exception as error:
         raise ModelError(f"the tokenizer of {source!r} cannot be loaded: {_first_line(error)}") from error
 

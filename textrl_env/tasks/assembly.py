@@ -124,6 +124,7 @@ def assemble(
             task.kl_estimator if kl_estimator is None else kl_estimator,
         ),
         kl_mode=kl_mode,
+        sampling=parts.sampling,
         max_prompt_tokens=parts.max_prompt_tokens,
         max_new_tokens=parts.max_new_tokens,
         stop=StopStrings(task.stop if stop is None else stop, parts.tokenizer, parts.vocabulary.known),

@@ -51,7 +51,7 @@ class ExactValue:
         reference = rules.kl_penalty.reference
         assert reference is not None
         scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
-        if rules.stop.strings or reference.sampling.truncates or scores_tokens:
+        if rules.stop.strings or rules.sampling.truncates or scores_tokens:
             raise ConfigError(
                 "exact values need every response possible, ended by EOS or the limit and scored as a whole: "
                 "no stop strings, top_k, top_p or per-token rewards"

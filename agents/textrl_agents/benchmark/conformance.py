@@ -12,7 +12,6 @@ from textrl_agents.benchmark.cell import Cell, Trained
 from textrl_agents.benchmark.registry import Algorithm
 from textrl_agents.benchmark.run_cell import LearningCurve, heldout_env
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.quiet import quiet_loading
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
@@ -51,11 +50,10 @@ def check_algorithm(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with quiet_loading():
-            first = _run(algorithm, cell)
-            if reproducible and first.records != _run(algorithm, cell).records:
-                what = "two runs of one seed end in different policies: draw every random number from it"
-                raise _wrong(algorithm, what)
+        first = _run(algorithm, cell)
+        if reproducible and first.records != _run(algorithm, cell).records:
+            what = "two runs of one seed end in different policies: draw every random number from it"
+            raise _wrong(algorithm, what)
         return first
     finally:
         torch.set_num_threads(threads)

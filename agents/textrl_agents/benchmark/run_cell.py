@@ -19,7 +19,6 @@ from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation import Evaluation, SampleRecord
-from textrl_agents.quiet import quiet_loading
 from textrl_agents.run_evaluations import EVAL_ROWS
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -40,8 +39,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     curve = LearningCurve()
     began = time.perf_counter()
     try:
-        with quiet_loading():
-            line |= _trained_and_evaluated(cell, curve)
+        line |= _trained_and_evaluated(cell, curve)
     except Exception as error:  # the other cells are still worth having
         seconds = time.perf_counter() - began
         line |= {"tokens": curve.tokens, "train_seconds": seconds, "peak_memory_mib": peak_memory_mib()}

@@ -55,7 +55,7 @@ def initial_policy(env: TextGenVectorEnv) -> CausalLMActorCritic:
     elif not hasattr(model, "disable_adapter"):
         model = copy.deepcopy(model).requires_grad_(True)
     return CausalLMActorCritic(
-        model, env.tokenizer, max_length=env.rules.max_length, sampling=reference.sampling, entropy_gradient=False
+        model, env.tokenizer, max_length=env.rules.max_length, sampling=env.rules.sampling, entropy_gradient=False
     )
 
 

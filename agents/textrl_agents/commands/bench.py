@@ -29,9 +29,8 @@ def speed(
     """Measure speed and memory against the same work done by hand, side by side."""
     check_names(device=device)
     from textrl_agents.benchmark.speed import run_speed
-    from textrl_agents.quiet import quiet_loading
 
-    with quiet_loading(), told_on_stderr() as tell:
+    with told_on_stderr() as tell:
         rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=tell)
     if as_json:
         print_json(rows)

@@ -34,10 +34,9 @@ def check(
     """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
     check_names(task=task, reward=reward, device=device, dtype=dtype)
     set_threads(threads)
-    from textrl_agents.quiet import quiet_loading
     from textrl_agents.self_check import run_checks
 
-    with quiet_loading(), told_on_stderr() as tell:
+    with told_on_stderr() as tell:
         results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype, progress=tell)
     if as_json:
         print_json([_as_dict(result) for result in results])

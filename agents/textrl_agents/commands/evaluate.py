@@ -48,23 +48,21 @@ def evaluate(
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
     set_threads(threads)
     from textrl_agents.evaluation import evaluate as measure
-    from textrl_agents.quiet import quiet_loading
 
     given = {"model": reference, "reward": reward}
     given = {name: value for name, value in given.items() if value is not None}
     require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
     settings.update(given, split=split)
-    with quiet_loading():
-        actor_critic = load_policy(folder, device=device, dtype=dtype)
-        result = measure(
-            actor_critic,
-            settings.pop("task"),
-            episodes=episodes,
-            seed=seed,
-            deterministic=greedy,
-            dtype=actor_critic.lm.dtype,
-            **settings,
-        )
+    actor_critic = load_policy(folder, device=device, dtype=dtype)
+    result = measure(
+        actor_critic,
+        settings.pop("task"),
+        episodes=episodes,
+        seed=seed,
+        deterministic=greedy,
+        dtype=actor_critic.lm.dtype,
+        **settings,
+    )
     if as_json:
         print_json(result.to_json(samples=samples))
         return

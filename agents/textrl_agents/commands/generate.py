@@ -49,19 +49,17 @@ def generate(
     prompts = list(prompt or []) or _from_stdin()
     set_threads(threads)
     from textrl_agents.generation import generate as sample
-    from textrl_agents.quiet import quiet_loading
 
-    with quiet_loading():
-        completions = sample(
-            _policy(folder, model, device, dtype),
-            prompts,
-            n=n,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            deterministic=greedy,
-            stop=stop or (),
-            seed=seed,
-        )
+    completions = sample(
+        _policy(folder, model, device, dtype),
+        prompts,
+        n=n,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        deterministic=greedy,
+        stop=stop or (),
+        seed=seed,
+    )
     if as_json:
         print_json([completion._asdict() for completion in completions])
         return

@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.apis import (
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
+from textrl_agents.rllib.arrays import to_arrays
 from textrl_agents.rllib.batch import PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
 from textrl_env.errors import ModelError
@@ -99,11 +100,10 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The weights; `inference_only` (what env runners are sent) leaves out what training does not change."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if not inference_only:
-            return state
-        trained = self._trained()
-        return {name: tensor for name, tensor in state.items() if name in trained}
+        state = self.state_dict()
+        if inference_only:
+            state = {name: state[name] for name in self._trained()}
+        return to_arrays(state)
 
     def set_state(self, state: dict[str, Any]) -> None:
         own = {name: tensor.shape for name, tensor in self.state_dict().items()}

@@ -107,7 +107,7 @@ class PackEpisodes(ConnectorV2):
         coefs = np.repeat([ledger.kl_coef(name) for name in rollout.episode_ids], rollout.counts)
         kl = np.zeros(len(rollout.rewards))
         if ledger.deferred:
-            kl = ledger.penalty(packed, torch.from_numpy(rollout.log_probs), core.lm).kl.double().cpu().numpy()
+            kl = ledger.penalty(packed, torch.from_numpy(rollout.log_probs), core).kl.double().cpu().numpy()
         sums = np.add.reduceat(kl, starts), np.add.reduceat(-rollout.log_probs.astype(np.float64), starts)
         entries = zip(rollout.episode_ids, *sums, rollout.final_infos, strict=True)
         ended = ledger.settle([Stretch(name, float(k), float(s), info) for name, k, s, info in entries])

@@ -126,7 +126,7 @@ def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEn
     return {
         "model": reference.lm.model if name is None else name,
         "tokenizer": vec_env.env.tokenizer,
-        "sampling": reference.sampling,
+        "sampling": vec_env.env.rules.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
         "entropy_gradient": arguments.get("ent_coef", 0) != 0,

@@ -14,7 +14,7 @@ import torch
 
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
-from textrl_env.models import CausalLM, PackedEpisodes
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.vec_env import TextVecEnv
@@ -25,7 +25,7 @@ class EpisodeLedger:
 
     def __init__(self, env: TextVecEnv):
         self.env: TextVecEnv | None = env
-        self.policy: CausalLM | None = None  # needed by the "full" estimator alone
+        self.policy: CausalLMActorCritic | None = None  # needed by the "full" estimator alone
         self._resets = env.resets
         self.open_kl = np.zeros(env.num_envs)
         self.open_entropy = np.zeros(env.num_envs)

@@ -55,10 +55,10 @@ class MaskedActorCritic(CausalLMActorCritic):
         masking = self._mask_decoder.last_hidden(observations)
         return torch.cat([super()._last_hidden(observations), masking], dim=-1)
 
-    def _packed_hidden(self, packed: PackedEpisodes) -> torch.Tensor:
+    def _packed_hidden(self, packed: PackedEpisodes, *, max_tokens: int | None = None) -> torch.Tensor:
         with torch.no_grad():
-            masking = state_hidden(self._mask_lm, packed)
-        return torch.cat([super()._packed_hidden(packed), masking], dim=-1)
+            masking = state_hidden(self._mask_lm, packed, max_tokens=max_tokens)
+        return torch.cat([super()._packed_hidden(packed, max_tokens=max_tokens), masking], dim=-1)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
         own, masking = hidden.split(self.lm.hidden_size, dim=-1)

@@ -59,7 +59,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
         In the modes that charge each step, `env` learns the log-probabilities of `policy`.
         """
-        self.ledger.env, self.ledger.policy = env, policy.actor_critic.lm
+        self.ledger.env, self.ledger.policy = env, policy.actor_critic
         if env.env.rules.kl_mode in ("auto", "log_ratio"):
             env.log_probs = lambda: policy.last_log_probs
 

@@ -12,7 +12,8 @@ import datasets
 from huggingface_hub import constants
 from transformers import PrinterCallback
 
-from textrl_agents.quiet import errors_only, quiet_loading
+from textrl_agents.quiet import errors_only
+from textrl_env.models.quiet import quiet_loading
 
 LOGGERS = ("trl", "accelerate", "datasets")
 
