@@ -81,9 +81,7 @@ ALGORITHMS: dict[str, Recipe] = {
         package="sb3_contrib",
     ),
     "nlpo": Recipe(f"{_HERE}.nlpo:NLPO", "critic", {**_ON_POLICY, **_LOSS, **_CRITIC, **_PPO}, minibatches=4),
-    "reinforce": Recipe(
-        f"{_HERE}.policy_gradient:REINFORCE", "responses", {**_ON_POLICY, **_LOSS, **_A2C, "vf_coef": 0.1}
-    ),
+    "reinforce": Recipe(f"{_HERE}.policy_gradient:REINFORCE", "responses", {**_ON_POLICY, **_LOSS, "vf_coef": 0.1}),
     "rloo": Recipe(
         f"{_HERE}.policy_gradient:RLOO",
         "responses",
