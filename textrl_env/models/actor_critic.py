@@ -62,7 +62,6 @@ class CausalLMActorCritic(nn.Module):
     max_length: tokens of the longest observation.
     value_trunk: "shared" puts the value head on the policy's own states; "separate" gives it a copy of the decoder,
         for twice the memory and a value loss that cannot disturb the policy.
-    entropy_gradient: False spares the entropy's backward pass where its coefficient is 0.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class CausalLMActorCritic(nn.Module):
         max_length: int,
         sampling: SamplingParams | None = None,
         value_trunk: str = "shared",
-        entropy_gradient: bool = True,
         cache: bool = True,
     ):
         super().__init__()
@@ -81,7 +79,7 @@ class CausalLMActorCritic(nn.Module):
             raise ConfigError(f"value_trunk must be one of {', '.join(VALUE_TRUNKS)}, got {value_trunk!r}")
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or SamplingParams()
-        self.value_trunk, self.entropy_gradient, self.cache = value_trunk, entropy_gradient, cache
+        self.value_trunk, self.cache = value_trunk, cache
         self.max_length = max_length
         self.vocabulary = Vocabulary.of(model, tokenizer)
         self.chunk_elements: int | None = CHUNK_ELEMENTS
@@ -174,7 +172,6 @@ class CausalLMActorCritic(nn.Module):
             self.sampling,
             self.banned,
             self.lm.vocab_size,
-            entropy="gradient" if self.entropy_gradient else "value",
             chunk_elements=self.chunk_elements,
         )
         assert statistics.entropy is not None

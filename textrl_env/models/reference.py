@@ -56,5 +56,5 @@ class Reference:
             self.sampling,
             self.banned,
             self.lm.vocab_size,
-            entropy="none",
+            entropy=False,
         ).log_probs

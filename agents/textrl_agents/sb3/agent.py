@@ -57,7 +57,7 @@ def make_agent(
     vec_env = _environment(recipe, arguments, env, n_envs, dict(env_kwargs or {}), lora)
     if recipe.kind == "table":
         return _built(recipe, TabularPolicy, vec_env, arguments)
-    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments, vec_env)
+    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments.get("policy_kwargs"), vec_env)
     arguments["learning_rate"] = _learning_rate(arguments.get("learning_rate"), vec_env)
     if recipe.minibatches and "batch_size" not in arguments:
         arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // recipe.minibatches)
@@ -98,7 +98,7 @@ def _environment(
     return vec_env
 
 
-def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEnv) -> dict[str, Any]:
+def _policy_kwargs(recipe: Recipe, given: dict[str, Any] | None, vec_env: TextVecEnv) -> dict[str, Any]:
     reference = vec_env.env.kl_penalty.reference
     assert reference is not None  # an environment always has one
     name = vec_env.env.model_name
@@ -108,9 +108,8 @@ def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEn
         "sampling": reference.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
-        "entropy_gradient": arguments.get("ent_coef", 0) != 0,
         **recipe.policy,
-        **(arguments.get("policy_kwargs") or {}),
+        **(given or {}),
     }
 
 

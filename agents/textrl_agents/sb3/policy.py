@@ -29,7 +29,7 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless `share_model` or it is a
         peft model, whose reference is itself with the adapter off.
-    sampling, value_trunk, entropy_gradient, cache: see CausalLMActorCritic.
+    sampling, value_trunk, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the
         model's own.
@@ -48,7 +48,6 @@ class CausalLMPolicy(ActorCriticPolicy):
         tokenizer: Any = None,
         sampling: SamplingParams | None = None,
         value_trunk: str = "shared",
-        entropy_gradient: bool = True,
         cache: bool = True,
         share_model: bool = False,
         attention: str | None = None,
@@ -83,7 +82,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             max_length=int(observation_space.shape[0]),
             sampling=sampling,
             value_trunk=value_trunk,
-            entropy_gradient=entropy_gradient,
             cache=cache,
         )
         if self.actor_critic.vocabulary.size != action_space.n:
