@@ -79,7 +79,7 @@ def test_the_whole_is_a_plain_log_softmax(head: Head):
 
 @pytest.mark.parametrize("chunk_elements", [None, 10 * V])
 def test_an_entropy_that_nothing_weighs_costs_nothing_and_changes_nothing(chunk_elements: int | None, head: Head):
-    """A coefficient of 0 leaves the gradients of the log-probabilities alone, and no backward pass of the entropy runs."""
+    """A coefficient of 0 leaves the log-probabilities' gradients as they are, and spares the entropy's backward pass."""
     settings = {"chunk_elements": chunk_elements}
     kept, both = run(head, **settings)
     zero, gradients = run(head, backward="zero", **settings)
@@ -95,7 +95,7 @@ def test_an_entropy_that_nothing_weighs_costs_nothing_and_changes_nothing(chunk_
 
 @pytest.mark.parametrize("banned", [None, BANNED])
 def test_the_entropys_gradient_is_that_of_its_definition(banned: Any, head: Head):
-    """Against autograd through -sum(p log p) over the ids that can be drawn; twice, since a step may be of 2nd order."""
+    """Against autograd through -sum(p log p) over the ids that can be drawn; the second one as well."""
     hidden = torch.randn(5, H, dtype=torch.float64, requires_grad=True)
     kept = torch.ones(V, dtype=torch.bool) if banned is None else ~banned
     weights = torch.tensor([1.0, 0.0, -2.0, 0.5, 3.0])

@@ -38,7 +38,7 @@ def agent() -> Any:
 
 
 def greedy_returns(agent: Any) -> dict[str, float]:
-    """Prompt -> return of the greedy response, token by token with plain models: a point mass, whose KL is -log pi_ref."""
+    """Prompt -> return of the greedy response by plain models: the KL of a point mass is -log pi_ref."""
     env = TextGenVectorEnv(1, autoreset_mode="SAME_STEP", kl_mode="deferred", **{**EXACT, "kl_coef": 0.0})
     policy, reference = agent.policy.actor_critic.model, get_task("exact").model()[0]
     returns = {}
@@ -159,9 +159,14 @@ def test_an_episode_that_began_otherwise_is_refused(agent: Any):
     env = TextVecEnv(num_envs=2, **EXACT)
     observations = env.reset()
     observations, *_ = env.step(np.array([1, 2]))
-    with pytest.raises(MissingLogProb, match=r"of which agent\.predict drew the last .*Reset the environment before"):
+
+    def to_the_end() -> None:
+        after = observations
         for _ in range(6):
-            observations, *_ = env.step(agent.predict(observations)[0])
+            after, *_ = env.step(agent.predict(after)[0])
+
+    with pytest.raises(MissingLogProb, match=r"of which agent\.predict drew the last .*Reset the environment before"):
+        to_the_end()
 
 
 def test_an_action_is_an_integer_to_foreign_code(agent: Any):
@@ -181,7 +186,7 @@ def test_an_action_is_an_integer_to_foreign_code(agent: Any):
 
 
 def test_the_best_model_is_the_best_model(tmp_path: Path):
-    """A policy that gains score by leaving the reference too far loses to one that stays: `EvalCallback` must see it."""
+    """A policy that gains score by leaving the reference too far loses to one that stays."""
     kwargs = {**EXACT, "kl_coef": 5.0}
     agent = make_agent("ppo", env_kwargs=kwargs, n_envs=8, n_steps=8, seed=0, learning_rate=0.0)
     start = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
@@ -231,7 +236,9 @@ def test_wrappers_of_sb3_are_refused_in_one_way():
     with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):
         monitored = VecMonitor(inner)
     for wrapped in (VecNormalize(inner, norm_obs=False), monitored):
-        with pytest.raises(ConfigError, match=rf"{type(wrapped).__name__} around a TextVecEnv.*Pass the TextVecEnv itself"):
+        with pytest.raises(
+            ConfigError, match=rf"{type(wrapped).__name__} around a TextVecEnv.*Pass the TextVecEnv itself"
+        ):
             make_agent("ppo", wrapped)
     dummy = DummyVecEnv([lambda: gymnasium.make(textrl_env.ENV_ID, **EXACT)])
     with pytest.raises(ConfigError, match=r"DummyVecEnv runs one environment a row; pass TextVecEnv\('TextRLHF-v0'"):

@@ -27,8 +27,8 @@ IMPOSSIBLE = -1e4  # the logit of an id that cannot be drawn
 class CausalLMPolicy(ActorCriticPolicy):
     """A causal language model as an SB3 policy.
 
-    model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless `share_model` or it is a
-        peft model, whose reference is itself with the adapter off.
+    model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless
+        `share_model` or it is a peft model, whose reference is itself with the adapter off.
     sampling, value_trunk, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the
@@ -158,6 +158,11 @@ class CausalLMPolicy(ActorCriticPolicy):
             "optimizer_kwargs": self.optimizer_kwargs,
         }
 
+    @classmethod
+    def _parts_of(cls, core: CausalLMActorCritic) -> dict[str, Any]:
+        """Arguments of the policy that `core` brings besides CausalLMActorCritic's."""
+        return {}
+
     def save(self, path: str | Path) -> None:
         """Write a folder: the model in Hugging Face format, the value head, and the spaces. No pickle."""
         folder = Path(path)
@@ -183,6 +188,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             value_trunk=core.value_trunk,
             share_model=True,
             device=device,
+            **cls._parts_of(core),
         )
         policy.actor_critic.load_state_dict(core.value_state(), strict=False)
         return policy

@@ -60,10 +60,10 @@ def _check_group(group_size: Any) -> int:
 class REINFORCE(_WholeResponses, PPO):
     """REINFORCE with a learned baseline (Williams 1992; Sutton and Barto 2018, section 13.4).
 
-    Monte Carlo returns of whole responses, one update on each rollout, nothing bootstrapped. It is PPO's update on all of
-    a rollout at once, without clipping: the gradient of `ratio * advantage`, which is that of `log pi * advantage` for a
-    token that the present policy sampled. A response that began in an earlier rollout has tokens of an earlier policy,
-    and each of these is weighted by its ratio.
+    Monte Carlo returns of whole responses, one update on each rollout, nothing bootstrapped. It is PPO's update on all
+    of a rollout at once, without clipping: the gradient of `ratio * advantage`, which is that of `log pi * advantage`
+    for a token that the present policy sampled. A response that began in an earlier rollout has tokens of an earlier
+    policy, and each of these is weighted by its ratio.
 
     normalize_advantage: over all tokens of the update. The other arguments are PPO's.
     """

@@ -1,7 +1,7 @@
 """The deferred KL of episodes that `agent.predict` plays, charged at their end: what `evaluate_policy` then reports.
 
 A rollout's KL is charged by the rollout buffer. Nothing follows an evaluation, so the environment charges its episodes
-itself: each one's last reward pays for all of its tokens, and its return is `score - kl_coef * kl_sum`, which is trained.
+itself: each one's last reward pays for all of its tokens, and its return is `score - kl_coef * kl_sum`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PredictionCharge:
     def costs(
         self, tokens: SampledTokens, episodes: list[tuple[int, Episode]], final_observations: np.ndarray
     ) -> np.ndarray:
-        """What the rows pay at this step, float64 [N], `kl_coef * kl_sum` where an episode ends; it is in their records.
+        """What the rows pay at this step, float64 [N]: `kl_coef * kl_sum` where an episode ends, as its record says.
 
         Raises MissingLogProb for an episode that began with other actions.
         """

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class EpisodeRolloutBuffer(RolloutBuffer):
     """`RolloutBuffer` for token sequences.
 
-    Arguments: SB3's. It follows the environment and the policy that the tokens it is given come from. `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so
-    that each has about `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
+    Arguments: SB3's. It follows the environment and the policy that the tokens it is given come from.
+
+    `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so that each has about
+    `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
     """
 
     def __init__(

@@ -40,8 +40,8 @@ class SampledToken(np.int64):
 class SampledTokens(np.ndarray):
     """Token ids int64, [N] or [N, 1], as SB3 handles them.
 
-    One of them is a SampledToken: what DummyVecEnv and SubprocVecEnv give an environment, and what `predict` makes of one
-    observation. What is computed from them is a plain array.
+    One of them is a SampledToken: what DummyVecEnv and SubprocVecEnv give an environment, and what `predict` makes of
+    one observation. What is computed from them is a plain array.
     """
 
     log_probs: torch.Tensor  # float32 [N], of the distribution sampled; 0 where greedy

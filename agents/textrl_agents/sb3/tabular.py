@@ -28,8 +28,10 @@ from textrl_env.tasks.enumeration import MAX_RESPONSES
 class TabularPolicy(BasePolicy):
     """`softmax(Q / temperature)` over a table with a row for each state seen; a state not seen has Q = 0.
 
-    It has what an evaluation needs of a CausalLMActorCritic: `act`, `evaluate`, `vocabulary`, `device`.
+    It has what an evaluation needs of a CausalLMActorCritic: `act`, `evaluate`, `vocabulary`, `device`, `greedy`.
     """
+
+    greedy = False
 
     def __init__(
         self,

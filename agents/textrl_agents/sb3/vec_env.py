@@ -122,7 +122,7 @@ def _of_sb3(env: VecEnv) -> str:
     name = type(env).__name__
     if isinstance(env, VecEnvWrapper):
         return (
-            f"{name} around a TextVecEnv changes what the algorithm sees: token ids cannot be normalised or stacked, and "
-            f"returns are recorded already (info['episode']). Pass the TextVecEnv itself, without {name}"
+            f"{name} around a TextVecEnv changes what the algorithm sees: token ids cannot be normalised or stacked, "
+            f"and returns are recorded already (info['episode']). Pass the TextVecEnv itself, without {name}"
         )
     return f"{name} runs one environment a row; pass TextVecEnv({ENV_ID!r}, num_envs=...), which runs them as one batch"
