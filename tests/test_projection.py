@@ -79,7 +79,7 @@ def test_the_whole_is_a_plain_log_softmax(head: Head):
 
 @pytest.mark.parametrize("chunk_elements", [None, 10 * V])
 def test_an_entropy_that_nothing_weighs_costs_nothing_and_changes_nothing(chunk_elements: int | None, head: Head):
-    """A coefficient of 0 leaves the log-probabilities' gradients as they are, and spares the entropy's backward pass."""
+    """A coefficient of 0 leaves the log-probabilities' gradients as they are, and the entropy's pass is spared."""
     settings = {"chunk_elements": chunk_elements}
     kept, both = run(head, **settings)
     zero, gradients = run(head, backward="zero", **settings)

@@ -115,8 +115,9 @@ class REINFORCE(_WholeResponses, PPO):
 class RLOO(_WholeResponses, PPO):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740).
 
-    group_size: responses to each prompt, as the environment serves them. The other arguments are PPO's: with one epoch
-    its clipped loss is REINFORCE's but for the steps between minibatches.
+    group_size: responses to each prompt, as the environment serves them. normalize_advantage: over a minibatch, which
+    RLOO does not do. The other arguments are PPO's: with one epoch its clipped loss is REINFORCE's but for the steps
+    between minibatches.
     """
 
     def __init__(
@@ -125,18 +126,21 @@ class RLOO(_WholeResponses, PPO):
         env: Any,
         *,
         group_size: int = 4,
+        normalize_advantage: bool = False,
         **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
         rule = functools.partial(compared_in_group, rule=leave_one_out)
-        super().__init__(policy, env, **{**arguments, **_buffer(rule, group_size)})
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)
 
 
 class GRPO(_WholeResponses, PPO):
     """Group relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
 
     group_size: responses to each prompt, as the environment serves them. scale: whether advantages are divided by their
-    group's standard deviation. Every token weighs alike, whatever its response's length. The other arguments are PPO's.
+    group's standard deviation; normalize_advantage: by a minibatch's as well, which GRPO does not do. Every token
+    weighs alike, whatever its response's length. The other arguments are PPO's.
     """
 
     def __init__(
@@ -146,8 +150,10 @@ class GRPO(_WholeResponses, PPO):
         *,
         group_size: int = 8,
         scale: bool = True,
+        normalize_advantage: bool = False,
         **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
         rule = functools.partial(compared_in_group, rule=functools.partial(group_relative, scale=scale))
-        super().__init__(policy, env, **{**arguments, **_buffer(rule, group_size)})
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)
