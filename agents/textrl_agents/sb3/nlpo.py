@@ -21,7 +21,7 @@ class MaskedCausalLMPolicy(CausalLMPolicy):
     """CausalLMPolicy over a MaskedActorCritic. mask_top_p, mask_model: see there."""
 
     def __init__(self, *arguments: Any, mask_top_p: float = 0.9, mask_model: Any = None, **keywords: Any):
-        self._mask = {"mask_top_p": mask_top_p, "mask_model": mask_model}
+        self._mask: dict[str, Any] = {"mask_top_p": mask_top_p, "mask_model": mask_model}
         super().__init__(*arguments, **keywords)
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
@@ -35,8 +35,8 @@ class MaskedCausalLMPolicy(CausalLMPolicy):
             for name, parameter in self.actor_critic.mask_model.named_parameters():
                 parameter.copy_(state[name])
 
-    def _make_core(self, *arguments: Any, **keywords: Any) -> MaskedActorCritic:
-        return MaskedActorCritic(*arguments, **self._mask, **keywords)
+    def _make_core(self, model: Any, tokenizer: Any, **keywords: Any) -> MaskedActorCritic:
+        return MaskedActorCritic(model, tokenizer, **self._mask, **keywords)
 
     @classmethod
     def _parts_of(cls, core: CausalLMActorCritic) -> dict[str, Any]:

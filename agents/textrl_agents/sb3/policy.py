@@ -99,8 +99,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     def load_frozen_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put back what `frozen_state` gave."""
 
-    def _make_core(self, *arguments: Any, **keywords: Any) -> CausalLMActorCritic:
-        return CausalLMActorCritic(*arguments, **keywords)
+    def _make_core(self, model: Any, tokenizer: Any, **keywords: Any) -> CausalLMActorCritic:
+        return CausalLMActorCritic(model, tokenizer, **keywords)
 
     def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -6,6 +6,9 @@ itself: each one's last reward pays for all of its tokens, and its return is `sc
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -29,14 +32,14 @@ class PredictionCharge:
             row.clear()
 
     def costs(
-        self, tokens: SampledTokens, episodes: list[tuple[int, Episode]], final_observations: np.ndarray
+        self, tokens: SampledTokens, episodes: list[tuple[int, Episode]], final_observations: Sequence[np.ndarray]
     ) -> np.ndarray:
         """What the rows pay at this step, float64 [N]: `kl_coef * kl_sum` where an episode ends, as its record says.
 
         Raises MissingLogProb for an episode that began with other actions.
         """
-        for row, log_prob in zip(self._log_probs, tokens.log_probs.tolist(), strict=True):
-            row.append(log_prob)
+        for so_far, log_prob in zip(self._log_probs, tokens.log_probs.tolist(), strict=True):
+            so_far.append(log_prob)
         costs = np.zeros(self.env.num_envs)
         if not episodes:
             return costs
@@ -58,10 +61,10 @@ class PredictionCharge:
             self.env,
             prompts,
             [episode.response_ids for _, episode in episodes],
-            torch.tensor([log_prob for row in known for log_prob in row]),
+            torch.tensor(list(itertools.chain(*known))),
         )
         for (row, episode), kl in zip(episodes, kls.tolist(), strict=True):
             costs[row] = episode.kl_coef * kl
             episode.kl_sum = kl
-            episode.statistics["r"] -= costs[row]
+            episode.statistics["r"] -= episode.kl_coef * kl
         return costs

@@ -72,7 +72,7 @@ class SampledTokens(np.ndarray):
 class SampledTensor(torch.Tensor):
     """Token ids int64 [N] that become SampledTokens on their way to NumPy, and plain tensors in every computation."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     carried: dict[str, Any]
 
     @classmethod

@@ -69,16 +69,14 @@ class TextVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         tokens = self._actions
         sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
-        charged_here = self._deferred and sampled is not None and not sampled.in_rollout
         actions: Any = tokens if sampled is None or self._deferred else TokenAction(tokens, sampled.log_probs)
         observations, rewards, dones, _, vector_infos = self.env.step(actions)
         transition = self.env.transition
         assert transition is not None
         if sampled is not None:
             sampled.env, sampled.episodes = self, transition.episodes
-        if charged_here:
-            final = vector_infos.get("final_obs")
-            rewards = rewards - self._predicted.costs(sampled, transition.episodes, final)
+        if self._deferred and sampled is not None and not sampled.in_rollout:
+            rewards = rewards - self._predicted.costs(sampled, transition.episodes, vector_infos.get("final_obs", ()))
         else:
             self._predicted.clear()
         infos: list[dict[str, Any]]
