@@ -31,7 +31,6 @@ agent = PPO(
     gamma=1.0,
     vf_coef=0.1,
     rollout_buffer_class=EpisodeRolloutBuffer,
-    rollout_buffer_kwargs={"env": env},
     policy_kwargs=policy_kwargs,
     seed=0,
 )

@@ -190,7 +190,7 @@ def test_saving_and_loading(value_trunk: str, make_policy: MakePolicy, tmp_path:
     assert (loaded.sampling, loaded.max_length, loaded.value_trunk) == (sampling, 24, value_trunk)
     packed, _, _ = roll(policy)
     torch.testing.assert_close(tuple(loaded.evaluate(packed)), tuple(policy.evaluate(packed)), atol=1e-6, rtol=0)
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja", ".md"}
     assert CausalLMActorCritic.from_pretrained(tmp_path, device="cpu", max_length=30).max_length == 30
 
 

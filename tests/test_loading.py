@@ -137,7 +137,7 @@ def test_a_module_stays_as_it_is_beside_outlines(make_model: Any, tiny_tokenizer
 
 
 def test_an_outline_that_cannot_be_made(folder: Path, tmp_path: Path):
-    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+    with pytest.raises(ModelError, match=r"model folder .*nothing.* does not exist"):
         load_model(tmp_path / "nothing", device=META)
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"model .*cannot be loaded"):
@@ -297,9 +297,9 @@ def test_a_checkpoint_of_sparse_tensors_is_refused(folder: Path, make_model: Any
 
 def test_what_cannot_be_loaded(folder: Path, make_model: Any, tmp_path: Path):
     """CHECKS 35 in part: each error names the file or folder."""
-    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+    with pytest.raises(ModelError, match=r"model folder .*nothing.* does not exist"):
         load_model(tmp_path / "nothing")
-    with pytest.raises(ModelError, match=r"model folder .*nothing does not exist"):
+    with pytest.raises(ModelError, match=r"model folder .*nothing.* does not exist"):
         load_model("./nothing")
     with pytest.raises(ModelError, match="LlamaForCausalLM, which brings no tokenizer: pass tokenizer="):
         load_model(make_model("llama"))

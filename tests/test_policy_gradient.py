@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import PPO
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_agents.sb3.advantages import group_relative, leave_one_out, reward_to_go
@@ -133,13 +133,74 @@ def test_the_first_ratio_is_1_over_cut_responses(algo: str):
     assert worst < 1e-5
 
 
+def test_reinforce_weighs_older_tokens_by_their_ratio():
+    """Responses that span rollouts have tokens of earlier policies. The gradient of an update is that of
+    `ratio * advantage * log pi` with advantages normalised over all tokens, computed here by hand."""
+    settings = {"n_envs": 8, "n_steps": 3, "learning_rate": 3e-2, "vf_coef": 0.0, "max_grad_norm": 1e9, "seed": 0}
+    agent = make_agent("reinforce", env_kwargs={"task": "exact"}, **settings)
+    core, checked, older = agent.policy.actor_critic, [], []
+    original, weight = agent.train, agent.policy.actor_critic.model.lm_head.weight
+
+    def train() -> None:
+        if not agent.rollout_buffer.has_batch:
+            return
+        (data,) = agent.rollout_buffer.get(None)
+        log_probs = core.evaluate(data.observations, data.actions).log_probs
+        ratio = (log_probs.detach() - data.old_log_prob).exp()
+        advantages = (data.advantages - data.advantages.mean()) / (data.advantages.std() + 1e-8)
+        (expected,) = torch.autograd.grad(-(ratio * advantages * log_probs).mean(), weight)
+        original()
+        torch.testing.assert_close(weight.grad, expected, atol=1e-6, rtol=1e-4)
+        older.append(float(((ratio - 1).abs() > 1e-3).float().mean()))
+        checked.append(float((ratio - 1).abs().max()))
+
+    agent.train = train
+    agent.learn(12 * 24)
+    assert len(checked) > 8
+    assert np.mean(older) > 0.2, "hardly any token is of an earlier policy: shows nothing"
+    assert max(checked) > 0.05
+
+
+def test_reinforce_takes_no_setting_that_it_would_not_use():
+    with pytest.raises(ConfigError, match="unknown argument of reinforce 'clip_range'"):
+        make_agent("reinforce", env_kwargs={"task": "exact"}, clip_range=0.1)
+
+
+@pytest.mark.parametrize(("algo", "normalized"), [("rloo", False), ("grpo", False), ("reinforce", True)])
+def test_the_scale_of_compared_advantages_is_meant(algo: str, normalized: bool):
+    """The first update's gradient, by hand, from advantages as they are: dividing by their deviation is another
+    algorithm. (At ratio 1 the clipped loss has the gradient of `advantage * log pi`.)"""
+    group = {"group_size": 4} if algo != "reinforce" else {}
+    agent = make_agent(
+        algo, env_kwargs={"task": "exact"}, n_envs=8, n_steps=12, learning_rate=0.0, max_grad_norm=1e9, seed=0, **group
+    )
+    agent.batch_size = agent.n_steps * agent.n_envs  # one minibatch
+    agent.vf_coef = 0.0
+    core, weight, gradients = agent.policy.actor_critic, agent.policy.actor_critic.model.lm_head.weight, []
+    original = agent.train
+
+    def train() -> None:
+        if agent.rollout_buffer.has_batch and not gradients:
+            (data,) = agent.rollout_buffer.get(None)
+            log_probs = core.evaluate(data.observations, data.actions).log_probs
+            scaled = (data.advantages - data.advantages.mean()) / (data.advantages.std() + 1e-8)
+            losses = [-(advantages * log_probs).mean() for advantages in (data.advantages, scaled)]
+            gradients.extend(torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in losses)
+            original()
+            gradients.append(weight.grad.clone())
+
+    agent.train = train
+    agent.learn(3 * 96)
+    raw, scaled, got = gradients
+    assert not torch.allclose(raw, scaled, rtol=0.2), "both are alike: shows nothing"
+    torch.testing.assert_close(got, scaled if normalized else raw, atol=1e-6, rtol=1e-3)
+
+
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():
-    assert issubclass(REINFORCE, A2C)
-    assert issubclass(RLOO, PPO)
+    assert all(issubclass(kind, PPO) for kind in (REINFORCE, RLOO, GRPO))
     env = TextVecEnv(num_envs=4, task="exact", group_size=2)
     policy_kwargs = _exact_policy(env)
     agent = GRPO(CausalLMPolicy, env, group_size=2, n_steps=8, batch_size=16, gamma=1.0, policy_kwargs=policy_kwargs)
-    agent.rollout_buffer.bind(env, agent.policy)
     agent.learn(64)
     assert agent._n_updates > 0
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from textrl_env.models import SamplingParams
-from textrl_env.models.projection import TokenStatistics, token_statistics
+from textrl_env.models.projection import TokenStatistics, _Entropy, token_statistics
 from textrl_env.models.sampling import entropy_of
 
 M, H, V = 37, 16, 50
@@ -42,8 +42,8 @@ def run(head: Head, *, backward: str = "both", **settings: Any) -> tuple[TokenSt
     sampling = settings.pop("sampling", SamplingParams())
     statistics = token_statistics(hidden, actions, head, sampling, settings.pop("banned", None), V, **settings)
     loss = (weights[0] * statistics.log_probs).sum()
-    if backward == "both" and statistics.entropy is not None:
-        loss = loss + (weights[1] * statistics.entropy).sum()
+    if statistics.entropy is not None:
+        loss = loss + (0.0 if backward == "zero" else 1.0) * (weights[1] * statistics.entropy).sum()
     loss.backward()
     return statistics, [hidden.grad, head.linear.weight.grad.clone(), head.linear.bias.grad.clone()]
 
@@ -78,18 +78,44 @@ def test_the_whole_is_a_plain_log_softmax(head: Head):
 
 
 @pytest.mark.parametrize("chunk_elements", [None, 10 * V])
-def test_entropy_without_gradient_keeps_its_value(chunk_elements: int | None, head: Head):
-    """Where the entropy's coefficient is 0 its backward pass is spared, and the loss's gradient is the same."""
-    kept, both = run(head, chunk_elements=chunk_elements)
-    spared, gradients = run(head, chunk_elements=chunk_elements, entropy="value")
-    torch.testing.assert_close(spared, kept)
-    without, gradients_without = run(head, chunk_elements=chunk_elements, entropy="none")
+def test_an_entropy_that_nothing_weighs_costs_nothing_and_changes_nothing(chunk_elements: int | None, head: Head):
+    """A coefficient of 0 leaves the log-probabilities' gradients as they are, and the entropy's pass is spared."""
+    settings = {"chunk_elements": chunk_elements}
+    kept, both = run(head, **settings)
+    zero, gradients = run(head, backward="zero", **settings)
+    torch.testing.assert_close(zero, kept)
+    without, alone = run(head, entropy=False, **settings)
     assert without.entropy is None
     torch.testing.assert_close(without.log_probs, kept.log_probs)
-    torch.testing.assert_close(gradients_without, gradients)
-    _, alone = run(head, chunk_elements=chunk_elements, backward="log_probs")
-    torch.testing.assert_close(gradients, alone, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradients, alone, atol=0, rtol=0)
     assert not torch.allclose(both[0], gradients[0], atol=1e-3), "the entropy has no gradient either way"
+    nothing_saved = None
+    assert _Entropy.backward(nothing_saved, torch.zeros(3)) == (None, None)
+
+
+@pytest.mark.parametrize("banned", [None, BANNED])
+def test_the_entropys_gradient_is_that_of_its_definition(banned: Any, head: Head):
+    """Against autograd through -sum(p log p) over the ids that can be drawn; the second one as well."""
+    hidden = torch.randn(5, H, dtype=torch.float64, requires_grad=True)
+    kept = torch.ones(V, dtype=torch.bool) if banned is None else ~banned
+    weights = torch.tensor([1.0, 0.0, -2.0, 0.5, 3.0])
+
+    def plain() -> torch.Tensor:
+        log_probs = head.linear.double()(hidden)[:, kept].float().log_softmax(-1)
+        return (weights * -(log_probs.exp() * log_probs).sum(-1)).sum()
+
+    def ours() -> torch.Tensor:
+        project = head.linear.double()
+        statistics = token_statistics(hidden, torch.zeros(5, dtype=torch.int64), project, SamplingParams(), banned, V)
+        return (weights * statistics.entropy).sum()
+
+    first, second = [], []
+    for entropy in (plain, ours):
+        (slope,) = torch.autograd.grad(entropy(), hidden, create_graph=True)
+        first.append(slope.detach())
+        second.append(torch.autograd.grad(slope.square().sum(), hidden)[0])
+    torch.testing.assert_close(*first, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(*second, atol=1e-5, rtol=1e-4)
 
 
 def test_without_gradients_nothing_is_projected_twice(head: Head):

@@ -214,34 +214,6 @@ def test_a_saved_policy(value_trunk: str, vec_env: TextVecEnv, make_model: Any, 
         CausalLMPolicy.load(tmp_path.parent)
 
 
-def train_a_little(algo: str, kl_mode: str) -> Any:
-    agent = make_agent(algo, env_kwargs={"task": "exact", "kl_mode": kl_mode}, n_envs=4, n_steps=8, seed=0)
-    return agent.learn(64)
-
-
-@pytest.mark.parametrize(("algo", "kind"), [("ppo", PPO), ("a2c", A2C)])
-@pytest.mark.parametrize("kl_mode", ["deferred", "log_ratio"])
-def test_a_saved_agent_goes_on_where_it_was(algo: str, kind: Any, kl_mode: str, tmp_path: Path):
-    """SB3's own save and load, a new environment, `bind`, and training goes on: the KL is charged again."""
-    agent = train_a_little(algo, kl_mode)
-    agent.save(tmp_path / "agent.zip")
-    vec_env = TextVecEnv(num_envs=4, task="exact", kl_mode=kl_mode)
-    loaded = kind.load(tmp_path / "agent.zip", env=vec_env, device="cpu")
-    for name, tensor in agent.policy.state_dict().items():
-        assert torch.equal(tensor, loaded.policy.state_dict()[name]), name
-    assert loaded.num_timesteps == 64
-    if kl_mode == "deferred":
-        with pytest.raises(ConfigError, match=r"call agent\.rollout_buffer\.bind"):
-            loaded.learn(64)
-    loaded.rollout_buffer.bind(vec_env, loaded.policy)
-    loaded.learn(64)
-    episodes = loaded.rollout_buffer.episodes
-    assert all(np.isfinite(episode.kl_sum) for episode in episodes)
-    assert max(abs(episode.kl_sum) for episode in episodes) > 1e-4
-    by_record = [episode.score - episode.kl_coef * episode.kl_sum for episode in episodes]
-    assert [episode.statistics["r"] for episode in episodes] == pytest.approx(by_record, abs=1e-4)
-
-
 def test_in_log_ratio_mode_every_way_to_act_reports_its_log_prob(tiny_task: Task):
     """`agent.predict` and then `env.step`, as SB3's evaluation does: the KL is of the actions taken, not of earlier."""
     env_kwargs = {"task": tiny_task, "kl_mode": "log_ratio"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -257,10 +256,12 @@ def test_a_rollout_that_a_callback_broke_off_leaves_no_episode_behind():
         assert episode.response_ids[-seen:].tolist() == record["actions"][end - seen : end, row].tolist()
 
 
-def test_a_buffer_needs_its_environment():
-    space, actions = gymnasium.spaces.Box(-1, 5, (6,), np.int64), gymnasium.spaces.Discrete(6)
-    with pytest.raises(ConfigError, match="rollout_buffer_kwargs="):
-        EpisodeRolloutBuffer(4, space, actions)
-    buffer = EpisodeRolloutBuffer(4, space, actions, n_envs=2, env=TextVecEnv(num_envs=2, task="exact"))
+def test_what_a_buffer_cannot_follow():
+    """Tokens of another policy bring no episodes: the KL would never be charged."""
+    env = TextVecEnv(num_envs=2, task="exact")
+    buffer = EpisodeRolloutBuffer(4, env.observation_space, env.action_space, n_envs=2)
+    observations, nothing = env.reset(), torch.zeros(2)
+    with pytest.raises(ConfigError, match="follows tokens that a CausalLMPolicy samples in a TextVecEnv"):
+        buffer.add(observations, np.array([0, 1]), np.zeros(2), np.ones(2), nothing, nothing)
     with pytest.raises(ConfigError, match="collect a whole rollout before"):
         next(buffer.get(4))

@@ -32,7 +32,7 @@ class ParsedActions(NamedTuple):
 
 def parse_action(action: Any, vocab_size: int) -> ParsedActions:
     """One action of a single environment. Raises InvalidAction."""
-    if isinstance(action, TokenAction):
+    if hasattr(action, "log_prob"):  # a TokenAction, or a token that an adapter gave one
         return _parse(_array(action.token).reshape(-1), _array(action.log_prob).reshape(-1), 1, vocab_size)
     array = _array(action)
     if array.shape == (2,) and array.dtype.kind == "f":

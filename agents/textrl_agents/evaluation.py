@@ -102,7 +102,7 @@ def evaluate(
     episodes: int = 256,
     seed: int = 0,
     num_envs: int = 64,
-    deterministic: bool = False,
+    deterministic: bool | None = None,
     **env_kwargs: Any,
 ) -> Evaluation:
     """Sample at least `episodes` episodes: ceil(episodes / rows) from each row.
@@ -111,12 +111,15 @@ def evaluate(
     `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which it were.
 
     env: an environment to use instead of building one from `task` and `env_kwargs`; in SAME_STEP and deferred mode.
-    deterministic: greedy decoding. Then the KL is that of the greedy policy, a point mass, and the entropy is 0.
+    deterministic: greedy decoding; None as the policy was trained to be decoded. The KL is then that of the greedy
+        policy, a point mass, and the entropy is 0.
 
     Neither the caller's random state nor the policy changes.
     """
     if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 2:
         raise ConfigError(f"episodes must be a whole number >= 2 (an interval needs two), got {episodes!r}")
+    if deterministic is None:
+        deterministic = actor_critic.greedy
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         if env is None:

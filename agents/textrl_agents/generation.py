@@ -38,7 +38,7 @@ def generate(
     n: int = 1,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
-    deterministic: bool = False,
+    deterministic: bool | None = None,
     stop: Sequence[str] = (),
     seed: int | None = None,
     batch_size: int = 64,
@@ -46,7 +46,8 @@ def generate(
     """`n` responses to each prompt, in the order of the prompts.
 
     prompts: texts or chats. max_new_tokens: None for 64, or what the model's positions leave.
-    temperature: None for the policy's own. deterministic: greedy decoding.
+    temperature: None for the policy's own.
+    deterministic: greedy decoding; None as the policy was trained to be decoded.
     seed: None draws from torch's generator as it is; with a seed that generator is left as it was.
 
     Raises PromptError, and ConfigError where the prompts and `max_new_tokens` exceed the model's positions.
@@ -62,6 +63,8 @@ def generate(
         raise ConfigError(f"max_new_tokens={shown(max_new_tokens)} leaves no room in the model's {positions} positions")
     encoded = list(PromptSet(list(prompts), actor_critic.tokenizer, max_prompt_tokens=room, overflow="error"))
     longest = max(len(prompt.ids) for prompt in encoded)
+    if deterministic is None:
+        deterministic = actor_critic.greedy
     before = actor_critic.sampling
     if temperature is not None:
         actor_critic.sampling = dataclasses.replace(before, temperature=temperature)

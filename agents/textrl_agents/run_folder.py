@@ -16,13 +16,11 @@ import re
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from textrl_agents.atomic_folder import MANIFEST, atomic_folder, existing, remove_folder, verify
 from textrl_agents.folder_lock import foreign_names, usable_path
 from textrl_agents.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
-from textrl_env.models import CausalLMActorCritic, SamplingParams, load_model
+from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.actor_critic import SETTINGS_FILE, VALUE_HEAD_FILE
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
@@ -126,24 +124,13 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
     if source == folder and run.config.is_file():
         raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
     _verify(source)
-    loaded = load_model(source, device=device, dtype=dtype)
-    settings_file = source / SETTINGS_FILE
-    if not settings_file.is_file():
+    if not (source / SETTINGS_FILE).is_file():
+        loaded = load_model(source, device=device, dtype=dtype)
         limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
         return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))
-    try:
-        settings = json.loads(settings_file.read_text())
-        settings["sampling"] = SamplingParams(**settings["sampling"])
-        actor_critic = CausalLMActorCritic(loaded.model, loaded.tokenizer, **settings)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"{settings_file} is damaged: {error}") from error
     heads = [path for path in (source / VALUE_HEAD_FILE, source.parent / VALUE_HEAD_FILE) if path.is_file()]
-    if heads:
-        try:
-            actor_critic.load_state_dict(load_file(heads[0], device=str(actor_critic.device)), strict=False)
-        except Exception as error:
-            raise ModelError(f"{heads[0]} cannot be read: {error}") from error
-    return actor_critic
+    value_head = heads[0].absolute() if heads else None
+    return CausalLMActorCritic.from_pretrained(source, device=device, dtype=dtype, value_head=value_head)
 
 
 def _verify(source: Path) -> None:

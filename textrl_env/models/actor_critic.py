@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from textrl_env.errors import ConfigError, ModelError
+from textrl_env.models.card import CARD_FILE, model_card
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.loading import load_model
@@ -62,9 +63,9 @@ class CausalLMActorCritic(nn.Module):
     tokenizer: the model's own.
     sampling: how tokens are drawn.
     max_length: tokens of the longest observation.
+    greedy: whether it is decoded greedily where nothing else is asked for, as what DQN learns is.
     value_trunk: "shared" puts the value head on the policy's own states; "separate" gives it a copy of the decoder,
         for twice the memory and a value loss that cannot disturb the policy.
-    entropy_gradient: False spares the entropy's backward pass where its coefficient is 0.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class CausalLMActorCritic(nn.Module):
         max_length: int,
         sampling: SamplingParams | None = None,
         value_trunk: str = "shared",
-        entropy_gradient: bool = True,
+        greedy: bool = False,
         cache: bool = True,
     ):
         super().__init__()
@@ -83,7 +84,7 @@ class CausalLMActorCritic(nn.Module):
             raise ConfigError(f"value_trunk must be one of {', '.join(VALUE_TRUNKS)}, got {value_trunk!r}")
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or SamplingParams()
-        self.value_trunk, self.entropy_gradient, self.cache = value_trunk, entropy_gradient, cache
+        self.value_trunk, self.greedy, self.cache = value_trunk, greedy, cache
         self.max_length = max_length
         self.vocabulary = Vocabulary.of(model, tokenizer)
         self.chunk_elements: int | None = CHUNK_ELEMENTS
@@ -176,7 +177,6 @@ class CausalLMActorCritic(nn.Module):
             self.sampling,
             self.banned,
             self.lm.vocab_size,
-            entropy="gradient" if self.entropy_gradient else "value",
             chunk_elements=self.chunk_elements,
         )
         assert statistics.entropy is not None
@@ -236,49 +236,78 @@ class CausalLMActorCritic(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that plain `AutoModelForCausalLM.from_pretrained` loads, with the value head beside it.
 
-        A LoRA adapter is merged into a copy of the weights, so that the folder stands alone.
+        A LoRA adapter is merged into a copy of the weights, so that the folder stands alone. Its README.md says what of
+        the policy plain transformers does not have.
         """
         folder = Path(folder)
-        model = self.model
-        if hasattr(model, "merge_and_unload"):
-            model = copy.deepcopy(model).merge_and_unload()
         with quiet_loading():
-            model.save_pretrained(folder)
+            standalone(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_file(self.value_state(), folder / VALUE_HEAD_FILE)
-        settings = {
+        (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
+        (folder / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "max_length": self.max_length,
             "value_trunk": self.value_trunk,
             "sampling": vars(self.sampling),
+            "greedy": self.greedy,
         }
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str = "auto", dtype: str = "auto", **overrides: Any
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        value_head: str | Path | None = VALUE_HEAD_FILE,
+        **overrides: Any,
     ) -> CausalLMActorCritic:
-        """Load what `save_pretrained` wrote. `overrides` replace saved settings (max_length, sampling, ...)."""
+        """Load what `save_pretrained` wrote: the very policy, of the class that was saved. Raises ModelError.
+
+        value_head: its file, within the folder or elsewhere; None leaves the values at 0.
+        overrides: replace saved settings (max_length, sampling, ...).
+        """
         folder = Path(folder)
         if not (folder / SETTINGS_FILE).is_file():
             raise ModelError(
                 f"{folder} has no {SETTINGS_FILE}: it is not a folder written by CausalLMActorCritic.save_pretrained. "
                 "To start from a plain model use load_model."
             )
+        loaded = load_model(folder, device=device, dtype=dtype)
         try:
             settings = json.loads((folder / SETTINGS_FILE).read_text())
             settings["sampling"] = SamplingParams(**settings["sampling"])
-        except (ValueError, KeyError, TypeError) as error:
+            settings.update(overrides)
+            if "mask_top_p" in settings:
+                from textrl_env.models.masked_actor_critic import MASK_FOLDER, MaskedActorCritic
+
+                masking = load_model(folder / MASK_FOLDER, tokenizer=loaded.tokenizer, device=device, dtype=dtype)
+                cls, settings["mask_model"] = MaskedActorCritic, masking.model
+            actor_critic = cls(loaded.model, loaded.tokenizer, **settings)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if isinstance(error, ConfigError):
+                raise
             raise ModelError(f"{folder / SETTINGS_FILE} cannot be read: {type(error).__name__}: {error}") from error
-        loaded = load_model(folder, device=device, dtype=dtype)
-        actor_critic = cls(loaded.model, loaded.tokenizer, **{**settings, **overrides})
+        if value_head is not None:
+            actor_critic._load_values(folder / value_head)
+        return actor_critic
+
+    def _load_values(self, file: Path) -> None:
         try:
-            state = load_file(folder / VALUE_HEAD_FILE, device=str(actor_critic.device))
+            state = load_file(file, device=str(self.device))
         except Exception as error:
-            raise ModelError(f"{folder / VALUE_HEAD_FILE} cannot be read: {error}") from error
-        expected = {name: tensor.shape for name, tensor in actor_critic.value_state().items()}
+            raise ModelError(f"{file} cannot be read: {error}") from error
+        expected = {name: tensor.shape for name, tensor in self.value_state().items()}
         unfit = {name for name, tensor in state.items() if expected.get(name) != tensor.shape}
         unfit |= {name for name in expected if name.startswith("value_head.")} - set(state)
         if unfit:
-            raise ModelError(f"{folder / VALUE_HEAD_FILE} does not fit this model: {', '.join(sorted(unfit))}")
-        actor_critic.load_state_dict(state, strict=False)
-        return actor_critic
+            raise ModelError(f"{file} does not fit this model: {', '.join(sorted(unfit))}")
+        self.load_state_dict(state, strict=False)
+
+
+def standalone(model: Any) -> Any:
+    """A model without an adapter: itself, or a copy with the adapter merged into its weights."""
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model

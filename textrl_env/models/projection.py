@@ -7,7 +7,7 @@ Each chunk is projected, reduced to one log-probability and one entropy a token,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -26,6 +26,29 @@ class TokenStatistics(NamedTuple):
     entropy: torch.Tensor | None  # float32 [M], nats
 
 
+class _Entropy(torch.autograd.Function):
+    """`entropy_of` whose backward pass is spared where nothing weighs it, as known when it would run.
+
+    An update multiplies the entropy by a coefficient that is 0 in most runs and may change at any time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: torch.Tensor, everything_possible: bool) -> torch.Tensor:
+        ctx.save_for_backward(log_probs)
+        ctx.everything_possible = everything_possible
+        return entropy_of(log_probs, everything_possible)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        (weight,) = weights
+        if not bool(weight.any()):
+            return None, None
+        (log_probs,) = ctx.saved_tensors
+        if not ctx.everything_possible:
+            log_probs = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # as in `entropy_of`
+        return -weight[:, None] * log_probs.exp() * (log_probs + 1), None
+
+
 def token_statistics(
     hidden: torch.Tensor,
     actions: torch.Tensor,
@@ -34,23 +57,22 @@ def token_statistics(
     banned: torch.Tensor | None,
     vocab_size: int,
     *,
-    entropy: Literal["gradient", "value", "none"] = "gradient",
+    entropy: bool = True,
     chunk_elements: int | None = CHUNK_ELEMENTS,
 ) -> TokenStatistics:
     """Log-probabilities of `actions` and entropies, with gradients to `hidden` and the head.
 
     hidden: [M, H] of the state's last token. actions: int64 [M]. project: [m, H] -> logits [m, V].
-    entropy: "value" gives it without a gradient, which spares a backward pass where its coefficient is 0; "none" leaves
-        it out.
+    entropy: whether to give it. Its backward pass is spared where its coefficient is 0.
     chunk_elements: logits held at a time; None projects all tokens at once.
     """
     everything_possible = banned is None and not sampling.truncates
 
     def one_chunk(hidden: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         chosen, log_probs = log_softmax_in_support(project(hidden), actions, sampling, banned)
-        if entropy == "none":
+        if not entropy:
             return (chosen,)
-        return chosen, entropy_of(log_probs if entropy == "gradient" else log_probs.detach(), everything_possible)
+        return chosen, _Entropy.apply(log_probs, everything_possible)
 
     count = len(actions)
     rows = count if chunk_elements is None else max(1, chunk_elements // vocab_size)

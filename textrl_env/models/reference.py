@@ -64,7 +64,7 @@ class Reference:
             self.sampling,
             self.banned,
             self.lm.vocab_size,
-            entropy="none",
+            entropy=False,
         ).log_probs
 
     @torch.no_grad()

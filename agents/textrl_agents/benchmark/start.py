@@ -54,9 +54,7 @@ def initial_policy(env: TextGenVectorEnv) -> CausalLMActorCritic:
         model = load_model(env.model_name, tokenizer=env.tokenizer, device=device, dtype=dtype).model
     elif not hasattr(model, "disable_adapter"):
         model = copy.deepcopy(model).requires_grad_(True)
-    return CausalLMActorCritic(
-        model, env.tokenizer, max_length=env.rules.max_length, sampling=env.rules.sampling, entropy_gradient=False
-    )
+    return CausalLMActorCritic(model, env.tokenizer, max_length=env.rules.max_length, sampling=env.rules.sampling)
 
 
 def trained_weights(policy: CausalLMActorCritic) -> list[Any]:

@@ -33,7 +33,6 @@ def episodes_against_prefixes(subject: Subject, *, rows: int, tokens: int, batch
             policy_kwargs={
                 "model": copy.deepcopy(endless.model),
                 "tokenizer": endless.tokenizer,
-                "entropy_gradient": False,
             },
             device=subject.device,
         )

@@ -59,7 +59,7 @@ def evaluate(
         settings.pop("task"),
         episodes=episodes,
         seed=seed,
-        deterministic=greedy,
+        deterministic=greedy or None,
         dtype=actor_critic.lm.dtype,
         **settings,
     )

@@ -56,7 +56,7 @@ def generate(
         n=n,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        deterministic=greedy,
+        deterministic=greedy or None,
         stop=stop or (),
         seed=seed,
     )

@@ -169,7 +169,7 @@ def make_config(
             module_class=TargetCausalLMModule if algo == "appo" else CausalLMModule,
             model_config={
                 "env": env,
-                "actor_critic": {"entropy_gradient": settings["entropy_coeff"] != 0, **(actor_critic or {})},
+                "actor_critic": dict(actor_critic or {}),
             },
         )
     )

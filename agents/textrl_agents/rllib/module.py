@@ -44,7 +44,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
     """A causal language model with a value head.
 
     model_config: `env`, the environment's arguments, from which the model is loaded where the module is built, and
-        `actor_critic`, arguments of CausalLMActorCritic (`value_trunk`, `entropy_gradient`, `cache`).
+        `actor_critic`, arguments of CausalLMActorCritic (`value_trunk`, `cache`).
 
     Sampling returns tokens and their log-probabilities, never logits of the vocabulary's size. It needs no recurrent
     state: the core compares what it has cached with what it is shown.

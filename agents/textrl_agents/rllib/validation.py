@@ -18,8 +18,6 @@ def check_config(config: AlgorithmConfig) -> None:
     env = config.env_config
     _check_environment(config, env)
     _check_sampling(config, env)
-    if config.entropy_coeff != 0 and not config.rl_module_spec.model_config["actor_critic"]["entropy_gradient"]:
-        raise ConfigError(f"entropy_coeff was set after make_config had left out the entropy's gradient; {ADVICE}")
     connector = config._learner_connector.keywords
     for name in ("gamma", "lambda_"):
         if name in connector and connector[name] != getattr(config, name):

@@ -12,12 +12,13 @@ from stable_baselines3.common.logger import Logger
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
-from textrl_agents.sb3.ledger import EpisodeLedger
+from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.progress_lines import ProgressLines
 from textrl_agents.sb3.q_policy import CausalLMQPolicy
 from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.sb3.response_buffer import check_groups
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.tabular import TabularPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
@@ -79,7 +80,7 @@ def _agent(
     probe_reward(vec_env.env.rules, vec_env.env.prompts, steps=arguments.get("n_steps", 1))
     if recipe.kind == "table":
         return _built(recipe, TabularPolicy, vec_env, arguments)
-    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments, vec_env)
+    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments.get("policy_kwargs"), vec_env)
     arguments["learning_rate"] = _learning_rate(arguments.get("learning_rate"), vec_env)
     if recipe.minibatches and "batch_size" not in arguments:
         arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // recipe.minibatches)
@@ -110,6 +111,8 @@ def _environment(
         if recipe.kind == "responses":
             env_kwargs = {"group_size": arguments.get("group_size", 1), **env_kwargs}
         vec_env = TextVecEnv(env, n_envs, **env_kwargs)
+    if recipe.kind == "responses":
+        check_groups(vec_env, arguments.get("group_size", 1))
     if recipe.kind in ("value", "table") and vec_env.env.rules.kl_mode != "cross_entropy":
         raise ConfigError(
             f"this algorithm reports no log-probabilities: it needs an environment with kl_mode='cross_entropy', not "
@@ -118,20 +121,18 @@ def _environment(
     return vec_env
 
 
-def _policy_kwargs(recipe: Recipe, arguments: dict[str, Any], vec_env: TextVecEnv) -> dict[str, Any]:
+def _policy_kwargs(recipe: Recipe, given: dict[str, Any] | None, vec_env: TextVecEnv) -> dict[str, Any]:
     reference = vec_env.env.kl_penalty.reference
     assert reference is not None  # an environment always has one
-    # By name where there is one: SB3 pickles these arguments when it saves, and weights do not belong there.
     name = vec_env.env.model_name
     return {
-        "model": reference.lm.model if name is None else name,
+        "model": ModelCopy(reference.lm.model) if name is None else name,
         "tokenizer": vec_env.env.tokenizer,
         "sampling": vec_env.env.rules.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
-        "entropy_gradient": arguments.get("ent_coef", 0) != 0,
         **recipe.policy,
-        **(arguments.get("policy_kwargs") or {}),
+        **(given or {}),
     }
 
 
@@ -149,10 +150,7 @@ def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[s
     if recipe.kind == "critic":  # the others bring their own buffer
         arguments["rollout_buffer_class"] = EpisodeRolloutBuffer
     policy_class = MaskedCausalLMPolicy if algo == "nlpo" else CausalLMPolicy
-    arguments["rollout_buffer_kwargs"] = {"ledger": EpisodeLedger(vec_env)}
-    agent: Any = _built(recipe, policy_class, vec_env, arguments)
-    agent.rollout_buffer.bind(vec_env, agent.policy)
-    return agent
+    return _built(recipe, policy_class, vec_env, arguments)
 
 
 def _value_based(recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:

@@ -26,8 +26,8 @@ _CRITIC: dict[str, Any] = {"gae_lambda": 1.0, "vf_coef": 0.1}
 # target_kl: epochs end where the policy is 0.045 nats a token from the one that sampled.
 _PPO: dict[str, Any] = {"n_epochs": 4, "clip_range": 0.2, "target_kl": 0.03}
 _A2C: dict[str, Any] = {"use_rms_prop": False, "normalize_advantage": True}
-# Responses are compared with one another, so nothing is fitted to their values and the scale of advantages is meant.
-_COMPARED: dict[str, Any] = {"vf_coef": 0.0, "normalize_advantage": False}
+# Responses are compared with one another, so nothing is fitted to their values.
+_COMPARED: dict[str, Any] = {"vf_coef": 0.0}
 # Exploration is the language model's own sampling; uniform tokens are noise to it.
 _VALUE: dict[str, Any] = {
     "gamma": 1.0,
@@ -80,9 +80,7 @@ ALGORITHMS: dict[str, Recipe] = {
         package="sb3_contrib",
     ),
     "nlpo": Recipe(f"{_HERE}.nlpo:NLPO", "critic", {**_ON_POLICY, **_LOSS, **_CRITIC, **_PPO}, minibatches=4),
-    "reinforce": Recipe(
-        f"{_HERE}.policy_gradient:REINFORCE", "responses", {**_ON_POLICY, **_LOSS, **_A2C, "vf_coef": 0.1}
-    ),
+    "reinforce": Recipe(f"{_HERE}.policy_gradient:REINFORCE", "responses", {**_ON_POLICY, **_LOSS, "vf_coef": 0.1}),
     "rloo": Recipe(
         f"{_HERE}.policy_gradient:RLOO",
         "responses",

@@ -95,7 +95,7 @@ def _load(agent: OnPolicyAlgorithm, folder: Path) -> None:
         saved.update({key: tuple(saved[key]) for key, value in own.items() if isinstance(value, tuple)})
     policy.optimizer.load_state_dict(optimizer_state)
     env.env.load_state_dict(state["env"])
-    env.drain_finished()
+    buffer.bind(env, policy)
     buffer.load_state_dict(state["buffer"])
     policy.load_frozen_state(state["policy"])
     for name in COUNTERS:

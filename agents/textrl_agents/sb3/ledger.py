@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from textrl_env.errors import ConfigError
+from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 
@@ -21,47 +21,61 @@ if TYPE_CHECKING:
 
 
 class EpisodeLedger:
-    """Follows the episodes of a TextVecEnv over rollouts that may cut them anywhere."""
+    """Follows the episodes of a TextVecEnv's rows over rollouts that may cut them anywhere."""
 
-    def __init__(self, env: TextVecEnv):
-        self.env: TextVecEnv | None = env
-        self.policy: CausalLMActorCritic | None = None  # needed by the "full" estimator alone
-        self._resets = env.resets
-        self.open_kl = np.zeros(env.num_envs)
-        self.open_entropy = np.zeros(env.num_envs)
+    def __init__(self, num_rows: int):
+        self.open_kl = np.zeros(num_rows)  # of each row's episode in flight, over the rollouts so far
+        self.open_entropy = np.zeros(num_rows)
+        self.env: TextVecEnv | None = None
+        self._resets = 0  # of `env` when it was last seen
+        self._finished: dict[int, list[Episode]] = {}  # row -> its episodes that ended in this rollout
 
-    def start(self) -> None:
-        """Begin a rollout: forget what a reset of the environment, or a rollout that was broken off, left behind."""
-        if self.env is None:
-            return
-        self.env.drain_finished()
-        if self.env.resets != self._resets:
-            self._resets = self.env.resets
+    def state_dict(self) -> dict[str, Any]:
+        """The sums over the episodes that go on."""
+        return {"kl": self.open_kl.copy(), "entropy": self.open_entropy.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in the environment that `start` was told of."""
+        self.open_kl[...], self.open_entropy[...] = state["kl"], state["entropy"]
+
+    def start(self, env: TextVecEnv) -> bool:
+        """Begin a rollout in `env`; whether it goes on with the episodes of the last one.
+
+        It does not after a reset, nor in another environment. What was open is then forgotten.
+        """
+        goes_on = self.env is env and self._resets == env.resets
+        self.env, self._resets = env, env.resets
+        self._finished = {}
+        if not goes_on:
             self.open_kl[:] = self.open_entropy[:] = 0.0
+        return goes_on
+
+    def follow(self, tokens: SampledTokens) -> None:
+        """Take note of the episodes that a step ended."""
+        for row, episode in tokens.episodes:
+            self._finished.setdefault(row, []).append(episode)
 
     def settle(
-        self, packed: PackedEpisodes, log_probs: torch.Tensor, stretches: list[tuple[int, bool]]
+        self,
+        packed: PackedEpisodes,
+        log_probs: torch.Tensor,
+        stretches: list[tuple[int, bool]],
+        policy: CausalLMActorCritic | None,
     ) -> tuple[np.ndarray | None, list[Episode], list[float]]:
         """Account for one rollout.
 
         log_probs: [M], the policy's when it acted, in packed order.
+        policy: the model that sampled; needed by the "full" estimator alone.
         stretches: for each packed sequence its row and whether its episode ended here; in time order for each row.
         Returns the cost of each transition ([M], `kl_coef * kl`; None where the environment has paid already), the
         finished episodes, and their summed surprisals `-log pi`, whose mean estimates the entropy of a response.
         """
-        if self.env is None:
-            raise ConfigError(
-                "this rollout buffer is not bound to an environment (it was loaded from a file): "
-                "call agent.rollout_buffer.bind(agent.env, agent.policy)"
-            )
-        finished: dict[int, list[Episode]] = {}
-        for row, episode in self.env.drain_finished():
-            finished.setdefault(row, []).append(episode)
+        assert self.env is not None  # started
         penalty = self.env.env.kl_penalty
         deferred = self.env.env.rules.kl_mode == "deferred"
         kl = None
         if deferred:
-            kl = penalty(packed, log_probs, self.policy).kl.double().cpu().numpy()
+            kl = penalty(packed, log_probs, policy).kl.double().cpu().numpy()
         bounds = np.flatnonzero(np.diff(packed.rows.cpu().numpy(), prepend=-1))
         entropy_sums = np.add.reduceat(-log_probs.double().cpu().numpy(), bounds)
         kl_sums = np.add.reduceat(kl, bounds) if kl is not None else np.zeros(len(bounds))
@@ -74,7 +88,7 @@ class EpisodeLedger:
             if not ended:
                 coefs[index] = current[row]
                 continue
-            episode = finished[row].pop(0)
+            episode = self._finished[row].pop(0)
             coefs[index] = episode.kl_coef
             if deferred:
                 episode.kl_sum = float(self.open_kl[row])
@@ -86,7 +100,3 @@ class EpisodeLedger:
             penalty.update(float(np.mean([episode.kl_sum for episode in episodes])), len(episodes))
         counts = np.diff(np.append(bounds, len(packed)))
         return (np.repeat(coefs, counts) * kl if kl is not None else None), episodes, entropies
-
-    def __getstate__(self) -> dict[str, Any]:
-        # SB3 pickles a buffer's arguments into its zip file; environments and models do not belong there.
-        return {"env": None, "policy": None, "_resets": -1, "open_kl": self.open_kl, "open_entropy": self.open_entropy}

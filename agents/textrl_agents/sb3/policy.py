@@ -14,6 +14,8 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
+from textrl_agents.sb3.model_copy import ModelCopy
+from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, load_model
 from textrl_env.models.packing import pack_observations
@@ -25,9 +27,9 @@ IMPOSSIBLE = -1e4  # the logit of an id that cannot be drawn
 class CausalLMPolicy(ActorCriticPolicy):
     """A causal language model as an SB3 policy.
 
-    model, tokenizer: what `textrl_env.models.load_model` takes. A module is copied, unless `share_model` or it is a
-        peft model, whose reference is itself with the adapter off.
-    sampling, value_trunk, entropy_gradient, cache: see CausalLMActorCritic.
+    model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless
+        `share_model` or it is a peft model, whose reference is itself with the adapter off.
+    sampling, value_trunk, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the
         model's own.
@@ -46,7 +48,6 @@ class CausalLMPolicy(ActorCriticPolicy):
         tokenizer: Any = None,
         sampling: SamplingParams | None = None,
         value_trunk: str = "shared",
-        entropy_gradient: bool = True,
         cache: bool = True,
         share_model: bool = False,
         attention: str | None = None,
@@ -68,6 +69,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         self.use_sde = False
+        model = model.module if isinstance(model, ModelCopy) else model
         loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype)
         module = loaded.model
         if module is model and not share_model and not hasattr(module, "disable_adapter"):
@@ -80,7 +82,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             max_length=int(observation_space.shape[0]),
             sampling=sampling,
             value_trunk=value_trunk,
-            entropy_gradient=entropy_gradient,
             cache=cache,
         )
         if self.actor_critic.vocabulary.size != action_space.n:
@@ -88,7 +89,6 @@ class CausalLMPolicy(ActorCriticPolicy):
                 f"the policy's model emits {self.actor_critic.vocabulary.size} tokens and the environment takes "
                 f"{action_space.n}: give both the same model"
             )
-        self.last_log_probs = torch.zeros(0)
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
 
@@ -99,8 +99,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     def load_frozen_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put back what `frozen_state` gave."""
 
-    def _make_core(self, *arguments: Any, **keywords: Any) -> CausalLMActorCritic:
-        return CausalLMActorCritic(*arguments, **keywords)
+    def _make_core(self, model: Any, tokenizer: Any, **keywords: Any) -> CausalLMActorCritic:
+        return CausalLMActorCritic(model, tokenizer, **keywords)
 
     def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -115,11 +115,12 @@ class CausalLMPolicy(ActorCriticPolicy):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L]."""
         action = self.actor_critic.act(obs, deterministic=deterministic)
-        self.last_log_probs = action.log_probs
-        return action.tokens, action.values[:, None], action.log_probs
+        tokens = SampledTensor.of(action.tokens, action.log_probs, self, in_rollout=True)
+        return tokens, action.values[:, None], action.log_probs
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        return self.forward(observation, deterministic)[0]
+        drawn = self.actor_critic.sample(observation, deterministic=deterministic)
+        return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 
     def evaluate_actions(
         self,
@@ -157,6 +158,11 @@ class CausalLMPolicy(ActorCriticPolicy):
             "optimizer_kwargs": self.optimizer_kwargs,
         }
 
+    @classmethod
+    def _parts_of(cls, core: CausalLMActorCritic) -> dict[str, Any]:
+        """Arguments of the policy that `core` brings besides CausalLMActorCritic's."""
+        return {}
+
     def save(self, path: str | Path) -> None:
         """Write a folder: the model in Hugging Face format, the value head, and the spaces. No pickle."""
         folder = Path(path)
@@ -182,6 +188,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             value_trunk=core.value_trunk,
             share_model=True,
             device=device,
+            **cls._parts_of(core),
         )
         policy.actor_critic.load_state_dict(core.value_state(), strict=False)
         return policy

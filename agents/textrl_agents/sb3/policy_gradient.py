@@ -1,6 +1,6 @@
 """REINFORCE, RLOO and GRPO as SB3 algorithms: SB3's own update on advantages of whole responses.
 
-What sets them apart from A2C and PPO is how advantages come to be, and that is the rollout buffer's work. All three
+What sets them apart from PPO is how advantages come to be, and that is the rollout buffer's work. All three
 learn from the return with the KL in it, `score - kl_coef * kl`. (GRPO as published puts an estimate of the KL into
 the loss, whose gradient is that of the reversed KL; Tang and Munos 2025, https://arxiv.org/abs/2506.09477.)
 """
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import PPO
 
 from textrl_agents.sb3.advantages import group_relative, leave_one_out, reward_to_go
-from textrl_agents.sb3.ledger import EpisodeLedger
-from textrl_agents.sb3.response_buffer import Estimate, Response, ResponseRolloutBuffer
-from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.sb3.response_buffer import Estimate, Estimator, Response, ResponseRolloutBuffer
 from textrl_env.errors import ConfigError
+
+NO_CLIPPING = 1e6  # beyond any ratio; finite, because it is logged
 
 
 def to_go_minus_value(groups: Sequence[Sequence[Response]]) -> list[Estimate]:
@@ -45,11 +45,9 @@ class _WholeResponses:
             super().train()  # type: ignore[misc]
 
 
-def _buffer(env: Any, estimator: Any, group_size: int, given: dict[str, Any] | None) -> dict[str, Any]:
+def _buffer(estimator: Estimator, group_size: int = 1) -> dict[str, Any]:
     """The buffer's arguments of an SB3 algorithm."""
-    kwargs: dict[str, Any] = {"estimator": estimator, "group_size": group_size, **(given or {})}
-    if "ledger" not in kwargs and isinstance(env, TextVecEnv):
-        kwargs["ledger"] = EpisodeLedger(env)
+    kwargs = {"estimator": estimator, "group_size": group_size}
     return {"rollout_buffer_class": ResponseRolloutBuffer, "rollout_buffer_kwargs": kwargs}
 
 
@@ -59,22 +57,67 @@ def _check_group(group_size: Any) -> int:
     return group_size
 
 
-class REINFORCE(_WholeResponses, A2C):
+class REINFORCE(_WholeResponses, PPO):
     """REINFORCE with a learned baseline (Williams 1992; Sutton and Barto 2018, section 13.4).
 
-    Monte Carlo returns of whole responses, one update on each rollout, nothing bootstrapped. Arguments: A2C's.
+    Monte Carlo returns of whole responses, one update on each rollout, nothing bootstrapped. It is PPO's update on all
+    of a rollout at once, without clipping: the gradient of `ratio * advantage`, which is that of `log pi * advantage`
+    for a token that the present policy sampled. A response that began in an earlier rollout has tokens of an earlier
+    policy, and each of these is weighted by its ratio.
+
+    normalize_advantage: over all tokens of the update. The other arguments are PPO's.
     """
 
-    def __init__(self, policy: Any, env: Any, *, rollout_buffer_kwargs: dict[str, Any] | None = None, **arguments: Any):
-        buffer = _buffer(env, to_go_minus_value, 1, rollout_buffer_kwargs)
-        super().__init__(policy, env, **{**arguments, **buffer})
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        n_steps: int = 64,
+        gamma: float = 1.0,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.1,
+        max_grad_norm: float = 1.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: Any = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps=n_steps,
+            batch_size=max(2, n_steps),  # what PPO accepts without a word; all of a rollout is one minibatch below
+            n_epochs=1,
+            clip_range=NO_CLIPPING,
+            gamma=gamma,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            **_buffer(to_go_minus_value),
+        )
+        self.batch_size = None  # type: ignore[assignment]
 
 
 class RLOO(_WholeResponses, PPO):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740).
 
-    group_size: responses to each prompt, as the environment serves them. The other arguments are PPO's: with one epoch
-    its clipped loss is REINFORCE's but for the steps between minibatches.
+    group_size: responses to each prompt, as the environment serves them. normalize_advantage: over a minibatch, which
+    RLOO does not do. The other arguments are PPO's: with one epoch its clipped loss is REINFORCE's but for the steps
+    between minibatches.
     """
 
     def __init__(
@@ -83,19 +126,21 @@ class RLOO(_WholeResponses, PPO):
         env: Any,
         *,
         group_size: int = 4,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
         **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
         rule = functools.partial(compared_in_group, rule=leave_one_out)
-        super().__init__(policy, env, **{**arguments, **_buffer(env, rule, group_size, rollout_buffer_kwargs)})
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)
 
 
 class GRPO(_WholeResponses, PPO):
     """Group relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
 
     group_size: responses to each prompt, as the environment serves them. scale: whether advantages are divided by their
-    group's standard deviation. Every token weighs alike, whatever its response's length. The other arguments are PPO's.
+    group's standard deviation; normalize_advantage: by a minibatch's as well, which GRPO does not do. Every token
+    weighs alike, whatever its response's length. The other arguments are PPO's.
     """
 
     def __init__(
@@ -105,9 +150,10 @@ class GRPO(_WholeResponses, PPO):
         *,
         group_size: int = 8,
         scale: bool = True,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
         **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
         rule = functools.partial(compared_in_group, rule=functools.partial(group_relative, scale=scale))
-        super().__init__(policy, env, **{**arguments, **_buffer(env, rule, group_size, rollout_buffer_kwargs)})
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
+from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 from textrl_env.models.actor_critic import States
@@ -86,6 +87,7 @@ class CausalLMQPolicy(BasePolicy):
         super().__init__(observation_space, action_space)
         # The policy core as every other algorithm here has it; its optimizer is not used.
         core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
+        core.greedy = True
         self.n_quantiles = n_quantiles
         online = (
             TokenQNetwork(core, q_scale) if n_quantiles is None else TokenQuantileNetwork(core, q_scale, n_quantiles)
@@ -114,4 +116,5 @@ class CausalLMQPolicy(BasePolicy):
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = True) -> torch.Tensor:
-        return self.actor_critic.sample(observation, deterministic=deterministic).tokens
+        drawn = self.actor_critic.sample(observation, deterministic=deterministic)
+        return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes
 
@@ -31,6 +32,16 @@ class _Stored:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+
+def check_charge(action: np.ndarray) -> None:
+    """Raise ConfigError where the environment that took `action` does not charge the cross-entropy."""
+    env = action.env if isinstance(action, SampledTokens) else None  # unknown of uniformly random tokens
+    if env is not None and env.env.rules.kl_mode != "cross_entropy":
+        raise ConfigError(
+            f"Q-learning learns from the reward of each step: it needs an environment with kl_mode='cross_entropy', "
+            f"not {env.env.rules.kl_mode!r}"
+        )
 
 
 class EpisodeReplayBuffer(ReplayBuffer):
@@ -78,6 +89,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        check_charge(action)
         lengths = (obs >= 0).sum(axis=1)
         actions = np.asarray(action).reshape(self.n_envs)
         for row, length in enumerate(lengths.tolist()):

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from textrl_agents.sb3.policy import CausalLMPolicy
+    from textrl_agents.sb3.vec_env import TextVecEnv
 
 
 @dataclass(eq=False)
@@ -44,6 +48,15 @@ class Estimate(NamedTuple):
     returns: np.ndarray  # what the value head is fitted to, where it is
 
 
+def check_groups(env: TextVecEnv, size: int) -> None:
+    """Raise ConfigError unless `env` serves prompts in groups of `size`."""
+    if env.env.group_size != size:
+        raise ConfigError(
+            f"this algorithm compares {size} responses to each prompt and the environment serves "
+            f"groups of {env.env.group_size}: build it with group_size={size}"
+        )
+
+
 Estimator = Callable[[Sequence[Sequence[Response]]], list[Estimate]]
 
 
@@ -56,7 +69,6 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
 
     def __init__(self, *arguments: Any, estimator: Estimator, group_size: int = 1, **keywords: Any):
         self.estimator, self.group_size = estimator, group_size
-        self._resets_seen: int | None = None
         self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
         self._groups: dict[int, list[Response]] = {}  # group -> its responses so far
         super().__init__(*arguments, **keywords)
@@ -81,19 +93,13 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         self._groups = {
             int(group): [Response(**response) for response in responses] for group, responses in state["groups"].items()
         }
-        self._resets_seen = None if self.ledger.env is None else self.ledger.env.resets
 
-    def reset(self) -> None:
-        super().reset()
-        env = self.ledger.env
-        if env is not None and env.resets != self._resets_seen:
-            self._resets_seen = env.resets
-            if env.env.group_size != self.group_size:
-                raise ConfigError(
-                    f"this algorithm compares {self.group_size} responses to each prompt and the environment serves "
-                    f"groups of {env.env.group_size}: build it with group_size={self.group_size}"
-                )
+    def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
+        check_groups(env, self.group_size)
+        goes_on = super().bind(env, policy)
+        if not goes_on:
             self._open, self._groups = {}, {}  # the episodes in flight are gone
+        return goes_on
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""

@@ -17,21 +17,23 @@ from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from textrl_agents.sb3.ledger import EpisodeLedger
-from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
 from textrl_env.models import PackedEpisodes, pack
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.policy import CausalLMPolicy
+    from textrl_agents.sb3.vec_env import TextVecEnv
 
 
 class EpisodeRolloutBuffer(RolloutBuffer):
     """`RolloutBuffer` for token sequences.
 
-    env: the TextVecEnv being sampled; needed to charge the deferred KL.
-    The other arguments are SB3's. `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so
-    that each has about `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
+    Arguments: SB3's. It follows the environment and the policy that the tokens it is given come from.
+
+    `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so that each has about
+    `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
     """
 
     def __init__(
@@ -43,36 +45,27 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         gae_lambda: float = 0.95,
         gamma: float = 1.0,
         n_envs: int = 1,
-        *,
-        ledger: EpisodeLedger | None = None,
-        env: TextVecEnv | None = None,
     ):
-        if env is None and ledger is None:
-            raise ConfigError("EpisodeRolloutBuffer needs rollout_buffer_kwargs={'env': the TextVecEnv}")
-        self.ledger = ledger if ledger is not None else EpisodeLedger(env)  # type: ignore[arg-type]
+        self.ledger = EpisodeLedger(n_envs)
+        self.policy: CausalLMPolicy | None = None  # that sampled the rollout
         self.episodes: list[Episode] = []  # that ended in this rollout
         self.response_entropies: list[float] = []  # summed -log pi of each
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
-    def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> None:
-        """Follow `env` and `policy` from here on: `agent.rollout_buffer.bind(agent.env, agent.policy)`.
-
-        In the modes that charge each step, `env` learns the log-probabilities of `policy`.
-        """
-        self.ledger.env, self.ledger.policy = env, policy.actor_critic
-        if env.env.rules.kl_mode in ("auto", "log_ratio"):
-            env.log_probs = lambda: policy.last_log_probs
+    def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
+        """Follow `env` and `policy` through this rollout; whether it goes on with the episodes of the last one."""
+        self.policy = policy
+        return self.ledger.start(env)
 
     def state_dict(self) -> dict[str, Any]:
         """What a later rollout depends on: sums over the episodes that go on."""
-        return {"kl": self.ledger.open_kl.copy(), "entropy": self.ledger.open_entropy.copy()}
+        return self.ledger.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.ledger.open_kl[...], self.ledger.open_entropy[...] = state["kl"], state["entropy"]
+        """Go on where `state_dict` was taken; `bind` first."""
+        self.ledger.load_state_dict(state)
 
     def reset(self) -> None:
-        self.ledger.start()
         shape = (self.buffer_size, self.n_envs)
         self.actions = np.zeros(shape, dtype=np.int64)
         self.rewards = np.zeros(shape, dtype=np.float32)
@@ -97,7 +90,15 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         value: torch.Tensor,
         log_prob: torch.Tensor,
     ) -> None:
+        if not isinstance(action, SampledTokens) or action.env is None:
+            raise ConfigError(
+                f"{type(self).__name__} follows tokens that a CausalLMPolicy samples in a TextVecEnv; these come from "
+                "another policy or environment. Build both by hand as in examples/sb3_by_hand.py, or use make_agent"
+            )
         at = self.pos
+        if at == 0:
+            self.bind(action.env, action.policy)
+        self.ledger.follow(action)
         for row in range(self.n_envs) if at == 0 else np.flatnonzero(episode_start):
             ids = obs[row]
             self._prefixes[row].append((at, ids[ids >= 0].copy()))
@@ -131,7 +132,9 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self._pack(sequences, first_actions)
         log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
         assert self._packed is not None
-        costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches)
+        assert self.policy is not None
+        policy = self.policy.actor_critic
+        costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches, policy)
         if costs is not None:
             self.rewards[self._place] -= costs
         self.values = self._values.cpu().numpy()

@@ -19,6 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
+from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes, Vocabulary
@@ -29,8 +30,10 @@ from textrl_env.tasks.enumeration import MAX_RESPONSES
 class TabularPolicy(BasePolicy):
     """`softmax(Q / temperature)` over a table with a row for each state seen; a state not seen has Q = 0.
 
-    It has what an evaluation needs of a CausalLMActorCritic: `act`, `evaluate`, `vocabulary`, `device`.
+    It has what an evaluation needs of a CausalLMActorCritic: `act`, `evaluate`, `vocabulary`, `device`, `greedy`.
     """
+
+    greedy = False
 
     def __init__(
         self,
@@ -69,6 +72,21 @@ class TabularPolicy(BasePolicy):
         scaled = self.q[rows] / self.temperature
         return scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
 
+    def get_extra_state(self) -> dict[str, torch.Tensor]:
+        """The table as tensors: part of `state_dict`, and so of what SB3 saves."""
+        states = [torch.from_numpy(np.frombuffer(ids, dtype=np.int64).copy()) for ids in self._rows]
+        q, visits = (torch.from_numpy(table[: len(states)].copy()) for table in (self.q, self.visits))
+        ids = torch.nn.utils.rnn.pad_sequence(states, batch_first=True, padding_value=-1) if states else q.new_zeros(0)
+        return {"states": ids, "q": q, "visits": visits}
+
+    def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take a table that `get_extra_state` gave in place of this one."""
+        self._rows.clear()
+        self.rows(state["states"].cpu().numpy())  # in their order; makes room
+        for table, saved in ((self.q, state["q"]), (self.visits, state["visits"])):
+            table[:] = 0
+            table[: len(saved)] = saved.cpu().numpy()
+
     def soft_values(self, rows: np.ndarray) -> np.ndarray:
         """V(s) = temperature * log sum exp(Q(s, .) / temperature), float64 [N]."""
         return self.temperature * np.logaddexp.reduce(self.q[rows] / self.temperature, axis=1)
@@ -102,7 +120,8 @@ class TabularPolicy(BasePolicy):
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        return self.act(observation, deterministic=deterministic).tokens
+        action = self.act(observation, deterministic=deterministic)
+        return SampledTensor.of(action.tokens, action.log_probs, self, in_rollout=False)
 
 
 class QLearning(BaseAlgorithm):
@@ -116,7 +135,7 @@ class QLearning(BaseAlgorithm):
     def __init__(
         self,
         policy: type[TabularPolicy],
-        env: TextVecEnv,
+        env: TextVecEnv | None,
         learning_rate: float | Schedule = 1.0,
         exploration: float = 0.5,
         n_steps: int = 64,
@@ -127,19 +146,13 @@ class QLearning(BaseAlgorithm):
         tensorboard_log: str | None = None,
         _init_setup_model: bool = True,
     ):
-        rules = env.env.rules
-        temperature, size = env.env.kl_penalty.coef, rules.vocabulary.size
-        if temperature <= 0 or size**rules.max_new_tokens > MAX_RESPONSES:
-            raise ConfigError(
-                f"a table needs kl_coef > 0 and a task with few states, such as 'exact'; got kl_coef={temperature} and "
-                f"{size} tokens in {rules.max_new_tokens} steps"
-            )
-        wiring = {"temperature": temperature, "vocabulary": rules.vocabulary, **(policy_kwargs or {})}
+        if env is not None:  # else a saved table is being loaded for `predict` alone
+            policy_kwargs = {**_wiring(env), **(policy_kwargs or {})}
         super().__init__(
             policy,
             env,
             learning_rate,
-            policy_kwargs=wiring,
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
             device=device,
@@ -174,6 +187,12 @@ class QLearning(BaseAlgorithm):
         )
         assert self.env is not None
         assert isinstance(self.policy, TabularPolicy)
+        coef = self.env.env.kl_penalty.coef  # type: ignore[attr-defined]
+        if coef != self.policy.temperature:
+            raise ConfigError(
+                f"this table was made for kl_coef={self.policy.temperature}, which is its temperature, and the "
+                f"environment charges {coef}: give it an environment with its own kl_coef"
+            )
         callback.on_training_start(locals(), globals())
         iteration = 0
         rows = self.policy.rows(self._last_obs)  # type: ignore[arg-type]
@@ -234,13 +253,25 @@ class QLearning(BaseAlgorithm):
         return self.policy.soft_values(rows)
 
 
+def _wiring(env: TextVecEnv) -> dict[str, Any]:
+    """What a TabularPolicy takes from its environment. Raises ConfigError where a table cannot hold its states."""
+    rules = env.env.rules
+    temperature, size = env.env.kl_penalty.coef, rules.vocabulary.size
+    if temperature <= 0 or size**rules.max_new_tokens > MAX_RESPONSES:
+        raise ConfigError(
+            f"a table needs kl_coef > 0 and a task with few states, such as 'exact'; got kl_coef={temperature} and "
+            f"{size} tokens in {rules.max_new_tokens} steps"
+        )
+    return {"temperature": temperature, "vocabulary": rules.vocabulary}
+
+
 class SARSA(QLearning):
     """Soft SARSA: `Q(s, a) += rate * (r + Q(s', a') - temperature * log pi(a'|s') - Q(s, a))`.
 
     The next action is a sample, so its noise is averaged: the rate is `visits ** -0.6`, but at least `learning_rate`.
     """
 
-    def __init__(self, policy: Any, env: TextVecEnv, learning_rate: float | Schedule = 0.01, **arguments: Any):
+    def __init__(self, policy: Any, env: TextVecEnv | None, learning_rate: float | Schedule = 0.01, **arguments: Any):
         if "exploration" in arguments:
             raise ConfigError("SARSA learns the value of the policy that acts: it has no exploration beside it")
         super().__init__(policy, env, learning_rate, 0.0, **arguments)

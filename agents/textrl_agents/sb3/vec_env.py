@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from textrl_agents.sb3.prediction_charge import PredictionCharge
+from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env import ENV_ID, TextGenVectorEnv, TokenAction
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
 
 
 class TextVecEnv(VecEnv):
@@ -21,9 +22,10 @@ class TextVecEnv(VecEnv):
 
     env: a registered id, or a TextGenVectorEnv in SAME_STEP mode (SB3 resets within the step).
     env_kwargs: the environment's arguments. `kl_mode` is "deferred" unless given: the KL is charged to whole episodes
-        by EpisodeRolloutBuffer, in one forward each.
-    log_probs: where the step's log-probabilities come from in the `"log_ratio"` and `"auto"` modes, since SB3's loop
-        passes on the action alone. `make_agent` connects the policy.
+        in one forward each, by EpisodeRolloutBuffer after a rollout, and at their end where `agent.predict` plays them.
+
+    Rewards, `info["episode"]` and so `evaluate_policy` and `EvalCallback` give the quantity that is trained,
+    `score - kl_coef * kl_sum`, in every mode. A policy decoded greedily is a point mass: its log-probabilities are 0.
     """
 
     def __init__(self, env: str | TextGenVectorEnv = ENV_ID, num_envs: int = 1, **env_kwargs: Any):
@@ -34,16 +36,17 @@ class TextVecEnv(VecEnv):
             raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
         else:
             built = env
+        if isinstance(built, VecEnv):
+            raise ConfigError(_of_sb3(built))
         inner = built.unwrapped
         if not isinstance(inner, TextGenVectorEnv):
             raise ConfigError(f"TextVecEnv runs over a TextGenVectorEnv, got {type(inner).__name__}")
         if inner.autoreset_mode is not AutoresetMode.SAME_STEP:
             raise ConfigError("SB3 resets within the step: build the environment with autoreset_mode='SAME_STEP'")
         self.env: TextGenVectorEnv = inner
-        self.log_probs: Callable[[], torch.Tensor] | None = None
-        self.finished: list[tuple[int, Episode]] = []  # (row, episode), until `drain_finished` takes them
         self.resets = 0  # calls of `reset`, each of which drops the episodes in flight
-        self._silent = inner.rules.kl_mode == "deferred"
+        self._deferred = inner.rules.kl_mode == "deferred"
+        self._predicted = PredictionCharge(inner)
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
         super().__init__(inner.num_envs, inner.single_observation_space, inner.single_action_space)
 
@@ -55,7 +58,7 @@ class TextVecEnv(VecEnv):
         observations, _ = self.env.reset(seed=seeds, options=options)
         self._reset_seeds()
         self._reset_options()
-        self.finished.clear()
+        self._predicted.clear()
         self.resets += 1
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations
@@ -64,14 +67,20 @@ class TextVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        actions: Any = self._actions
-        if self.log_probs is not None:
-            actions = TokenAction(actions, self.log_probs())
+        tokens = self._actions
+        sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
+        actions: Any = tokens if sampled is None or self._deferred else TokenAction(tokens, sampled.log_probs)
         observations, rewards, dones, _, vector_infos = self.env.step(actions)
         transition = self.env.transition
         assert transition is not None
+        if sampled is not None:
+            sampled.env, sampled.episodes = self, transition.episodes
+        if self._deferred and sampled is not None and not sampled.in_rollout:
+            rewards = rewards - self._predicted.costs(sampled, transition.episodes, vector_infos.get("final_obs", ()))
+        else:
+            self._predicted.clear()
         infos: list[dict[str, Any]]
-        if self._silent:
+        if self._deferred:
             infos = [{} for _ in range(self.num_envs)]
         else:
             columns = (transition.ref_log_probs.tolist(), transition.kl.tolist())
@@ -82,13 +91,7 @@ class TextVecEnv(VecEnv):
                 terminal_observation=vector_infos["final_obs"][row],
                 **{"TimeLimit.truncated": False},
             )
-        self.finished += transition.episodes
         return observations, rewards.astype(np.float32), dones, infos
-
-    def drain_finished(self) -> list[tuple[int, Episode]]:
-        """Episodes that ended since the last call, in order."""
-        drained, self.finished = self.finished, []
-        return drained
 
     def close(self) -> None:
         self.env.close()
@@ -100,11 +103,24 @@ class TextVecEnv(VecEnv):
         setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        return [getattr(self.env, method_name)(*args, **kwargs)] * len(self._rows(indices))
+        result, rows = getattr(self.env, method_name)(*args, **kwargs), self._rows(indices)
+        # One environment answers for all rows; this answer has one entry a row (sb3-contrib's MaskablePPO asks for it).
+        return [result[row] for row in rows] if method_name == "action_masks" else [result] * len(rows)
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        # Episode records are kept by the environment itself, so nothing needs wrapping.
-        return [False] * len(self._rows(indices))
+        # The environment keeps the records that SB3's Monitor would keep, so nothing needs wrapping.
+        return [issubclass(wrapper_class, Monitor)] * len(self._rows(indices))
 
     def _rows(self, indices: Any) -> Sequence[int]:
         return list(self._get_indices(indices))
+
+
+def _of_sb3(env: VecEnv) -> str:
+    """Why an environment of SB3 cannot be taken."""
+    name = type(env).__name__
+    if isinstance(env, VecEnvWrapper):
+        return (
+            f"{name} around a TextVecEnv changes what the algorithm sees: token ids cannot be normalised or stacked, "
+            f"and returns are recorded already (info['episode']). Pass the TextVecEnv itself, without {name}"
+        )
+    return f"{name} runs one environment a row; pass TextVecEnv({ENV_ID!r}, num_envs=...), which runs them as one batch"
