@@ -17,6 +17,7 @@ TextRLError
 |   |-- RewardRaised                           it raised; the original error is the cause
 |   |-- InvalidScore           (ValueError)    NaN, inf, None, text, or a wrong number of scores
 |   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+|-- TrainingDiverged           (ArithmeticError)  an update would be of numbers that are not finite
 `-- MissingExtra               (ImportError)   an optional dependency; names the `pip install` that adds it
 """
 
@@ -109,6 +110,10 @@ class InvalidScore(RewardError, ValueError):
 
 class RewardTimeout(RewardError, TimeoutError):
     """The reward function did not answer within its limit."""
+
+
+class TrainingDiverged(TextRLError, ArithmeticError):
+    """Rewards, log-probabilities or gradients that no update can use: not finite, or too large for float32."""
 
 
 class MissingExtra(TextRLError, ImportError):

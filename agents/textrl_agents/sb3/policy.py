@@ -14,6 +14,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
+from textrl_agents.divergence import GradientGuard
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, load_model
 from textrl_env.models.packing import pack_observations
@@ -91,6 +92,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         self.last_log_probs = torch.zeros(0)
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
+        self.gradient_guard = GradientGuard(self.optimizer)
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
         """Tensors besides the trained weights that later updates depend on; none, but for a policy with more parts."""

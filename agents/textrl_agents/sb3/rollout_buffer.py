@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
+from textrl_agents.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
@@ -62,6 +63,11 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.ledger.env, self.ledger.policy = env, policy.actor_critic.lm
         if env.env.rules.kl_mode in ("auto", "log_ratio"):
             env.log_probs = lambda: policy.last_log_probs
+        policy.gradient_guard.rewards = self.reward_range
+
+    def reward_range(self) -> RewardRange:
+        """The least and the greatest reward of this rollout, with the KL charged."""
+        return reward_range(self.rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """What a later rollout depends on: sums over the episodes that go on."""
@@ -130,12 +136,14 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self._place = (np.concatenate(steps), np.concatenate(rows))
         self._pack(sequences, first_actions)
         log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
+        self.log_probs = self._log_probs.cpu().numpy()
+        check_log_probs(self.log_probs)
         assert self._packed is not None
         costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches)
         if costs is not None:
             self.rewards[self._place] -= costs
+        check_rewards(self.rewards)
         self.values = self._values.cpu().numpy()
-        self.log_probs = self._log_probs.cpu().numpy()
         return stretches
 
     def _pack(self, sequences: list[np.ndarray], first_actions: list[int]) -> None:
