@@ -41,6 +41,15 @@ def check_log_probs(log_probs: np.ndarray) -> None:
         )
 
 
+def check_values(values: torch.Tensor) -> None:
+    """Raise TrainingDiverged unless state values, of any shape, are finite: Huber's loss would go on with infinite ones."""
+    if not torch.isfinite(values).all():
+        raise TrainingDiverged(
+            "the value of a state is not finite: the weights overflow. No weight was changed. Lower learning_rate, or "
+            "use dtype float32"
+        )
+
+
 def reward_range(rewards: np.ndarray) -> RewardRange:
     """The least and the greatest of at least one reward; NaN where one is NaN."""
     return float(np.min(rewards)), float(np.max(rewards))

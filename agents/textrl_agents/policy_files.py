@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
-from textrl_env.errors import ModelError
+from textrl_env.errors import ModelError, TrainingDiverged
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.actor_critic import VALUE_HEAD_FILE
 
@@ -16,7 +17,13 @@ ADAPTER_FILE = "adapter.safetensors"
 
 
 def save_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
-    """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`."""
+    """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`.
+
+    Raises TrainingDiverged for weights that are not finite: no checkpoint of them may take the place of a sound one.
+    """
+    for name, parameter in core.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingDiverged(f"the weights are not finite ({name}), so they are not saved: lower learning_rate")
     core.save_pretrained(folder / POLICY_FOLDER)
     if _has_adapter(core):
         # What is trained of the model; the frozen rest is loaded anew from where it came.

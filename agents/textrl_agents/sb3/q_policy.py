@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from textrl_agents.divergence import GradientGuard
+from textrl_agents.divergence import GradientGuard, check_values
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
@@ -37,8 +37,10 @@ class TokenQNetwork(nn.Module):
         self.core, self.q_scale = core, q_scale
 
     def states(self, obs: Any) -> States:
-        """The core's states, with gradients for PackedEpisodes."""
-        return self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+        """The core's states, with gradients for PackedEpisodes. Raises TrainingDiverged for infinite values."""
+        states = self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+        check_values(states.values)
+        return states
 
     def q_values(self, states: States) -> torch.Tensor:
         """[M, V]"""
