@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_agents.sb3.advantages import group_relative, leave_one_out, reward_to_go
@@ -131,6 +132,47 @@ def test_the_first_ratio_is_1_over_cut_responses(algo: str):
     agent.learn(14 * 80)
     assert count > 200
     assert worst < 1e-5
+
+
+class _Stop(BaseCallback):
+    """Breaks a rollout off after so many steps."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self) -> bool:
+        self.steps -= 1
+        return self.steps > 0
+
+
+@pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2)])
+def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int):
+    """A stop in mid-rollout loses what that rollout had sampled. A response that goes on is then incomplete: to train
+    on what is left of it would put later rewards on earlier tokens."""
+    arguments = {"group_size": size} if size > 1 else {}
+    env_kwargs = {"task": "sentiment", "device": "cpu"}
+    agent = make_agent(algo, env_kwargs=env_kwargs, n_envs=8, n_steps=4, learning_rate=0.0, seed=0, **arguments)
+    agent.learn(10_000, callback=_Stop(4 + 2))  # one rollout, and half of another
+    waiting = {row: response.ids.tolist() for row, response in agent.rollout_buffer._open.items()}
+    states = {row: agent._last_obs[row][agent._last_obs[row] >= 0].tolist() for row in waiting}
+    prefixes = [ids for row, ids in waiting.items() if len(states[row]) > len(ids) and states[row][: len(ids)] == ids]
+    assert len(prefixes) > 3, "no response is older than the rollout that was lost"
+    trained = 0
+
+    def train() -> None:
+        nonlocal trained
+        buffer = agent.rollout_buffer
+        if not buffer.has_batch:
+            return
+        for ids, first in zip(buffer._sequences, buffer._first_actions.tolist(), strict=True):
+            assert not any(ids[: len(prefix)].tolist() == prefix for prefix in prefixes)
+            trained += len(ids) - first
+        assert len(buffer.advantages) == sum(map(len, buffer._sequences)) - buffer._first_actions.sum()
+
+    agent.train = train
+    agent.learn(8 * 4 * 20, reset_num_timesteps=False)
+    assert trained > 100
 
 
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():

@@ -100,6 +100,8 @@ def test_every_transition_is_as_likely_as_any_other(batch_size: int):
     assert counts[:short].mean() == pytest.approx(1.0, abs=0.12)  # of episodes of one step: 420 transitions are 1
     by_step = counts[short:].reshape(count, long).mean(axis=0)
     np.testing.assert_allclose(by_step, 1.0, atol=0.12)  # first steps, last steps and those between
+    after_the_first_long_one = seen[1:][seen[:-1] == short + long - 1]
+    assert len(set(after_the_first_long_one.tolist())) > 10, "episodes come in an order of their own"
 
 
 def test_the_oldest_episodes_that_are_over_make_room():
@@ -171,6 +173,20 @@ def test_the_greedy_action_is_the_models_likeliest_token(tiny_task: Task):
     expected = agent.policy.actor_critic.act(on_device, deterministic=True).tokens
     assert torch.equal(values.argmax(dim=1), expected)
     assert torch.equal(agent.policy._predict(on_device, deterministic=True), expected)
+
+
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
+def test_a_q_value_is_the_log_prob_and_the_states_value(algo: str):
+    """Q(s, a) = q_scale * log pi(a|s) + V(s): without V no target could say that one state is better than another."""
+    agent = make_agent(algo, n_envs=3, env_kwargs={"task": "exact"}, policy_kwargs={"q_scale": 0.3}, seed=0)
+    core, network = agent.policy.actor_critic, agent.q_net if algo == "dqn" else agent.quantile_net
+    with torch.no_grad():
+        core.value_head.weight.normal_()
+    obs = torch.tensor([[0, 1, -1, -1, -1, -1], [2, 3, 4, -1, -1, -1]])
+    with torch.no_grad():
+        values = network(obs) if algo == "dqn" else network(obs)[:, 0]
+    torch.testing.assert_close(values, 0.3 * core.logits(obs).log_softmax(dim=-1) + core.values(obs)[:, None])
+    assert core.values(obs).abs().min() > 0.05
 
 
 def test_ids_that_cannot_be_drawn_have_a_finite_worst_value(tiny_task: Task):
