@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -146,33 +147,36 @@ class _Stop(BaseCallback):
         return self.steps > 0
 
 
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
 @pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2)])
-def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int):
-    """A stop in mid-rollout loses what that rollout had sampled. A response that goes on is then incomplete: to train
-    on what is left of it would put later rewards on earlier tokens."""
+def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int, stopped_at: int):
+    """A stop in mid-rollout loses what that rollout had sampled. What is left of the responses is not trained on, over
+    however many rollouts they go on: later rewards would be put on earlier tokens, or a part taken for the whole."""
     arguments = {"group_size": size} if size > 1 else {}
     env_kwargs = {"task": "sentiment", "device": "cpu"}
     agent = make_agent(algo, env_kwargs=env_kwargs, n_envs=8, n_steps=4, learning_rate=0.0, seed=0, **arguments)
-    agent.learn(10_000, callback=_Stop(4 + 2))  # one rollout, and half of another
-    waiting = {row: response.ids.tolist() for row, response in agent.rollout_buffer._open.items()}
-    states = {row: agent._last_obs[row][agent._last_obs[row] >= 0].tolist() for row in waiting}
-    prefixes = [ids for row, ids in waiting.items() if len(states[row]) > len(ids) and states[row][: len(ids)] == ids]
-    assert len(prefixes) > 3, "no response is older than the rollout that was lost"
-    trained = 0
+    agent.learn(10_000, callback=_Stop(4 + stopped_at))
+    prompts = {tuple(prompt.ids.tolist()) for prompt in agent.env.env.prompts}
+    assert len(agent.rollout_buffer._open) > 3
+    trained: list[tuple[int, ...]] = []
+    ended: list[tuple[int, ...]] = []
 
     def train() -> None:
-        nonlocal trained
         buffer = agent.rollout_buffer
+        ended.extend(tuple(episode.response_ids.tolist()) for episode in buffer.episodes)
         if not buffer.has_batch:
             return
-        for ids, first in zip(buffer._sequences, buffer._first_actions.tolist(), strict=True):
-            assert not any(ids[: len(prefix)].tolist() == prefix for prefix in prefixes)
-            trained += len(ids) - first
-        assert len(buffer.advantages) == sum(map(len, buffer._sequences)) - buffer._first_actions.sum()
+        firsts = buffer._first_actions.tolist()
+        assert len(buffer.advantages) == sum(map(len, buffer._sequences)) - sum(firsts)
+        for ids, first in zip(buffer._sequences, firsts, strict=True):
+            assert tuple(ids[:first].tolist()) in prompts
+            trained.append(tuple(ids[first:].tolist()))
 
     agent.train = train
-    agent.learn(8 * 4 * 20, reset_num_timesteps=False)
-    assert trained > 100
+    agent.learn(8 * 4 * 25, reset_num_timesteps=False)
+    assert len(trained) > 10
+    assert not Counter(trained) - Counter(ended), "trained on what no episode was"
+    assert size > 1 or len(ended) - len(trained) == 8  # one response of each row
 
 
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():

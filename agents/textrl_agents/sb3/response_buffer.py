@@ -57,6 +57,8 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
     def __init__(self, *arguments: Any, estimator: Estimator, group_size: int = 1, **keywords: Any):
         self.estimator, self.group_size = estimator, group_size
         self._resets_seen: int | None = None
+        self._steps_seen = 0  # of the environment, at the end of the last rollout
+        self._incomplete: set[int] = set()  # rows whose response has lost tokens, and is dropped when it ends
         self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
         self._groups: dict[int, list[Response]] = {}  # group -> its responses so far
         super().__init__(*arguments, **keywords)
@@ -73,6 +75,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
             **super().state_dict(),
             "open": {str(row): dict(vars(response)) for row, response in self._open.items()},
             "groups": waiting,
+            "incomplete": sorted(self._incomplete),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,23 +84,32 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         self._groups = {
             int(group): [Response(**response) for response in responses] for group, responses in state["groups"].items()
         }
-        self._resets_seen = None if self.ledger.env is None else self.ledger.env.resets
+        self._incomplete = set(state.get("incomplete", ()))
+        if self.ledger.env is not None:
+            self._resets_seen, self._steps_seen = self.ledger.env.resets, self.ledger.env.steps
 
     def reset(self) -> None:
         super().reset()
         env = self.ledger.env
-        if env is not None and env.resets != self._resets_seen:
-            self._resets_seen = env.resets
+        if env is None:
+            return
+        if env.resets != self._resets_seen:
+            self._resets_seen, self._steps_seen = env.resets, 0
+            self._incomplete = set()
             if env.env.group_size != self.group_size:
                 raise ConfigError(
                     f"this algorithm compares {self.group_size} responses to each prompt and the environment serves "
                     f"groups of {env.env.group_size}: build it with group_size={self.group_size}"
                 )
             self._open, self._groups = {}, {}  # the episodes in flight are gone
+        if env.steps != self._steps_seen:  # a rollout was broken off, and took tokens with it
+            self._incomplete = set(range(self.n_envs))
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""
         stretches = self._settle(dones)
+        assert self.ledger.env is not None  # or nothing could be settled
+        self._steps_seen = self.ledger.env.steps
         sizes = [len(ids) - first for ids, first in zip(self._sequences, self._first_actions, strict=True)]
         columns = [
             np.split(column[self._place], np.cumsum(sizes)[:-1])
@@ -110,9 +122,11 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
             response = Response(*piece)
             episode = next(ended) if is_over else None
             begun = self._open.pop(row, None)
+            if row in self._incomplete:
+                if is_over:
+                    self._incomplete.remove(row)
+                continue
             if begun is not None:
-                if begun.first_action + len(begun.rewards) != response.first_action:
-                    continue  # a rollout that was broken off took some of its tokens: it cannot be trained on
                 response = begun.extended(response)
             if episode is None:
                 self._open[row] = response

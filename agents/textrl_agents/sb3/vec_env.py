@@ -43,6 +43,7 @@ class TextVecEnv(VecEnv):
         self.log_probs: Callable[[], torch.Tensor] | None = None
         self.finished: list[tuple[int, Episode]] = []  # (row, episode), until `drain_finished` takes them
         self.resets = 0  # calls of `reset`, each of which drops the episodes in flight
+        self.steps = 0  # since the last of them
         self._silent = inner.rules.kl_mode == "deferred"
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
         super().__init__(inner.num_envs, inner.single_observation_space, inner.single_action_space)
@@ -56,7 +57,7 @@ class TextVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self.finished.clear()
-        self.resets += 1
+        self.resets, self.steps = self.resets + 1, 0
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations
 
@@ -68,6 +69,7 @@ class TextVecEnv(VecEnv):
         if self.log_probs is not None:
             actions = TokenAction(actions, self.log_probs())
         observations, rewards, dones, _, vector_infos = self.env.step(actions)
+        self.steps += 1
         transition = self.env.transition
         assert transition is not None
         infos: list[dict[str, Any]]
