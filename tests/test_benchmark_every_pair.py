@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "grpo": {**ROLLOUT, "n_steps": 40, "group_size": 2, "n_epochs": 1},
     "dqn": {**ROWS, "train_freq": 12, "batch_size": 64},
     "qrdqn": {**ROWS, "train_freq": 12, "batch_size": 64},
+    "soft_dqn": {**ROWS, "train_freq": 12, "batch_size": 64},
     "q_learning": ROWS,
     "sarsa": ROWS,
     "rllib_ppo": {**ASYNCHRONOUS, "num_epochs": 1},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_agents.sb3.advantages import group_relative, leave_one_out, reward_to_go
@@ -194,6 +196,50 @@ def test_the_scale_of_compared_advantages_is_meant(algo: str, normalized: bool):
     raw, scaled, got = gradients
     assert not torch.allclose(raw, scaled, rtol=0.2), "both are alike: shows nothing"
     torch.testing.assert_close(got, scaled if normalized else raw, atol=1e-6, rtol=1e-3)
+
+
+class _Stop(BaseCallback):
+    """Breaks a rollout off after so many steps."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self) -> bool:
+        self.steps -= 1
+        return self.steps > 0
+
+
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+@pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2)])
+def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int, stopped_at: int):
+    """A stop in mid-rollout loses what that rollout had sampled. What is left of the responses is not trained on, over
+    however many rollouts they go on: later rewards would be put on earlier tokens, or a part taken for the whole."""
+    arguments = {"group_size": size} if size > 1 else {}
+    env_kwargs = {"task": "sentiment", "device": "cpu"}
+    agent = make_agent(algo, env_kwargs=env_kwargs, n_envs=8, n_steps=4, learning_rate=0.0, seed=0, **arguments)
+    agent.learn(10_000, callback=_Stop(4 + stopped_at))
+    prompts = {tuple(prompt.ids.tolist()) for prompt in agent.env.env.prompts}
+    assert len(agent.rollout_buffer._open) > 3
+    trained: list[tuple[int, ...]] = []
+    ended: list[tuple[int, ...]] = []
+
+    def train() -> None:
+        buffer = agent.rollout_buffer
+        ended.extend(tuple(episode.response_ids.tolist()) for episode in buffer.episodes)
+        if not buffer.has_batch:
+            return
+        firsts = buffer._first_actions.tolist()
+        assert len(buffer.advantages) == sum(map(len, buffer._sequences)) - sum(firsts)
+        for ids, first in zip(buffer._sequences, firsts, strict=True):
+            assert tuple(ids[:first].tolist()) in prompts
+            trained.append(tuple(ids[first:].tolist()))
+
+    agent.train = train
+    agent.learn(8 * 4 * 25, reset_num_timesteps=False)
+    assert len(trained) > 10
+    assert not Counter(trained) - Counter(ended), "trained on what no episode was"
+    assert size > 1 or len(ended) - len(trained) == 8  # one response of each row
 
 
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():

@@ -271,6 +271,24 @@ def test_the_ratio_is_1_at_the_first_minibatch(sampling: dict[str, Any], portabl
     assert crossing > 4, "no update fell in the middle of an episode"
 
 
+def test_minibatches_are_shuffled_between_epochs():
+    """By the configuration as it is: RLlib's default is not to shuffle, PPO's is, and packed rows can be."""
+    wired = wire(num_envs_per_env_runner=16)
+    assert wired.learner.config.shuffle_batch_per_epoch
+    batch = wired.batch(wired.runner.sample())
+    rows = batch[DEFAULT_MODULE_ID][Columns.ACTION_LOGP][:, 0].tolist()
+    sliced = wired.learner._set_slicing_by_batch_id(batch, value=True)
+    minibatches = MiniBatchCyclicIterator(
+        sliced, num_epochs=3, minibatch_size=8, shuffle_batch_per_epoch=wired.learner.config.shuffle_batch_per_epoch
+    )
+    order = [
+        first for minibatch in minibatches for first in minibatch[DEFAULT_MODULE_ID][Columns.ACTION_LOGP][:, 0].tolist()
+    ]
+    first, second = order[: len(rows)], order[len(rows) : 2 * len(rows)]
+    assert sorted(first) == sorted(second) == sorted(rows)
+    assert first != second
+
+
 def test_stretches_join_to_whole_responses_and_resets_are_no_transitions():
     """CHECKS 17 and 29: what the rows hold, joined over fragments, is each episode's prompt and response, once."""
     wired = wire()

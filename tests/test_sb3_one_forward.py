@@ -25,6 +25,7 @@ SEVERAL = {
     "nlpo": {**ROLLOUT, "n_epochs": 1},
     "dqn": {"n_envs": 8, "train_freq": 48, "batch_size": 128},
     "qrdqn": {"n_envs": 8, "train_freq": 48, "batch_size": 128},
+    "soft_dqn": {"n_envs": 8, "train_freq": 48, "batch_size": 128},
 }
 
 

@@ -265,3 +265,20 @@ def test_what_a_buffer_cannot_follow():
         buffer.add(observations, np.array([0, 1]), np.zeros(2), np.ones(2), nothing, nothing)
     with pytest.raises(ConfigError, match="collect a whole rollout before"):
         next(buffer.get(4))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "rloo"])
+def test_minibatches_are_dealt_anew_in_every_epoch(algo: str):
+    agent = agent_of("exact", algo, n_envs=8, n_steps=20, learning_rate=0.0)
+    deals: list[list[set[float]]] = []
+
+    def train() -> None:
+        for _ in range(3):
+            deals.append([set(data.old_log_prob.tolist()) for data in agent.rollout_buffer.get(40)])
+
+    agent.train = train
+    agent.learn(160)
+    assert len(deals) == 3
+    assert all(len(deal) > 1 and set.union(*deal) == set.union(*deals[0]) for deal in deals)
+    first, second, third = ({frozenset(minibatch) for minibatch in deal} for deal in deals)
+    assert first != second != third != first

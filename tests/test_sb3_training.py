@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
@@ -196,16 +197,37 @@ def test_the_entropy_bonus_reaches_the_policy(tiny_task: Task):
     assert entropies[0] < -0.5
 
 
-def test_kl_as_an_entropy_bonus_in_cross_entropy_mode(tiny_task: Task):
-    """An unmodified agent without log-probs: the environment pays the cross-entropy, and nothing is charged again."""
-    agent = agent_of(
-        tiny_task, env_kwargs={"kl_mode": "cross_entropy", "kl_coef": 0.1}, ent_coef=0.1, learning_rate=0.0
-    )
-    agent.learn(64)
-    for episode in agent.rollout_buffer.episodes:
-        assert episode.kl_sum > 0
-        assert episode.statistics["r"] == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
-    assert len(agent.rollout_buffer.episodes) > 4
+def test_cross_entropy_mode_pays_the_references_log_prob_and_nothing_else(tiny_task: Task, make_model: Any):
+    """A policy that learns, with an entropy bonus: neither its own log-probs nor its entropy are in the rewards."""
+    env_kwargs = {"kl_mode": "cross_entropy", "kl_coef": 0.1}
+    agent = agent_of(tiny_task, env_kwargs=env_kwargs, ent_coef=0.1, learning_rate=1e-2)
+    before = digest(agent.policy)
+    agent.learn(192)
+    assert digest(agent.policy) != before
+    buffer, reference, paid = agent.rollout_buffer, make_model("llama"), []
+    for ids, first in zip(buffer._sequences, buffer._first_actions, strict=True):
+        with torch.no_grad():
+            logits = reference(input_ids=torch.from_numpy(ids)[None]).logits[0].double()
+        # Without the ids that are never sampled.
+        log_probs = logits.masked_fill(agent.policy.actor_critic.banned, -torch.inf).log_softmax(-1).numpy()
+        paid.append(log_probs[np.arange(len(ids) - 1), ids[1:]][first - 1 :])
+    rest = buffer.rewards[buffer._place] - 0.1 * np.concatenate(paid)
+    scores = [episode.score for episode in buffer.episodes]
+    assert len(scores) > 4
+    np.testing.assert_allclose(np.sort(rest)[::-1][: len(scores)], np.sort(scores)[::-1], atol=1e-4)
+    np.testing.assert_allclose(np.sort(rest)[::-1][len(scores) :], 0.0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_entropy_bonus_does_not_make_cross_entropy_kl():
+    """SB3's bonus weighs the entropy of states as they come; the KL counts that of all states to come, in the return.
+    The same training reaches the optimum in one mode and stays near the reference in the other."""
+    reached = {}
+    for kl_mode, ent_coef in (("deferred", 0.0), ("cross_entropy", 0.5)):
+        env_kwargs = {"task": "exact", "kl_mode": kl_mode}
+        reached[kl_mode] = train_exact(0, iterations=60, env_kwargs=env_kwargs, ent_coef=ent_coef).normalized
+    assert reached["deferred"] > 0.9
+    assert reached["cross_entropy"] < 0.5
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.run_folder import RunFolder, load_policy
 from textrl_agents.sb3.callbacks import RLHFMetrics
 from textrl_agents.training import resume, train
+from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
 
 
@@ -254,3 +255,24 @@ def test_metrics_file_skips_what_json_cannot_hold(tmp_path: Path) -> None:
 
 def test_configs_compare_by_value(tmp_path: Path) -> None:
     assert config(tmp_path) == dataclasses.replace(config(tmp_path))
+
+
+@pytest.mark.parametrize("lib", ["sb3", "rllib"])
+def test_a_run_is_not_evaluated_on_prompts_that_it_trains_on(lib: str, tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", lib=lib, task="sentiment", algorithm={}).resolved()
+    if lib == "sb3":
+        from textrl_agents.sb3.training import SB3Run
+
+        run: Any = SB3Run(settings)
+        evaluated = run._eval_env.prompts
+    else:
+        pytest.importorskip("ray.rllib")
+        from textrl_agents.rllib.training import RLlibRun
+
+        run = RLlibRun.__new__(RLlibRun)  # the algorithm, which starts Ray, has no part in it
+        run.config = settings
+        evaluated = run._make_eval_env().prompts
+    trained = TextGenVectorEnv(1, **settings.env_arguments()).prompts
+    texts = [{prompts[place].text for place in range(len(prompts))} for prompts in (trained, evaluated)]
+    assert min(map(len, texts)) > 8
+    assert not texts[0] & texts[1]

@@ -8,8 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
+from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.policy import IMPOSSIBLE
 from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
@@ -73,17 +75,33 @@ def test_samples_are_the_transitions_that_were_added():
     assert seen == set(TRANSITIONS)
 
 
-def test_every_transition_is_as_likely_as_any_other():
-    """Episodes differ in length, and the batch is cut to size: no place in an episode may be favoured."""
-    buffer, counts = filled(), dict.fromkeys(TRANSITIONS, 0)
+@pytest.mark.parametrize("batch_size", [5, 21])
+def test_every_transition_is_as_likely_as_any_other(batch_size: int):
+    """Twenty episodes of one step and twenty of twenty, and batches that cut them anywhere. The actions count the
+    transitions. An episode that is not over counts as any other."""
+    short, long, count = 20, 20, 20
+    space = gymnasium.spaces.Box(-1, 999, (long + 2,), np.int64)
+    buffer = EpisodeReplayBuffer(10_000, space, gymnasium.spaces.Discrete(1000), n_envs=1)
+    lengths = [1] * short + [long] * count
+    action = 0
+    for number, length in enumerate(lengths):
+        ids = [999]
+        for step in range(length):
+            obs = np.full((1, long + 2), -1)
+            obs[0, : len(ids)] = ids
+            over = step == length - 1 and number < len(lengths) - 1
+            buffer.add(obs, obs, np.array([action]), np.zeros(1), np.array([over]), [{}])
+            ids.append(action)
+            action += 1
     np.random.seed(0)
-    draws = 4000
-    for _ in range(draws):
-        states = buffer.sample(12).observations
-        for row, column in zip(states.rows.tolist(), states.columns.tolist(), strict=True):
-            counts[tuple(states.input_ids[row, : column + 1].tolist())] += 1
-    share = np.array(list(counts.values())) / (12 * draws)
-    np.testing.assert_allclose(share, 1 / 6, atol=0.025)
+    draws = 2_500
+    seen = np.concatenate([buffer.sample(batch_size).actions[:, 0].numpy() for _ in range(draws)])
+    counts = np.bincount(seen, minlength=action) / len(seen) * action
+    assert counts[:short].mean() == pytest.approx(1.0, abs=0.12)  # of episodes of one step: 420 transitions are 1
+    by_step = counts[short:].reshape(count, long).mean(axis=0)
+    np.testing.assert_allclose(by_step, 1.0, atol=0.12)  # first steps, last steps and those between
+    after_the_first_long_one = seen[1:][seen[:-1] == short + long - 1]
+    assert len(set(after_the_first_long_one.tolist())) > 10, "episodes come in an order of their own"
 
 
 def test_the_oldest_episodes_that_are_over_make_room():
@@ -130,11 +148,11 @@ def test_packed_values_are_those_of_single_observations(algo: str, tiny_task: Ta
     assert together.shape == ((5, 320) if algo == "dqn" else (5, 16, 320))
 
 
-@pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn", "soft_dqn"])
 def test_stock_training_moves_the_policy_and_not_the_reference(algo: str, tiny_task: Task):
     """CHECKS 27."""
     agent = make_agent(algo, n_envs=4, env_kwargs={"task": tiny_task}, seed=0, batch_size=16, target_update_interval=16)
-    assert isinstance(agent, DQN) or algo == "qrdqn"
+    assert type(agent) is (QRDQN if algo == "qrdqn" else DQN)
     reference = agent.env.env.kl_penalty.reference.lm.model
     before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     core = agent.policy.actor_critic
@@ -143,7 +161,7 @@ def test_stock_training_moves_the_policy_and_not_the_reference(algo: str, tiny_t
     assert agent._n_updates > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in reference.state_dict().items())
     assert any(not torch.equal(parameter, start[name]) for name, parameter in core.lm.model.named_parameters())
-    target = agent.policy.q_net_target if algo == "dqn" else agent.policy.quantile_net_target
+    target = agent.policy.quantile_net_target if algo == "qrdqn" else agent.policy.q_net_target
     assert not any(parameter.requires_grad for parameter in target.parameters())
 
 
@@ -157,6 +175,20 @@ def test_the_greedy_action_is_the_models_likeliest_token(tiny_task: Task):
     assert torch.equal(agent.policy._predict(on_device, deterministic=True), expected)
 
 
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
+def test_a_q_value_is_the_log_prob_and_the_states_value(algo: str):
+    """Q(s, a) = q_scale * log pi(a|s) + V(s): without V no target could say that one state is better than another."""
+    agent = make_agent(algo, n_envs=3, env_kwargs={"task": "exact"}, policy_kwargs={"q_scale": 0.3}, seed=0)
+    core, network = agent.policy.actor_critic, agent.q_net if algo == "dqn" else agent.quantile_net
+    with torch.no_grad():
+        core.value_head.weight.normal_()
+    obs = torch.tensor([[0, 1, -1, -1, -1, -1], [2, 3, 4, -1, -1, -1]])
+    with torch.no_grad():
+        values = network(obs) if algo == "dqn" else network(obs)[:, 0]
+    torch.testing.assert_close(values, 0.3 * core.logits(obs).log_softmax(dim=-1) + core.values(obs)[:, None])
+    assert core.values(obs).abs().min() > 0.05
+
+
 def test_ids_that_cannot_be_drawn_have_a_finite_worst_value(tiny_task: Task):
     agent = make_agent("dqn", n_envs=2, env_kwargs={"task": tiny_task, "sampling": {"top_k": 3}}, seed=0)
     values = agent.q_net(torch.from_numpy(agent.env.reset()))
@@ -164,7 +196,42 @@ def test_ids_that_cannot_be_drawn_have_a_finite_worst_value(tiny_task: Task):
     assert torch.isfinite(values).all()
 
 
+def test_the_soft_backup_is_the_log_sum_of_the_exponential_values():
+    """V(s) = kl_coef * log sum exp(Q(s, a) / kl_coef): what DQN takes the maximum of, of packed and single states."""
+    agent = make_agent("soft_dqn", n_envs=3, env_kwargs={"task": "exact", "kl_coef": 0.7}, seed=0)
+    with torch.no_grad():
+        agent.policy.actor_critic.value_head.weight.normal_()
+    agent.q_net_target.load_state_dict(agent.q_net.state_dict())
+    single = torch.from_numpy(agent.env.reset())
+    packed = pack([np.array([0, 1, 2, 5]), np.array([2, 3])], [1, 1], "cpu")
+    for obs, count in ((single, 3), (packed, 4)):
+        with torch.no_grad():
+            soft, values = agent.q_net_target(obs), agent.q_net(obs)
+        assert soft.shape == (count, 1)
+        torch.testing.assert_close(soft[:, 0], 0.7 * torch.logsumexp(values / 0.7, dim=1))
+    assert agent.exploration_rate == 0.0  # the policy explores by itself
+
+
+@pytest.mark.slow
+def test_soft_dqn_nears_the_optimum_and_plain_dqn_cannot():
+    """Sampled, its policy solves the KL-regularised problem; no greedy policy comes above -0.69 there."""
+    arguments = get_algorithm("soft_dqn").settings_for("exact")
+    agent = make_agent("soft_dqn", env_kwargs={"task": "exact", "device": "cpu"}, seed=0, **arguments)
+    agent.learn(49_152)
+    exact = ExactValue(agent.env.env.rules, agent.env.env.prompts)
+    assert exact.normalized(agent.policy.actor_critic) > 0.9
+    assert exact.normalized(agent.policy.actor_critic, deterministic=True) < -0.69
+
+
 def test_environments_and_arguments_that_cannot_work():
+    with pytest.raises(ConfigError, match="the soft backup needs a fixed kl_coef > 0"):
+        make_agent("soft_dqn", env_kwargs={"task": "exact", "kl_coef": 0.0})
+    with pytest.raises(ConfigError, match="the soft backup needs a fixed kl_coef > 0"):
+        make_agent("soft_dqn", env_kwargs={"task": "exact", "kl_coef": {"value": 0.5, "target": 6.0}})
+    with pytest.raises(ConfigError, match="has q_scale = kl_coef = 0.5; leave q_scale out"):
+        make_agent("soft_dqn", env_kwargs={"task": "exact"}, policy_kwargs={"q_scale": 1.0})
+    with pytest.raises(ConfigError, match="the soft backup is DQN's"):
+        make_agent("qrdqn", env_kwargs={"task": "exact"}, policy_kwargs={"soft": True})
     with pytest.raises(ConfigError, match="needs an environment with kl_mode='cross_entropy', not 'deferred'"):
         make_agent("dqn", env_kwargs={"task": "exact", "kl_mode": "deferred"})
     with pytest.raises(ConfigError, match="q_scale must be > 0"):

@@ -54,7 +54,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     |---|---|
     | `"auto"` | the log-ratio where the first action brings a log-prob, else the cross-entropy; never mixed |
     | `"log_ratio"` | the log-ratio; raises MissingLogProb without a log-prob |
-    | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`, which with an entropy bonus of `kl_coef` is KL-regularised RL |
+    | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`: KL-regularised RL for an agent whose return carries the entropy |
     | `"deferred"` | nothing: an adapter charges whole episodes through `env.kl_penalty` |
 
     ## Starting State

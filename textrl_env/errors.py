@@ -18,6 +18,7 @@ TextRLError
 |   |-- InvalidScore           (ValueError)    NaN, inf, None or text in place of a score
 |   |   `-- WrongScoreCount                    not one score per sample
 |   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+|-- TrainingDiverged           (ArithmeticError)  an update would be of numbers that are not finite
 `-- MissingExtra               (ImportError)   an optional dependency; names the `pip install` that adds it
 """
 
@@ -119,6 +120,10 @@ class WrongScoreCount(InvalidScore):
 
 class RewardTimeout(RewardError, TimeoutError):
     """The reward function did not answer within its limit."""
+
+
+class TrainingDiverged(TextRLError, ArithmeticError):
+    """Rewards, log-probabilities or gradients that no update can use: not finite, or too large for float32."""
 
 
 class MissingExtra(TextRLError, ImportError):

@@ -33,7 +33,7 @@ ALGORITHMS = {
     "rllib": ("ppo", "appo", "impala"),
 }
 # SB3's that have no checkpoints, since each would hold a replay buffer or a table.
-WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "q_learning", "sarsa")
+WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "soft_dqn", "q_learning", "sarsa")
 # Settings that a run may go on with another value of: what it trains stays the same.
 FREE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
 # Values of a settings file, those of each reference to an anchor counted again.

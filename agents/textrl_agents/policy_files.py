@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from textrl_env.errors import ModelError
+from textrl_env.errors import ModelError, TrainingDiverged
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.actor_critic import VALUE_HEAD_FILE
 
@@ -24,7 +24,11 @@ def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | N
     """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`.
 
     settings: of the run, in YAML, as `settings.yaml`; a run that goes on compares its own with them.
+    Raises TrainingDiverged for weights that are not finite: no checkpoint of them may take the place of a sound one.
     """
+    for name, parameter in core.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingDiverged(f"the weights are not finite ({name}), so they are not saved: lower learning_rate")
     if settings is not None:
         (folder / SETTINGS_COPY).write_text(settings, encoding="utf-8")
     core.save_pretrained(folder / POLICY_FOLDER)

@@ -83,6 +83,7 @@ _BUILT_IN = {
         Algorithm("grpo", f"{_HERE}.sb3:train", "group relative policy optimisation", requires=_SB3),
         Algorithm("dqn", f"{_HERE}.sb3:train", "stock SB3 DQN", requires=_SB3),
         Algorithm("qrdqn", f"{_HERE}.sb3:train", "stock sb3-contrib QR-DQN", requires=_CONTRIB),
+        Algorithm("soft_dqn", f"{_HERE}.sb3:train", "stock SB3 DQN with a soft backup, sampled", requires=_SB3),
         Algorithm("q_learning", f"{_HERE}.sb3:train", "tabular soft Q-learning", tasks=("exact",), requires=_SB3),
         Algorithm("sarsa", f"{_HERE}.sb3:train", "tabular soft SARSA", tasks=("exact",), requires=_SB3),
         Algorithm("rllib_ppo", f"{_HERE}.rllib:train", "stock RLlib PPO", requires=_RLLIB),

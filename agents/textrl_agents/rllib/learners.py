@@ -1,14 +1,21 @@
-"""RLlib's learners with what cannot be configured: Adam's epsilon, and optimizers of bfloat16 weights."""
+"""RLlib's learners with what cannot be configured.
+
+That is Adam's epsilon, optimizers of bfloat16 weights, and a stop where a gradient's norm is not finite.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
+from textrl_agents.divergence import RewardRange, check_gradient_norms
 from textrl_agents.rllib.arrays import to_arrays
+from textrl_agents.rllib.packing import PackEpisodes
+from textrl_env.errors import TrainingDiverged
 
 # Near the optimum gradients are small, and torch's default of 1e-8 would blow their noise up to full steps.
 ADAM_EPSILON = 1e-5
@@ -28,14 +35,48 @@ class _TextLearner:
             for name, module_id in self._optimizer_name_to_module.items()  # type: ignore[attr-defined]
         }
 
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """RLlib's. Raises TrainingDiverged where it would go on with gradients of 0 in place of infinite ones."""
+        gradients = super().compute_gradients(loss_per_module, **kwargs)  # type: ignore[misc]
+        norms = (torch.linalg.vector_norm(gradient) for gradient in gradients.values() if gradient is not None)
+        check_gradient_norms(norms, self._reward_range())
+        return gradients
+
+    def _reward_range(self) -> RewardRange | None:
+        pieces = self._learner_connector.connectors  # type: ignore[attr-defined]
+        return next((piece.rewards_seen for piece in pieces if isinstance(piece, PackEpisodes)), None)
+
+
+class _ThreadedTextLearner(_TextLearner):
+    """Of an algorithm that updates in a thread of its own, where an error would end the thread and stop the run dead."""
+
+    _diverged: TrainingDiverged | None = None
+
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if self._diverged is None:
+            try:
+                return super().compute_gradients(loss_per_module, **kwargs)
+            except TrainingDiverged as error:
+                self._diverged = error  # for `update`, in the main thread
+        # Without gradients an optimizer's step changes nothing, not even by its momentum.
+        for optimizer in self._optimizer_parameters:  # type: ignore[attr-defined]
+            optimizer.zero_grad(set_to_none=True)
+        return {}
+
+    def update(self, *arguments: Any, **kwargs: Any) -> Any:
+        result = super().update(*arguments, **kwargs)  # type: ignore[misc]
+        if self._diverged is not None:
+            raise self._diverged
+        return result
+
 
 class TextPPOLearner(_TextLearner, PPOTorchLearner):
     """Stock PPO."""
 
 
-class TextAPPOLearner(_TextLearner, APPOTorchLearner):
+class TextAPPOLearner(_ThreadedTextLearner, APPOTorchLearner):
     """Stock APPO."""
 
 
-class TextIMPALALearner(_TextLearner, IMPALATorchLearner):
+class TextIMPALALearner(_ThreadedTextLearner, IMPALATorchLearner):
     """Stock IMPALA."""

@@ -16,6 +16,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
+from textrl_agents.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_agents.rlhf_metrics import rlhf_metrics
 from textrl_agents.rllib.batch import FIRST, IDS, STATES
 from textrl_agents.rllib.ledger import EpisodeLedger, Stretch
@@ -77,6 +78,7 @@ class PackEpisodes(ConnectorV2):
         super().__init__(input_observation_space, input_action_space, **kwargs)
         self.kl_mode = kl_mode
         self.ledger: EpisodeLedger | None = None
+        self.rewards_seen: RewardRange | None = None  # of the last batch, with the KL charged
         self._make_penalty = penalty
         self._saved: dict[str, Any] | None = None
 
@@ -102,6 +104,7 @@ class PackEpisodes(ConnectorV2):
     ) -> tuple[Rollout, PackedEpisodes]:
         """The stretches of `episodes`, packed, with the deferred KL taken off their rewards."""
         ledger, rollout = self._ledger_for(core), Rollout.of(episodes)
+        check_log_probs(rollout.log_probs)
         packed = pack(rollout.sequences, rollout.first_actions.tolist(), core.device)
         starts = np.cumsum(rollout.counts) - rollout.counts
         coefs = np.repeat([ledger.kl_coef(name) for name in rollout.episode_ids], rollout.counts)
@@ -115,7 +118,10 @@ class PackEpisodes(ConnectorV2):
         if ledger.recent:
             logged["rollout/ep_rew_mean"], logged["rollout/ep_len_mean"] = np.mean(ledger.recent, axis=0).tolist()
         _log(metrics, logged)
-        return rollout._replace(rewards=rollout.rewards - coefs * kl), packed
+        rewards = rollout.rewards - coefs * kl
+        check_rewards(rewards)
+        self.rewards_seen = reward_range(rewards)
+        return rollout._replace(rewards=rewards), packed
 
     def _ledger_for(self, core: CausalLMActorCritic) -> EpisodeLedger:
         if self.ledger is None:

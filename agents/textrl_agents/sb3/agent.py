@@ -24,6 +24,7 @@ from textrl_agents.sb3.tabular import TabularPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.kl import FixedKL
 
 
 def make_agent(
@@ -38,8 +39,9 @@ def make_agent(
 ) -> Any:
     """A stock SB3 algorithm that trains the environment's model.
 
-    algo: "ppo", "a2c", "dqn" (SB3), "trpo", "qrdqn" (sb3-contrib), "nlpo", "reinforce", "rloo", "grpo" (SB3
-        algorithms of this package), "q_learning" or "sarsa" (tables, for tasks that can be enumerated).
+    algo: "ppo", "a2c", "dqn" (SB3), "trpo", "qrdqn" (sb3-contrib), "soft_dqn" (SB3's DQN with the soft backup of
+        `q_policy`), "nlpo", "reinforce", "rloo", "grpo" (SB3 algorithms of this package), "q_learning" or "sarsa"
+        (tables, for tasks that can be enumerated).
     env: an id, or an environment that is built already.
     n_envs: rows sampled at once. env_kwargs: the environment's arguments (`task`, `model`, `reward`, ...).
     lora: keyword arguments of `peft.LoraConfig`: train an adapter alone.
@@ -48,9 +50,10 @@ def make_agent(
     overrides: the algorithm's own arguments, on top of defaults that fit RLHF. `policy_kwargs` are CausalLMPolicy's;
         `learning_rate` may be a mapping, what `WarmupSchedule.of` takes.
 
-    The policy starts as a copy of the environment's model, which is the reference. DQN and QR-DQN cannot report
-    log-probabilities, so their environment charges the cross-entropy (`kl_mode="cross_entropy"`); their policy is
-    greedy. The tables are charged in the same way.
+    The policy starts as a copy of the environment's model, which is the reference. The DQN family cannot report
+    log-probabilities, so its environment charges the cross-entropy (`kl_mode="cross_entropy"`). The policy of DQN and
+    QR-DQN is greedy; that of soft DQN is sampled, and solves the KL-regularised problem: its values carry the entropy.
+    The tables are charged in the same way.
 
     The reward is called once, on three made-up responses: a wrong number of scores is told here, and not in training.
     """
@@ -154,7 +157,21 @@ def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[s
 
 
 def _value_based(recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
-    return _built(recipe, CausalLMQPolicy, vec_env, {**arguments, "replay_buffer_class": EpisodeReplayBuffer})
+    if arguments["policy_kwargs"].get("soft"):
+        arguments["policy_kwargs"]["q_scale"] = _soft_scale(vec_env, arguments["policy_kwargs"])
+    agent: Any = _built(recipe, CausalLMQPolicy, vec_env, {**arguments, "replay_buffer_class": EpisodeReplayBuffer})
+    agent.policy.gradient_guard.rewards = agent.replay_buffer.reward_range
+    return agent
+
+
+def _soft_scale(vec_env: TextVecEnv, policy_kwargs: dict[str, Any]) -> float:
+    """The KL coefficient: what a nat of log-probability is worth to a soft policy."""
+    controller = vec_env.env.kl_penalty.controller
+    if not isinstance(controller, FixedKL) or controller.value <= 0:
+        raise ConfigError("the soft backup needs a fixed kl_coef > 0: it is the temperature of the policy")
+    if policy_kwargs.get("q_scale", controller.value) != controller.value:
+        raise ConfigError(f"the soft backup has q_scale = kl_coef = {controller.value}; leave q_scale out")
+    return controller.value
 
 
 def _built(recipe: Recipe, policy_class: Any, vec_env: TextVecEnv, arguments: dict[str, Any]) -> BaseAlgorithm:

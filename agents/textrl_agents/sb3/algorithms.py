@@ -40,6 +40,9 @@ _VALUE: dict[str, Any] = {
     "exploration_final_eps": 0.02,
 }
 
+# A soft policy explores by itself.
+_SOFT_VALUE: dict[str, Any] = {**_VALUE, "exploration_initial_eps": 0.0, "exploration_final_eps": 0.0}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -49,6 +52,7 @@ class Recipe:
         "table" has no model at all.
     minibatches: how many a rollout is cut into where it has no `batch_size`; 0 where it takes none.
     policy: arguments of the policy that it needs.
+    greedy: whether what it learns is decoded greedily and not sampled.
     """
 
     source: str  # module:class
@@ -57,6 +61,7 @@ class Recipe:
     minibatches: int = 0
     group_size: int = 1
     policy: Mapping[str, Any] = field(default_factory=dict)
+    greedy: bool = False
     package: str = "stable_baselines3"
 
     def load(self) -> type[BaseAlgorithm]:
@@ -95,8 +100,11 @@ ALGORITHMS: dict[str, Recipe] = {
         minibatches=4,
         group_size=8,
     ),
-    "dqn": Recipe(f"{_SB3}:DQN", "value", _VALUE),
-    "qrdqn": Recipe("sb3_contrib:QRDQN", "value", _VALUE, policy={"n_quantiles": 16}, package="sb3_contrib"),
+    "dqn": Recipe(f"{_SB3}:DQN", "value", _VALUE, greedy=True),
+    "qrdqn": Recipe(
+        "sb3_contrib:QRDQN", "value", _VALUE, policy={"n_quantiles": 16}, greedy=True, package="sb3_contrib"
+    ),
+    "soft_dqn": Recipe(f"{_SB3}:DQN", "value", _SOFT_VALUE, policy={"soft": True}),
     "q_learning": Recipe(f"{_HERE}.tabular:QLearning", "table", {}),
     "sarsa": Recipe(f"{_HERE}.tabular:SARSA", "table", {}),
 }

@@ -14,6 +14,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
+from textrl_agents.divergence import GradientGuard
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_env.errors import ConfigError, ModelError
@@ -91,6 +92,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             )
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
+        self.gradient_guard = GradientGuard(self.optimizer)
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
         """Tensors besides the trained weights that later updates depend on; none, but for a policy with more parts."""

@@ -3,6 +3,12 @@
 A language model as a Q-function: `Q(s, a) = q_scale * log pi(a|s) + V(s)`, of its head's log-probabilities and the
 value head's V. The greedy action is then the model's own likeliest token, so training starts from what the model knows,
 and the trained Q-function is a language model that is decoded greedily.
+
+With the soft backup it is a language model that is sampled. The optimum of KL-regularised RL is
+`pi(a|s) = exp((Q(s, a) - V(s)) / kl_coef)` where `Q` counts `kl_coef * log pi_ref(a|s)` as a reward and
+`V(s) = kl_coef * log sum_a exp(Q(s, a) / kl_coef)` (soft Q-learning, Haarnoja et al. 2017,
+https://arxiv.org/abs/1702.08165; `pi` is `pi_ref` tilted by the advantage of the score). At `q_scale = kl_coef` the form
+above has exactly that V in its value head and that `pi` in its language model, whatever its weights.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from textrl_agents.divergence import GradientGuard, check_values
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
 from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_env.errors import ConfigError
@@ -31,8 +38,10 @@ class TokenQNetwork(nn.Module):
         self.core, self.q_scale = core, q_scale
 
     def states(self, obs: Any) -> States:
-        """The core's states, with gradients for PackedEpisodes."""
-        return self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+        """The core's states, with gradients for PackedEpisodes. Raises TrainingDiverged for infinite values."""
+        states = self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+        check_values(states.values)
+        return states
 
     def q_values(self, states: States) -> torch.Tensor:
         """[M, V]"""
@@ -42,6 +51,14 @@ class TokenQNetwork(nn.Module):
 
     def forward(self, obs: Any) -> torch.Tensor:
         return self.q_values(self.states(obs))
+
+
+class SoftValueNetwork(TokenQNetwork):
+    """The soft state value as the one column [M, 1] of Q-values: `DQN.train()` bootstraps from their maximum."""
+
+    def forward(self, obs: Any) -> torch.Tensor:
+        packed = isinstance(obs, PackedEpisodes)
+        return (self.core.packed_values(obs) if packed else self.core.values(obs))[:, None]
 
 
 class TokenQuantileNetwork(TokenQNetwork):
@@ -67,7 +84,9 @@ class CausalLMQPolicy(BasePolicy):
 
     q_scale: units of return to a nat of log-probability; > 0. It is also the temperature of exploration, which samples
         softmax(Q / q_scale): the language model itself, on top of SB3's epsilon-greedy.
-    n_quantiles: None for DQN; their number for QR-DQN. The other arguments are CausalLMPolicy's.
+    n_quantiles: None for DQN; their number for QR-DQN.
+    soft: bootstrap from the soft value instead of the greatest Q-value; DQN's alone. Then q_scale is the KL coefficient.
+    The other arguments are CausalLMPolicy's.
     """
 
     def __init__(
@@ -78,12 +97,15 @@ class CausalLMQPolicy(BasePolicy):
         *,
         q_scale: float = 1.0,
         n_quantiles: int | None = None,
+        soft: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **model_arguments: Any,
     ):
         if not q_scale > 0:
             raise ConfigError(f"q_scale must be > 0, got {q_scale!r}")
+        if soft and n_quantiles is not None:
+            raise ConfigError("the soft backup is DQN's: quantiles of a soft value are not defined")
         super().__init__(observation_space, action_space)
         # The policy core as every other algorithm here has it; its optimizer is not used.
         core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
@@ -92,7 +114,8 @@ class CausalLMQPolicy(BasePolicy):
         online = (
             TokenQNetwork(core, q_scale) if n_quantiles is None else TokenQuantileNetwork(core, q_scale, n_quantiles)
         )
-        target = copy.deepcopy(online).requires_grad_(False)
+        target = SoftValueNetwork(copy.deepcopy(core), q_scale) if soft else copy.deepcopy(online)
+        target.requires_grad_(False)
         if n_quantiles is None:
             self.q_net, self.q_net_target = online, target
         else:
@@ -102,10 +125,11 @@ class CausalLMQPolicy(BasePolicy):
         self.optimizer_kwargs = {"eps": 1e-5} if optimizer_kwargs is None else optimizer_kwargs
         trained = [parameter for parameter in online.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.gradient_guard = GradientGuard(self.optimizer)
 
     @property
     def actor_critic(self) -> CausalLMActorCritic:
-        """The language model; decode it greedily (`deterministic=True`), as DQN does."""
+        """The language model. Decode it greedily (`deterministic=True`), as DQN does; with the soft backup sample it."""
         return self._online[0].core
 
     @property

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from textrl_agents.divergence import RewardRange, check_rewards, reward_range
 from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes
@@ -47,9 +48,11 @@ def check_charge(action: np.ndarray) -> None:
 class EpisodeReplayBuffer(ReplayBuffer):
     """`ReplayBuffer` for token sequences.
 
-    buffer_size counts transitions: the oldest episodes that are over go when there are more. `sample(n)` draws episodes
-    uniformly until they hold n transitions, all of which are in the batch but for the last episode's surplus; a
-    transition is as likely in it as any other.
+    buffer_size counts transitions: the oldest episodes that are over go when there are more. `sample(n)` cuts n
+    transitions out of an endless row of episodes that are drawn uniformly, beginning at a transition that is drawn
+    uniformly. Each place of the batch then holds every transition with the same probability, whatever the episodes'
+    lengths. (A cut that begins where an episode begins has too few of long ones: the last one, which loses its end, is
+    more often long.)
     """
 
     def __init__(
@@ -80,6 +83,11 @@ class EpisodeReplayBuffer(ReplayBuffer):
         """Transitions stored."""
         return self._transitions + sum(len(episode) for episode in self._open if episode is not None)
 
+    def reward_range(self) -> RewardRange | None:
+        """The least and the greatest reward stored; None of none."""
+        rewards = [reward for episode in self._stored() for reward in episode.rewards]
+        return reward_range(np.array(rewards)) if rewards else None
+
     def add(
         self,
         obs: np.ndarray,
@@ -90,6 +98,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         check_charge(action)
+        check_rewards(reward)
         lengths = (obs >= 0).sum(axis=1)
         actions = np.asarray(action).reshape(self.n_envs)
         for row, length in enumerate(lengths.tolist()):
@@ -110,22 +119,30 @@ class EpisodeReplayBuffer(ReplayBuffer):
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
         """`batch_size` transitions; `observations` and `next_observations` are PackedEpisodes of the same sequences."""
-        stored = [*self._over, *(episode for episode in self._open if episode is not None)]
+        stored = self._stored()
         if not stored:
             raise ConfigError("the replay buffer is empty: take a step before sampling")
-        chosen: list[_Stored] = []
-        total = 0
+        first, start = self._transition(stored)
+        chosen, total = [first], len(first) - start
         while total < batch_size:
             chosen.append(stored[np.random.randint(len(stored))])
             total += len(chosen[-1])
         counts = np.array([len(episode) for episode in chosen])
         rows = np.repeat(np.arange(len(chosen)), counts)
-        place = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)  # step within its episode
-        surplus = total - batch_size
-        if surplus:
-            dropped = total - counts[-1] + np.random.choice(counts[-1], surplus, replace=False)
-            rows, place = np.delete(rows, dropped), np.delete(place, dropped)
-        return self._samples(chosen, rows, place)
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # step within its episode
+        window = slice(start, start + batch_size)
+        return self._samples(chosen, rows[window], place[window])
+
+    def _stored(self) -> list[_Stored]:
+        return [*self._over, *(episode for episode in self._open if episode is not None)]
+
+    def _transition(self, stored: list[_Stored]) -> tuple[_Stored, int]:
+        """An episode and a step of it, uniform over all transitions: a step beyond an episode's end is drawn again."""
+        longest = self.obs_shape[0]
+        while True:
+            episode, step = stored[np.random.randint(len(stored))], np.random.randint(longest)
+            if step < len(episode):
+                return episode, step
 
     def _samples(self, chosen: list[_Stored], rows: np.ndarray, place: np.ndarray) -> ReplayBufferSamples:
         width = max(len(episode.ids) for episode in chosen)

@@ -69,6 +69,8 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
 
     def __init__(self, *arguments: Any, estimator: Estimator, group_size: int = 1, **keywords: Any):
         self.estimator, self.group_size = estimator, group_size
+        self._steps_seen = 0  # of the environment, at the end of the last rollout
+        self._incomplete: set[int] = set()  # rows whose response has lost tokens, and is dropped when it ends
         self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
         self._groups: dict[int, list[Response]] = {}  # group -> its responses so far
         super().__init__(*arguments, **keywords)
@@ -85,6 +87,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
             **super().state_dict(),
             "open": {str(row): dict(vars(response)) for row, response in self._open.items()},
             "groups": waiting,
+            "incomplete": sorted(self._incomplete),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -93,17 +96,24 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         self._groups = {
             int(group): [Response(**response) for response in responses] for group, responses in state["groups"].items()
         }
+        self._incomplete = set(state["incomplete"])
+        assert self.ledger.env is not None  # bound
+        self._steps_seen = self.ledger.env.steps
 
     def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
         check_groups(env, self.group_size)
         goes_on = super().bind(env, policy)
-        if not goes_on:
-            self._open, self._groups = {}, {}  # the episodes in flight are gone
+        if not goes_on:  # the episodes in flight are gone
+            self._open, self._groups, self._incomplete, self._steps_seen = {}, {}, set(), 0
+        if env.steps != self._steps_seen + 1:  # a rollout was broken off, and took tokens with it
+            self._incomplete = set(range(self.n_envs))
         return goes_on
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""
         stretches = self._settle(dones)
+        assert self.ledger.env is not None  # or nothing could be settled
+        self._steps_seen = self.ledger.env.steps
         sizes = [len(ids) - first for ids, first in zip(self._sequences, self._first_actions, strict=True)]
         columns = [
             np.split(column[self._place], np.cumsum(sizes)[:-1])
@@ -116,9 +126,11 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
             response = Response(*piece)
             episode = next(ended) if is_over else None
             begun = self._open.pop(row, None)
+            if row in self._incomplete:
+                if is_over:
+                    self._incomplete.remove(row)
+                continue
             if begun is not None:
-                if begun.first_action + len(begun.rewards) != response.first_action:
-                    continue  # a rollout that was broken off took some of its tokens: it cannot be trained on
                 response = begun.extended(response)
             if episode is None:
                 self._open[row] = response

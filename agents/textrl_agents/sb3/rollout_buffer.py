@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
+from textrl_agents.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env.errors import ConfigError
@@ -53,9 +54,17 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
-        """Follow `env` and `policy` through this rollout; whether it goes on with the episodes of the last one."""
+        """Follow `env` and `policy` through this rollout, after its first step or before it is resumed.
+
+        Returns whether it goes on with the episodes of the last one.
+        """
         self.policy = policy
+        policy.gradient_guard.rewards = self.reward_range
         return self.ledger.start(env)
+
+    def reward_range(self) -> RewardRange:
+        """The least and the greatest reward of this rollout, with the KL charged."""
+        return reward_range(self.rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """What a later rollout depends on: sums over the episodes that go on."""
@@ -131,14 +140,16 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self._place = (np.concatenate(steps), np.concatenate(rows))
         self._pack(sequences, first_actions)
         log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
+        self.log_probs = self._log_probs.cpu().numpy()
+        check_log_probs(self.log_probs)
         assert self._packed is not None
         assert self.policy is not None
         policy = self.policy.actor_critic
         costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches, policy)
         if costs is not None:
             self.rewards[self._place] -= costs
+        check_rewards(self.rewards)
         self.values = self._values.cpu().numpy()
-        self.log_probs = self._log_probs.cpu().numpy()
         return stretches
 
     def _pack(self, sequences: list[np.ndarray], first_actions: list[int]) -> None:

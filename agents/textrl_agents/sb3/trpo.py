@@ -11,6 +11,8 @@ import sb3_contrib
 import torch
 from torch import nn
 
+from textrl_agents.divergence import check_gradient_norms
+
 
 class TRPO(sb3_contrib.TRPO):
     """Trust region policy optimisation (Schulman et al. 2015, https://arxiv.org/abs/1502.05477).
@@ -28,6 +30,8 @@ class TRPO(sb3_contrib.TRPO):
         used = [(weight, slope) for weight, slope in zip(weights, divergence, strict=True) if slope is not None]
         actor = [weight for weight, _ in used]
         objective = torch.autograd.grad(policy_objective, actor, retain_graph=True)
+        # No optimizer takes this step, and its line search would refuse it without a word.
+        check_gradient_norms(map(torch.linalg.vector_norm, objective), self.rollout_buffer.reward_range())
         shapes: list[tuple[int, ...]] = [tuple(weight.shape) for weight in actor]
         return (
             actor,

@@ -45,6 +45,7 @@ class TextVecEnv(VecEnv):
             raise ConfigError("SB3 resets within the step: build the environment with autoreset_mode='SAME_STEP'")
         self.env: TextGenVectorEnv = inner
         self.resets = 0  # calls of `reset`, each of which drops the episodes in flight
+        self.steps = 0  # since the last of them
         self._deferred = inner.rules.kl_mode == "deferred"
         self._predicted = PredictionCharge(inner)
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
@@ -59,7 +60,7 @@ class TextVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._predicted.clear()
-        self.resets += 1
+        self.resets, self.steps = self.resets + 1, 0
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observations
 
@@ -71,6 +72,7 @@ class TextVecEnv(VecEnv):
         sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
         actions: Any = tokens if sampled is None or self._deferred else TokenAction(tokens, sampled.log_probs)
         observations, rewards, dones, _, vector_infos = self.env.step(actions)
+        self.steps += 1
         transition = self.env.transition
         assert transition is not None
         if sampled is not None:

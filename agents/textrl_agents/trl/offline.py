@@ -14,7 +14,7 @@ from trl.import_utils import TRLExperimentalWarning
 
 from textrl_agents.learning_rate import default_learning_rate
 from textrl_agents.trl.arguments import trl_arguments
-from textrl_agents.trl.session import restore, silence, trl_session
+from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic
@@ -82,6 +82,7 @@ def train_offline(
             args=arguments,
             train_dataset=_placeholder(tokenizer),
             processing_class=tokenizer,
+            callbacks=[StopOnDivergence()],
             **_reference(algorithm, env, policy),
         )
         # TRL would tokenize the responses' texts anew, and append EOS to those that were cut. It gets what was sampled.

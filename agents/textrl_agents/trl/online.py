@@ -16,7 +16,7 @@ from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.trl.arguments import trl_arguments
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
-from textrl_agents.trl.session import restore, silence, trl_session
+from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import FixedKL
@@ -102,7 +102,7 @@ class OnlineRun:
                 at_least=DATASET_BATCHES * arguments.generation_batch_size // arguments.num_generations,
             ),
             processing_class=prompt_processor(env.prompts),
-            callbacks=[_Budget(self, record)],
+            callbacks=[_Budget(self, record), StopOnDivergence(lambda: self.reward.last_range)],
         )
         silence(self.trainer)
         self.trainer.create_optimizer()

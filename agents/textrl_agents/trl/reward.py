@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from textrl_agents.divergence import RewardRange, check_rewards, reward_range
 from textrl_agents.trl.prompts import named_prompt
 from textrl_env.mdp import EpisodeRules
 from textrl_env.prompts import Prompt, PromptSet
@@ -19,12 +20,13 @@ class EnvironmentReward:
 
     rules, prompts: an environment's own (`env.rules`, `env.prompts`).
     tokens: in all responses scored so far, EOS included. TRL scores every batch that it generates, once.
-    last_tokens: in those of the last batch.
+    last_tokens, last_range: those of the last batch, and the least and greatest of its scores.
     """
 
     def __init__(self, rules: EpisodeRules, prompts: PromptSet):
         self.rules, self.prompts, self.tokens = rules, prompts, 0
         self.last_tokens = 0
+        self.last_range: RewardRange | None = None
         self.__name__ = reward_name(rules.reward)
 
     def __call__(
@@ -39,7 +41,10 @@ class EnvironmentReward:
             self.rules.tokenizer, completion_ids, after_text=[isinstance(text, str) for text in texts]
         )
         scores = score_episodes(self.rules.reward, texts, responses, completion_ids, _columns(named)).scores
-        return (scores + self._token_scores(named, completion_ids)).tolist()
+        totals = scores + self._token_scores(named, completion_ids)
+        check_rewards(totals)
+        self.last_range = reward_range(totals)
+        return totals.tolist()
 
     def _token_scores(self, prompts: list[Prompt], completion_ids: list[list[int]]) -> np.ndarray:
         """float64 [n]: the sums of the scores that a per-token reward pays for each newest token."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
 from huggingface_hub import constants
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
+from textrl_agents.divergence import GradientGuard, RewardRange
 from textrl_agents.quiet import errors_only
 from textrl_env.models.quiet import quiet_loading
 
@@ -41,6 +42,17 @@ def trl_session() -> Iterator[str]:
 def silence(trainer: Any) -> None:
     """No line on the terminal for each step, which the trainer prints where there is no progress bar."""
     trainer.remove_callback(PrinterCallback)
+
+
+class StopOnDivergence(TrainerCallback):
+    """Raises TrainingDiverged before a step whose gradient's norm is not finite. rewards: see GradientGuard."""
+
+    def __init__(self, rewards: Callable[[], RewardRange | None] | None = None):
+        self._rewards = rewards
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        optimizer = kwargs["optimizer"]
+        GradientGuard(getattr(optimizer, "optimizer", optimizer), self._rewards)  # accelerate wraps it
 
 
 def restore(model: Any) -> None:

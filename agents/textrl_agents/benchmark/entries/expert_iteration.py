@@ -23,6 +23,7 @@ from textrl_agents.benchmark.start import (
     trained_weights,
     training_env,
 )
+from textrl_agents.divergence import GradientGuard
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 
@@ -66,6 +67,7 @@ def train(cell: Cell, record: Record) -> Trained:
     policy = initial_policy(env)
     schedule = learning_schedule(settings.learning_rate, trained_weights(policy))
     optimizer = torch.optim.Adam(trained_weights(policy), lr=schedule.peak, eps=1e-5)
+    GradientGuard(optimizer)
     torch.manual_seed(cell.seed)
     generator = np.random.default_rng(cell.seed)
     prompts = prompt_stream(env.prompts, generator)

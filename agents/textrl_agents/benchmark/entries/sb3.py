@@ -55,6 +55,6 @@ def train(cell: Cell, record: Record) -> Trained:
     return Trained(
         agent.policy.actor_critic,
         tokens=agent.num_timesteps,
-        deterministic=get_recipe(cell.algorithm).kind == "value",
+        deterministic=get_recipe(cell.algorithm).greedy,
         close=agent.env.close,
     )
