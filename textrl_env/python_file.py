@@ -19,7 +19,7 @@ def run_python_file(path: Path, module_name: str, what: str) -> ModuleType:
     sys.modules[module_name] = module  # dataclasses and pickle look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # `sys.exit()` in the file must not end the program as if all were done
         del sys.modules[module_name]
         raise ConfigError(f"{what} {str(path)!r} failed with {type(error).__name__}: {error}") from error
     return module

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from textrl_env.errors import ModelError, TextRLError
 
@@ -24,6 +26,7 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
     """Yield an empty folder to fill; it becomes `folder`, in place of an older one, when the block ends.
 
     manifest: add `manifest.json` with the size and SHA-256 of every file, which `verify` checks.
+
     Raises TextRLError where it cannot be written; then an older folder is as it was.
     """
     folder = Path(folder)
@@ -42,8 +45,22 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
-    except OSError as error:
+    except TextRLError:
+        raise
+    except Exception as error:
+        # Python's own errors of writing are OSErrors. safetensors has another type, and tokenizers raise a bare
+        # Exception.
+        if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
+            raise
         raise TextRLError(f"{folder} cannot be written: {error}. What was there before is unchanged.") from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; a process that is killed meanwhile leaves it whole or not at all under its name."""
+    doomed = folder.with_name(f".{folder.name}.removing")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a process that was killed
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def existing(folder: str | Path) -> Path:
@@ -53,28 +70,64 @@ def existing(folder: str | Path) -> Path:
     return previous if not folder.is_dir() and previous.is_dir() else folder
 
 
-def verify(folder: str | Path) -> None:
-    """Compare every file with the manifest. Raises ModelError that names the file that is missing or was changed."""
+def verify(folder: str | Path, *, only: str = "", elsewhere: Mapping[str, Path | None] | None = None) -> None:
+    """Compare every file with the manifest.
+
+    only: a file, or a folder with all that is in it; what lies beside it is not read. elsewhere: where a listed file
+    lies that was moved out of the folder; None where it need not be anywhere.
+
+    Raises ModelError that names the file that is missing, was changed, or is not in the manifest.
+    """
     folder = Path(folder)
-    try:
-        expected = json.loads((folder / MANIFEST).read_text())
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
-    except FileNotFoundError:
-        raise ModelError(f"{folder} has no {MANIFEST}: it is not a checkpoint, or not a whole one") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{folder / MANIFEST} cannot be read: {error}. Use an older checkpoint.") from error
-    for name, (size, digest) in files.items():
+    files = _listed(folder)
+    moved = elsewhere or {}
+    within = [name for name in (*_files(folder), *files) if not only or name == only or name.startswith(f"{only}/")]
+    if not within:
+        raise ModelError(f"{folder / only} is missing. Use an older checkpoint.")
+    for name in dict.fromkeys(within):
         path = folder / name
+        if name not in files:
+            raise ModelError(
+                f"{path} is not in {MANIFEST}: it does not belong here, or the list was cut. Remove it, or use an "
+                "older checkpoint."
+            )
+        if name in moved and not path.is_file():
+            if (place := moved[name]) is None:
+                continue
+            path = place
         if not path.is_file():
             raise ModelError(f"{path} is missing. Use an older checkpoint.")
-        if path.stat().st_size != size or _sha256(path) != digest:
+        if (path.stat().st_size, _sha256(path)) != files[name]:
             raise ModelError(f"{path} is damaged: it is not the file that was saved. Use an older checkpoint.")
 
 
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    """Name -> (bytes, SHA-256) of every file in the manifest."""
+    try:
+        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} has no {MANIFEST} to check its files with: it is not a checkpoint or policy of a run, or not a "
+            "whole one"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{folder / MANIFEST} cannot be read: {error}. Use an older checkpoint.") from error
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files but the manifest and hidden ones, which systems leave in any folder that is looked at."""
+    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [
+        name.as_posix()
+        for name in names
+        if name.as_posix() != MANIFEST and not any(part.startswith(".") for part in name.parts)
+    ]
+
+
 def _manifest(folder: Path) -> dict[str, dict[str, int | str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _files(folder)
     }
 
 

@@ -25,6 +25,10 @@ import yaml
 from textrl_env.errors import ConfigError, UnknownName
 
 LIBRARIES = ("sb3", "rllib")
+# Settings that a run may go on with another value of: what it trains stays the same.
+FREE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
+# Values of a settings file, those of each reference to an anchor counted again.
+LARGEST_FILE = 100_000
 # Arguments of the environment that have a setting of their own, or that the run decides.
 _NOT_IN_ENV = ("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora")
 
@@ -73,6 +77,8 @@ class TrainConfig:
         for name in ("algo", "task", "device", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} must be a name, got {getattr(self, name)!r}")
+        if self.out is not None and not isinstance(self.out, str):
+            raise ConfigError(f"out must be a folder's name, got {self.out!r}")
         for name in ("algorithm", "env", "lora"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) and not (name == "lora" and value is None):
@@ -92,6 +98,28 @@ class TrainConfig:
                 else:
                     merged[key] = value
         return cls(**merged)
+
+    @classmethod
+    def of_run(cls, path: str | Path, *layers: Mapping[str, Any]) -> TrainConfig:
+        """From a run's `config.yaml` and layers on top. Raises ConfigError where it lacks a setting.
+
+        A run writes every setting. One that is not there was cut off, and its default is not what the run was
+        made with.
+        """
+        settings = read_settings(path)
+        missing = [entry.name for entry in dataclasses.fields(cls) if entry.name not in settings]
+        if missing:
+            raise ConfigError(
+                f"{str(path)!r} is not the whole config.yaml of a run: it has no {', '.join(missing[:5])}"
+                f"{' ...' if len(missing) > 5 else ''}. Each checkpoint holds a copy, settings.yaml, to put in its "
+                "place"
+            )
+        return cls.of(settings, *layers)
+
+    def changed_since(self, before: TrainConfig) -> list[str]:
+        """Names of the settings that decide what is trained and that differ from `before`'s."""
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in FREE]
+        return [name for name in names if getattr(self, name) != getattr(before, name)]
 
     def resolved(self) -> TrainConfig:
         """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
@@ -127,6 +155,10 @@ class TrainConfig:
             **self.env,
         }
 
+    def settings_copy(self) -> str:
+        """YAML for the run's checkpoints; without its folder, so that the same run writes the same bytes anywhere."""
+        return dataclasses.replace(self, out=None).to_yaml()
+
     def to_yaml(self) -> str:
         """YAML that `read_settings` reads. Raises ConfigError where a value is not plain data."""
         try:
@@ -154,8 +186,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. No tag of it can make an object or run code. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path that none can be
+        raise ConfigError(f"config file {str(path)!r:.200} cannot be read: {error!s:.200}") from error
     settings = _parse(text, f"config file {str(path)!r}")
     if settings is None:
         return {}
@@ -182,6 +214,22 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _Loader)
+    except Exception as error:  # YAMLError, and what Python's own types raise for dates, numbers and depths they lack
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    _require_tree(value, where)
+    return value
+
+
+def _require_tree(value: Any, where: str) -> None:
+    """Refuse an anchor that is inside itself, and anchors within anchors that stand for billions of values."""
+    waiting, count = [value], 0
+    while waiting:
+        count += 1
+        if count > LARGEST_FILE:
+            raise ConfigError(f"{where} has an anchor that holds itself, or more than {LARGEST_FILE:,} values")
+        entry = waiting.pop()
+        if isinstance(entry, Mapping):
+            waiting.extend(entry.values())
+        elif isinstance(entry, (list, tuple, set)):
+            waiting.extend(entry)

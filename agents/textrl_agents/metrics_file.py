@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from textrl_agents.atomic_file import write_atomically
+
 STEP = "time/total_timesteps"
 
 
@@ -28,18 +30,19 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines, oldest first. A line that a killed process left torn is skipped."""
+        """All lines, oldest first. One that is no such line, as a killed process leaves it, is skipped."""
         lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []:
+        data = self.path.read_bytes() if self.path.is_file() else b""
+        for text in data.decode(errors="replace").split("\n"):
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(line, dict):
+            if isinstance(line, dict) and isinstance(line.get(STEP), int):
                 lines.append(line)
         return lines
 
     def rewind(self, step: int) -> None:
         """Drop lines of later steps: a resumed run writes them again."""
-        kept = [line for line in self.read() if line.get(STEP, 0) <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        kept = [line for line in self.read() if line[STEP] <= step]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,10 +1,14 @@
-"""The policy in a checkpoint: `policy/` in Hugging Face format with the value head, and a LoRA adapter beside it."""
+"""What a checkpoint holds whatever its library: `policy/` in Hugging Face format with the value head, a LoRA adapter
+beside it, and a copy of the run's settings.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from textrl_env.errors import ModelError
@@ -13,10 +17,16 @@ from textrl_env.models.actor_critic import VALUE_HEAD_FILE
 
 POLICY_FOLDER = "policy"
 ADAPTER_FILE = "adapter.safetensors"
+SETTINGS_COPY = "settings.yaml"
 
 
-def save_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
-    """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`."""
+def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | None = None) -> None:
+    """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`.
+
+    settings: of the run, in YAML, as `settings.yaml`; a run that goes on compares its own with them.
+    """
+    if settings is not None:
+        (folder / SETTINGS_COPY).write_text(settings, encoding="utf-8")
     core.save_pretrained(folder / POLICY_FOLDER)
     if _has_adapter(core):
         # What is trained of the model; the frozen rest is loaded anew from where it came.
@@ -31,17 +41,24 @@ def save_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
 def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
     """Put the saved weights into `core`, which was made with the same arguments. Raises ModelError."""
     if _has_adapter(core):
-        weights, source = load_file(folder / ADAPTER_FILE), folder / ADAPTER_FILE
+        weights, source = _tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE
     else:
         # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
         source = folder / POLICY_FOLDER
         weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
-    values = load_file(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
+    values = _tensors(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
     result = core.model.load_state_dict(weights, strict=not _has_adapter(core))
     missing = set(core.value_state()) - set(values)
     if result.unexpected_keys or missing:
         raise ModelError(f"{source} does not fit this agent's model: {[*result.unexpected_keys, *missing][:5]}")
     core.load_state_dict(values, strict=False)
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
 
 
 def with_number_keys(optimizer_state: dict[str, Any]) -> dict[str, Any]:

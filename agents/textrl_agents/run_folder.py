@@ -6,6 +6,7 @@ config.yaml              every setting of the run
 metrics.jsonl            metrics over training, and TensorBoard's events beside it
 curve.png, samples.md    the run at a glance
 checkpoint-<tokens>/     what `--resume` goes on from
+.lock                    held by the process that writes the run
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from textrl_agents.atomic_folder import atomic_folder, existing
+from textrl_agents.atomic_folder import MANIFEST, atomic_folder, existing, remove_folder, verify
+from textrl_agents.folder_lock import LOCK
+from textrl_agents.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, SamplingParams, load_model
 from textrl_env.models.actor_critic import SETTINGS_FILE, VALUE_HEAD_FILE
 
+TRAINING_FILE = "training.json"  # in policy/: what it was trained on
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
+# What a run that was stopped before its config.yaml leaves behind.
+_LEFT_OVER = (LOCK, ".config.yaml.writing")
 
 
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run. Raises ConfigError for a path that no file can have."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.policy = self.path / "policy"
+        self.path = usable_path(path)
+        self.policy = self.path / POLICY_FOLDER
         self.value_head = self.path / VALUE_HEAD_FILE
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -42,13 +48,19 @@ class RunFolder:
         return self.config.exists() or self.policy.exists() or bool(self.checkpoints())
 
     def require_free(self) -> None:
-        """Raise ConfigError where a run is here already, or a file has this name."""
+        """Raise ConfigError where a run or anything else is here already, or a file has this name."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out {str(self.path)!r} is a file; a run needs a folder")
         if self.holds_run:
             raise ConfigError(
                 f"out {str(self.path)!r} already holds a run: continue it with --resume {self.path}, "
                 "or choose another --out"
+            )
+        others = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+        if others := [name for name in others if name not in _LEFT_OVER]:
+            raise ConfigError(
+                f"out {str(self.path)!r} is not empty, and what it holds is no run: {', '.join(others[:3])}"
+                f"{', ...' if len(others) > 3 else ''}. Choose another --out"
             )
 
     def checkpoint(self, tokens: int) -> Path:
@@ -65,32 +77,72 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Remove all checkpoints but the newest `keep`."""
         for _, old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
+        for pattern in (".checkpoint-*.writing", ".checkpoint-*.removing"):  # of a process that was killed
+            for left in self.path.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
-    def save_policy(self, actor_critic: CausalLMActorCritic) -> None:
-        """Write `policy/` and the value head; plain transformers loads the former."""
-        with atomic_folder(self.policy) as fresh:
+    def save_policy(self, actor_critic: CausalLMActorCritic, tokens: int) -> None:
+        """Write `policy/`, trained on `tokens` tokens, and the value head; plain transformers loads the former."""
+        with atomic_folder(self.policy, manifest=True) as fresh:
             actor_critic.save_pretrained(fresh)
+            (fresh / TRAINING_FILE).write_text(json.dumps({"tokens": tokens}) + "\n")
         # One copy, beside the model: whoever takes the policy for generation alone need not carry it.
         (self.policy / VALUE_HEAD_FILE).replace(self.value_head)
+
+    @property
+    def policy_tokens(self) -> int | None:
+        """Tokens that `policy/` was trained on; None where there is none that says so."""
+        try:
+            tokens = json.loads((existing(self.policy) / TRAINING_FILE).read_text())["tokens"]
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return None
+        return tokens if isinstance(tokens, int) else None
+
+    def is_finished(self, tokens: int) -> bool:
+        """Whether all is written that a run of `tokens` tokens ends with."""
+        moved = not (self.policy / VALUE_HEAD_FILE).exists()  # `save_policy` came to its end
+        return self.policy.is_dir() and self.policy_tokens == tokens and moved and self.curve.is_file()
+
+    @property
+    def newest_policy(self) -> Path | None:
+        """The folder of the policy that was trained longest: `policy/`, unless a checkpoint is newer."""
+        checkpoints, policy = self.checkpoints(), existing(self.policy)
+        if not policy.is_dir():
+            return checkpoints[-1][1] / POLICY_FOLDER if checkpoints else None
+        tokens = self.policy_tokens
+        if checkpoints and tokens is not None and tokens < checkpoints[-1][0]:
+            return checkpoints[-1][1] / POLICY_FOLDER
+        return policy
+
+
+def usable_path(path: str | Path) -> Path:
+    """`path`, which need not exist. Raises ConfigError where the system cannot have such a file, as with long names."""
+    try:
+        Path(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        shown = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
+        raise ConfigError(f"{shown!r} cannot be used as a path: {reason}") from error
+    return Path(path)
 
 
 def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> CausalLMActorCritic:
     """The policy of a run folder, of one of its checkpoints, or of any folder with a causal LM.
 
-    The newest checkpoint of a run that has no `policy/` yet. Raises ModelError.
+    The newest checkpoint of a run that has no `policy/` yet, or that went on after it was written. Raises ModelError,
+    also where a file is not the one that the run has written.
     """
-    folder = Path(folder)
+    run = RunFolder(folder)
+    folder = run.path
     if not folder.is_dir():
         raise ModelError(f"{str(folder)!r} is not a folder; give a run folder, a checkpoint or a saved model")
-    run = RunFolder(folder)
-    source = folder
-    if run.policy.is_dir():
-        source = run.policy
-    elif checkpoints := run.checkpoints():
-        source = checkpoints[-1][1] / "policy"
-    elif run.config.is_file():
+    source = run.newest_policy or folder
+    if source == folder and run.config.is_file():
         raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
+    _verify(source)
     loaded = load_model(source, device=device, dtype=dtype)
     settings_file = source / SETTINGS_FILE
     if not settings_file.is_file():
@@ -100,7 +152,7 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
         settings = json.loads(settings_file.read_text())
         settings["sampling"] = SamplingParams(**settings["sampling"])
         actor_critic = CausalLMActorCritic(loaded.model, loaded.tokenizer, **settings)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{settings_file} is damaged: {error}") from error
     heads = [path for path in (source / VALUE_HEAD_FILE, source.parent / VALUE_HEAD_FILE) if path.is_file()]
     if heads:
@@ -109,3 +161,13 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
         except Exception as error:
             raise ModelError(f"{heads[0]} cannot be read: {error}") from error
     return actor_critic
+
+
+def _verify(source: Path) -> None:
+    """Check the files of a policy that a run has written. Any other saved model comes without a manifest."""
+    home = RunFolder(source.resolve().parent)
+    in_run = home.config.is_file()
+    if _CHECKPOINT.fullmatch(home.path.name):
+        verify(home.path, only=source.resolve().name)
+    elif in_run or (source / MANIFEST).is_file():
+        verify(source, elsewhere={VALUE_HEAD_FILE: home.value_head if in_run else None})

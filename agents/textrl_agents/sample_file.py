@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textrl_agents.atomic_file import write_atomically
 from textrl_agents.evaluation import SampleRecord
 
 TITLE = "# Samples\n\nResponses to the same held-out prompts at several points of training; KL in nats per response.\n"
@@ -30,7 +31,7 @@ class SampleFile:
             texts = [_cell(prompt_text(record.prompt)), _cell(record.response)]
             lines.append(_row([*texts, _number(record.score), *gold, _number(record.kl), record.finish_reason]))
         before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE
-        self.path.write_text(before + "\n".join(lines) + "\n", encoding="utf-8")
+        write_atomically(self.path, before + "\n".join(lines) + "\n")
 
     def rewind(self, tokens: int) -> None:
         """Drop what was sampled after more than `tokens` tokens: a resumed run samples it again."""
@@ -39,7 +40,7 @@ class SampleFile:
         text = self.path.read_text(encoding="utf-8")
         for section in _SECTION.finditer(text):
             if int(section[1].replace(",", "")) > tokens:
-                self.path.write_text(text[: section.start()].rstrip("\n") + "\n", encoding="utf-8")
+                write_atomically(self.path, text[: section.start()].rstrip("\n") + "\n")
                 return
 
 

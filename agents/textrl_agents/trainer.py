@@ -28,6 +28,10 @@ class Trainer(Protocol):
         """Tokens that the weights have been trained on."""
 
     @property
+    def rollout_tokens(self) -> int:
+        """Tokens between two updates; a run is made of whole rollouts."""
+
+    @property
     def before(self) -> Evaluation | None:
         """The evaluation before training; None in a resumed run."""
 
@@ -43,7 +47,7 @@ class Trainer(Protocol):
     ) -> bool:
         """Train to the end; False where `stop_requested` ended it early."""
 
-    def save_after_error(self, error: Exception) -> Path | None:
+    def save_after_error(self, error: BaseException) -> Path | None:
         """Save the last boundary if the weights are still those of it."""
 
     def close(self) -> None:

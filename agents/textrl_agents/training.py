@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
+import math
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from textrl_agents.config import TrainConfig, read_settings
+from textrl_agents.atomic_file import write_atomically
+from textrl_agents.atomic_folder import existing, remove_folder, verify
+from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
+from textrl_agents.folder_lock import locked_folder
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.plots import plot_run
+from textrl_agents.policy_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.progress import TrainingProgress
 from textrl_agents.quiet import quiet_loading
 from textrl_agents.run_folder import RunFolder
@@ -49,7 +55,8 @@ def train(config: TrainConfig, *, progress: bool | None = None) -> RunResult:
     assert config.out is not None  # resolved
     run = RunFolder(config.out)
     run.require_free()
-    with quiet_loading():
+    with locked_folder(run.path), quiet_loading():
+        run.require_free()  # another run may have begun and ended in between
         return _run(config, run, None, progress)
 
 
@@ -57,31 +64,54 @@ def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool |
     """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
 
     timesteps: a new length of the whole run. Schedules over the run's length then change from here on.
+
+    A run that was trained to its end and killed before all was written gets what is missing. Raises ConfigError for one
+    that is complete, and where `config.yaml` is not the one that the checkpoint was trained with.
     """
-    run, checkpoint, tokens = _find(Path(folder))
-    config = TrainConfig.of(read_settings(run.config), {} if timesteps is None else {"timesteps": timesteps})
-    config = dataclasses.replace(config, out=str(run.path)).resolved()
-    if tokens >= config.timesteps:
-        raise ConfigError(
-            f"run {str(run.path)!r} is complete: {tokens} of {config.timesteps} tokens; raise --timesteps to extend it"
-        )
-    with quiet_loading():
+    run = _home(Path(folder))
+    with locked_folder(run.path), quiet_loading():
+        checkpoint, tokens = _checkpoint(run, Path(folder))
+        config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
+        config = dataclasses.replace(config, out=str(run.path)).resolved()
+        if checkpoint is not None:
+            _require_same(config, checkpoint)
+        if tokens >= config.timesteps and run.is_finished(tokens):
+            raise ConfigError(
+                f"run {str(run.path)!r} is complete: {tokens} of {config.timesteps} tokens; raise --timesteps to "
+                "extend it"
+            )
         return _run(config, run, checkpoint, progress, tokens)
 
 
-def _find(folder: Path) -> tuple[RunFolder, Path | None, int]:
-    """The run, the checkpoint to go on from (None: from the start), and its tokens."""
+def _home(folder: Path) -> RunFolder:
+    """The run that `folder` is, or is a checkpoint of."""
     for run in (RunFolder(folder), RunFolder(folder.parent)):
-        if not run.config.is_file():
-            continue
-        checkpoints = run.checkpoints()
-        if run.path != folder:
-            checkpoints = [entry for entry in checkpoints if run.checkpoint(entry[0]) == folder]
-            if not checkpoints:
-                break
-        tokens, checkpoint = checkpoints[-1] if checkpoints else (0, None)
-        return run, checkpoint, tokens
+        if run.config.is_file():
+            return run
     raise ConfigError(f"{str(folder)!r} is neither a run folder (with config.yaml) nor a checkpoint of one")
+
+
+def _checkpoint(run: RunFolder, folder: Path) -> tuple[Path | None, int]:
+    """The checkpoint to go on from (None: from the start), and its tokens."""
+    checkpoints = run.checkpoints()
+    if run.path != folder:
+        checkpoints = [entry for entry in checkpoints if run.checkpoint(entry[0]) == folder]
+        if not checkpoints:
+            raise ConfigError(f"{str(folder)!r} is no checkpoint of the run {str(run.path)!r}")
+    return (checkpoints[-1][1], checkpoints[-1][0]) if checkpoints else (None, 0)
+
+
+def _require_same(config: TrainConfig, checkpoint: Path) -> None:
+    """Raise ConfigError where a run's settings are not those that its checkpoint was trained with."""
+    verify(checkpoint, only=SETTINGS_COPY)
+    before = TrainConfig.of_run(checkpoint / SETTINGS_COPY)
+    if changed := config.changed_since(before):
+        was, now = ({name: getattr(settings, name) for name in changed} for settings in (before, config))
+        raise ConfigError(
+            f"config.yaml is not the one that {checkpoint} was trained with: that had {was}, this has {now}. Put it "
+            f"back (a copy is {SETTINGS_COPY} in the checkpoint), or start a new run from its policy with --model "
+            f"{checkpoint / POLICY_FOLDER}"
+        )
 
 
 def _run(
@@ -91,27 +121,23 @@ def _run(
     settings = config.to_yaml()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with contextlib.closing(make_trainer(config)) as trainer:
+    with _exit_is_an_error(), contextlib.closing(make_trainer(config)) as trainer:
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
             if checkpoint is None:
-                run.config.write_text(settings, encoding="utf-8")
+                write_atomically(run.config, settings)
             trainer.start(run, checkpoint)
             # Only now that the checkpoint has proved sound: what came after it comes again.
             _rewind(run, tokens if checkpoint is not None else -1)
-            run.config.write_text(settings, encoding="utf-8")
+            write_atomically(run.config, settings)
+            _say_length(config, trainer)
             with StopSignals() as stop, TrainingProgress(progress) as bar:
-                try:
-                    finished = trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
-                except Exception as error:
-                    _after_error(error, trainer, run)
-                    raise
-                run.save_policy(trainer.actor_critic)
+                finished = trainer.timesteps >= config.timesteps or _learn(trainer, run, bar, stop)
+                run.save_policy(trainer.actor_critic, trainer.timesteps)
             plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()} on {config.task}")
         except TextRLError:
             raise  # some of them are OSErrors too
         except OSError as error:
-            raise TextRLError(f"the run could not be written to {str(run.path)!r}: {error}") from error
+            raise _not_written(error, run) from error
         return RunResult(
             folder=run.path,
             timesteps=trainer.timesteps,
@@ -123,30 +149,76 @@ def _run(
         )
 
 
+def _learn(trainer: Trainer, run: RunFolder, bar: TrainingProgress, stop: StopSignals) -> bool:
+    """Train to the end; False where a signal ended it early. After an error save what can be saved."""
+    try:
+        return trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and stop.received is not None:
+            raise  # the second Ctrl-C, which stops at once
+        with contextlib.suppress(TextRLError):  # such as a full disk, which is the error itself then
+            trainer.save_after_error(error)
+        checkpoints = run.checkpoints()
+        how = f"Continue from {checkpoints[-1][1].name} with --resume {run.path}." if checkpoints else ""
+        if _is_out_of_memory(error):
+            raise TextRLError(
+                f"out of memory. Lower {', '.join(trainer.memory_settings)}, or use dtype bfloat16 or lora. {how}"
+            ) from error
+        if not isinstance(error, Exception):
+            # No Ctrl-C: the first one is a request to stop.
+            raise TextRLError(
+                f"code that the run calls, such as its reward, raised {type(error).__name__}. {how}"
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, TextRLError):
+            raise _not_written(error, run, how) from error
+        if how:
+            error.add_note(how)
+        raise
+
+
 def _rewind(run: RunFolder, tokens: int) -> None:
-    """Remove what a run wrote after `tokens` tokens."""
+    """Remove what a run wrote after `tokens` tokens, and its curve, which is drawn again at the end.
+
+    The newest checkpoint goes first: a process that is killed meanwhile leaves a run that goes on from a checkpoint
+    whose metrics are all there.
+    """
+    for later, folder in reversed(run.checkpoints()):
+        if later > tokens:
+            remove_folder(folder)
+    if run.policy_tokens is not None and run.policy_tokens > tokens:
+        remove_folder(existing(run.policy))
+    run.curve.unlink(missing_ok=True)
     MetricsFile(run.metrics).rewind(tokens)
     SampleFile(run.samples).rewind(tokens)
-    for later, folder in run.checkpoints():
-        if later > tokens:
-            shutil.rmtree(folder)
 
 
-def _after_error(error: Exception, trainer: Trainer, run: RunFolder) -> None:
-    """Save what can be saved, and say how to go on."""
-    with contextlib.suppress(TextRLError):  # such as a full disk, which is the error itself then
-        trainer.save_after_error(error)
-    checkpoints = run.checkpoints()
-    how = f"Continue from {checkpoints[-1][1].name} with --resume {run.path}." if checkpoints else ""
-    if _is_out_of_memory(error):
-        raise TextRLError(
-            f"out of memory. Lower {', '.join(trainer.memory_settings)}, or use dtype bfloat16 or lora. {how}"
-        ) from error
-    if how:
-        error.add_note(how)
+def _say_length(config: TrainConfig, trainer: Trainer) -> None:
+    """Tell where whole rollouts make the run longer than was asked for."""
+    rollout = trainer.rollout_tokens
+    left = max(0, config.timesteps - trainer.timesteps)
+    total = trainer.timesteps + math.ceil(left / rollout) * rollout
+    if total > config.timesteps and left:
+        print(
+            f"note: a rollout is {rollout:,} tokens, so the run trains on {total:,} instead of {config.timesteps:,}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+@contextlib.contextmanager
+def _exit_is_an_error() -> Iterator[None]:
+    """`sys.exit(0)` in a file that the run loads must not look like a run that was done."""
+    try:
+        yield
+    except SystemExit as error:
+        raise TextRLError(f"code that the run loads called sys.exit({error.code!r})") from error
+
+
+def _not_written(error: OSError, run: RunFolder, how: str = "") -> TextRLError:
+    return TextRLError(f"the run could not be written to {str(run.path)!r}: {error}. {how}".rstrip())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     # torch has a type for it on GPUs; on the CPU it is a RuntimeError of its allocator.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)

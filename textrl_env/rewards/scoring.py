@@ -98,7 +98,7 @@ def _call(call: Callable[..., Any], name: str, arguments: dict[str, Any], count:
         return call(**_copied(arguments, count))
     except (RewardError, ConfigError):
         raise  # already says what a user needs, and a reward inside this one has named its sample
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # `sys.exit()` in a reward must not end the program as if all were done
         where = _failing_sample(call, arguments, count)
         raise RewardRaised(f"reward {name!r} raised {type(error).__name__} on {where}: {error}") from error
 
@@ -110,7 +110,7 @@ def _failing_sample(call: Callable[..., Any], arguments: dict[str, Any], count: 
             return _sample(arguments, index, count)
         try:
             call(**_copied(_only(arguments, index, count), 1))
-        except Exception:
+        except (Exception, SystemExit):
             return _sample(arguments, index, count)
     return f"a batch of {count} samples (none of them fails alone)"
 

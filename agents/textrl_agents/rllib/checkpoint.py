@@ -40,15 +40,18 @@ def capture(algorithm: Any) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(algorithm: Any, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+def save_checkpoint(
+    algorithm: Any, folder: str | Path, state: dict[str, Any] | None = None, *, settings: str | None = None
+) -> None:
     """Write a checkpoint, whole or not at all.
 
     state: what `capture` gave where the learners had the weights that they have now; None captures now.
+    settings: of the run, in YAML, kept with it.
     """
     state = capture(algorithm) if state is None else state
     learner = algorithm.learner_group.get_state(not_components="learner/rl_module")["learner"]
     with atomic_folder(folder, manifest=True) as fresh:
-        save_policy_files(policy_of(algorithm), fresh)
+        save_policy_files(policy_of(algorithm), fresh, settings)
         save_state(learner.pop("optimizer"), fresh, "optimizer")
         save_state({**state, "learner": learner}, fresh, "state")
 

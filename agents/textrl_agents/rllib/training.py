@@ -104,6 +104,11 @@ class RLlibRun:
         return policy_of(self.algorithm)
 
     @property
+    def rollout_tokens(self) -> int:
+        config = self.algorithm.config
+        return config.train_batch_size_per_learner * max(1, config.num_learners)
+
+    @property
     def before(self) -> Evaluation | None:
         return self.heldout.first if self.heldout is not None else None
 
@@ -163,14 +168,14 @@ class RLlibRun:
         """Write the last boundary, unless it was written already, and remove what is too old; returns its folder."""
         folder = self.run.checkpoint(self.timesteps)
         if self._saved_at != self.timesteps:
-            save_checkpoint(self.algorithm, folder, self._state)
+            save_checkpoint(self.algorithm, folder, self._state, settings=self.config.settings_copy())
             self._saved_at = self.timesteps
         self.run.prune(self.config.keep_checkpoints)
         return folder
 
-    def save_after_error(self, error: Exception) -> Path | None:
+    def save_after_error(self, error: BaseException) -> Path | None:
         """Save the last boundary if the weights are still its own, which only a learner in this process can tell."""
-        sampling = isinstance(error, (RewardError, StepError))
+        sampling = isinstance(error, (RewardError, StepError, KeyboardInterrupt))
         if self._state is None or not sampling or self._weights is None or self._weights != self._weights_version():
             return None
         return self.save()

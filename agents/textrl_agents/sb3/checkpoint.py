@@ -52,16 +52,19 @@ def capture(agent: OnPolicyAlgorithm) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+def save_checkpoint(
+    agent: OnPolicyAlgorithm, folder: str | Path, state: dict[str, Any] | None = None, *, settings: str | None = None
+) -> None:
     """Write a checkpoint, whole or not at all.
 
     state: what `capture` gave at the boundary at which the present weights came to be; None captures now, which is
     right between two calls of `learn` and at a rollout's start.
+    settings: of the run, in YAML, kept with it.
     """
     state = capture(agent) if state is None else state
     policy, _, _ = _parts(agent)
     with atomic_folder(folder, manifest=True) as fresh:
-        save_policy_files(policy.actor_critic, fresh)
+        save_policy_files(policy.actor_critic, fresh, settings)
         save_state(policy.optimizer.state_dict(), fresh, "optimizer")
         save_state(state, fresh, "state")
 

@@ -14,13 +14,13 @@ from textrl_agents.sb3.checkpoint import capture, save_checkpoint
 class Checkpoints(BaseCallback):
     """Writes `checkpoint-<tokens>/` into a run folder and keeps the newest `keep`.
 
-    every: tokens between two checkpoints; 0 writes one at the end alone. Comes last in a list of callbacks, so that
+    every: tokens between two checkpoints; 0 writes one at the end alone. settings: of the run, in YAML. Comes last in a list of callbacks, so that
     what others do at the same boundary is in it.
     """
 
-    def __init__(self, run: RunFolder, *, every: int = 0, keep: int = 2):
+    def __init__(self, run: RunFolder, *, every: int = 0, keep: int = 2, settings: str | None = None):
         super().__init__()
-        self.run, self.every, self.keep = run, every, keep
+        self.run, self.every, self.keep, self.settings = run, every, keep, settings
         # Whether the weights are still those of the last boundary: from a rollout's start to its end.
         self.in_rollout = False
         self._state: dict[str, Any] | None = None  # of the last boundary
@@ -44,6 +44,10 @@ class Checkpoints(BaseCallback):
     def _on_training_end(self) -> None:
         # `learn` also ends here when a callback has stopped it within a rollout: then the boundary before counts.
         if not self.in_rollout:
+            if self.logger.name_to_value:
+                # The last update's, which SB3 writes after the next rollout: before the checkpoint, so that a run that
+                # is killed after it lacks nothing.
+                self.logger.dump(self.num_timesteps)
             self._capture()
         self.save()
 
@@ -54,7 +58,7 @@ class Checkpoints(BaseCallback):
         """
         folder = self.run.checkpoint(self._state_at)
         if self.saved_at != self._state_at:
-            save_checkpoint(self.model, folder, self._state)  # type: ignore[arg-type]
+            save_checkpoint(self.model, folder, self._state, settings=self.settings)  # type: ignore[arg-type]
             self.saved_at = self._state_at
         self.run.prune(self.keep)
         return folder

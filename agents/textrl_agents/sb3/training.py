@@ -57,7 +57,11 @@ class SB3Run:
     @property
     def timesteps(self) -> int:
         """Tokens that the weights have been trained on: those of the newest checkpoint."""
-        return self.checkpoints.saved_at if self.checkpoints is not None else 0
+        return self.checkpoints.saved_at if self.checkpoints is not None else self.agent.num_timesteps
+
+    @property
+    def rollout_tokens(self) -> int:
+        return self.agent.n_steps * self.agent.n_envs
 
     @property
     def before(self) -> Evaluation | None:
@@ -86,23 +90,22 @@ class SB3Run:
             evaluated_at = agent.num_timesteps if self.resumed else None
             self.heldout = Heldout.of_run(config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at)
             callbacks.append(HeldoutEvaluation(self.heldout))
-        self.checkpoints = Checkpoints(run, every=config.save_every or 0, keep=config.keep_checkpoints)
+        self.checkpoints = Checkpoints(
+            run, every=config.save_every or 0, keep=config.keep_checkpoints, settings=config.settings_copy()
+        )
         callbacks.append(self.checkpoints)
         try:
             # SB3 adds the tokens so far where it is told to keep counting.
             remaining = config.timesteps - agent.num_timesteps
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=not self.resumed)
-            finished = not self.checkpoints.in_rollout
-            if finished and agent.logger.name_to_value:
-                agent.logger.dump(agent.num_timesteps)  # the last update's, which SB3 writes after the next rollout
-            return finished
+            return not self.checkpoints.in_rollout
         finally:
             agent.logger.close()
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def save_after_error(self, error: Exception) -> Path | None:
+    def save_after_error(self, error: BaseException) -> Path | None:
         """Save a checkpoint of the last boundary where the error came from sampling; None where from an update."""
         if self.checkpoints is None or not self.checkpoints.in_rollout:
             return None
