@@ -46,7 +46,7 @@ def test_a_last_line_cut_anywhere_is_dropped_and_the_next_one_starts_on_its_own(
     """A process can be killed after any byte of a write."""
     file.append(line(0))
     kept = len(file.path.read_bytes())
-    file.append(line(1, samples=["é"]))
+    file.append(line(1, samples=[{"prompt": "é", "response": "é"}]))
     whole = file.path.read_bytes()
     for cut in range(kept, len(whole)):
         file.path.write_bytes(whole[:cut])

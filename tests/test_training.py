@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_runs import ROLLOUT, assert_same_run, config, metrics, reward_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from textrl_agents.config import TrainConfig, read_settings
@@ -21,41 +21,6 @@ from textrl_agents.run_folder import RunFolder, load_policy
 from textrl_agents.sb3.callbacks import RLHFMetrics
 from textrl_agents.training import resume, train
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
-
-ROLLOUT = 16 * 10
-CLOCK = ("time/fps", "time/time_elapsed", "time/iterations")  # of the sitting, not of the run
-
-
-def config(out: Path, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {
-        "task": "exact",
-        "timesteps": 6 * ROLLOUT,
-        "n_envs": 16,
-        "algorithm": {"n_steps": 10},
-        "kl_coef": {"value": 0.5, "target": 1.0, "horizon": 50},
-        "out": str(out),
-        "eval_episodes": 32,
-        "eval_every": 2 * ROLLOUT,
-        "save_every": 2 * ROLLOUT,
-        "samples": 2,
-    }
-    return TrainConfig(**{**settings, **changes})
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = MetricsFile(folder / "metrics.jsonl").read()
-    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "policy" / "model.safetensors") | load_file(folder / "value_head.safetensors")
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    for name, tensor in weights(first).items():
-        assert torch.equal(tensor, weights(second)[name]), name
-    assert metrics(first) == metrics(second)
-    assert (first / "samples.md").read_text() == (second / "samples.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +31,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_run_folder_holds_everything(full: Any) -> None:
     names = {path.name for path in full.folder.iterdir()}
     assert {name for name in names if not name.startswith("events.out.tfevents")} == {
+        ".lock",
         "policy",
         "value_head.safetensors",
         "config.yaml",
@@ -75,7 +41,7 @@ def test_a_run_folder_holds_everything(full: Any) -> None:
         f"checkpoint-{4 * ROLLOUT}",
         f"checkpoint-{6 * ROLLOUT}",
     }
-    assert len(names) == 9  # and TensorBoard's events
+    assert len(names) == 10  # and TensorBoard's events
     assert not (full.folder / "policy" / "value_head.safetensors").exists()  # one copy
     assert (full.timesteps, full.finished, full.stopped_by) == (6 * ROLLOUT, True, None)
     assert TrainConfig.of(read_settings(full.folder / "config.yaml")) == config(full.folder).resolved()
@@ -220,13 +186,6 @@ def test_mistakes_leave_nothing_behind(changes: dict, error: type, message: str,
     with pytest.raises(error, match=message):
         train(config(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
-
-
-def reward_file(tmp_path: Path, body: str) -> str:
-    (tmp_path / "reward.py").write_text(
-        f"calls = 0\ndef reward(prompts, completions, **columns):\n    global calls\n    calls += 1\n    {body}\n"
-    )
-    return f"{tmp_path / 'reward.py'}:reward"
 
 
 def test_a_failing_reward_leaves_a_checkpoint(tmp_path: Path) -> None:

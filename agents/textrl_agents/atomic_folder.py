@@ -108,8 +108,7 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
         return {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
     except FileNotFoundError:
         raise ModelError(
-            f"{folder} has no {MANIFEST} to check its files with: it is not a checkpoint or policy of a run, or not a "
-            "whole one"
+            f"{folder} has no {MANIFEST}: it is not a checkpoint or policy of a run, or not a whole one"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder / MANIFEST} cannot be read: {error}. Use an older checkpoint.") from error

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from textrl_env.errors import ConfigError, TextRLError
 
 LOCK = ".lock"
+SHOWN = 3  # names in an error message
 
 
 @contextlib.contextmanager
@@ -40,3 +41,23 @@ def locked_folder(folder: Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         lock.release()
+
+
+def foreign_names(folder: Path, first: str) -> str:
+    """The names in `folder`, but for what a run leaves that was killed before it wrote its file `first`; "" if none."""
+    own = (LOCK, f".{first}.writing")
+    names = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def usable_path(path: str | Path) -> Path:
+    """`path`, which need not exist. Raises ConfigError where the system cannot have such a file, as with long names."""
+    try:
+        Path(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        shown = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
+        raise ConfigError(f"{shown!r} cannot be used as a path: {reason}") from error
+    return Path(path)

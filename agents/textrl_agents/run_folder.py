@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from textrl_agents.atomic_folder import MANIFEST, atomic_folder, existing, remove_folder, verify
-from textrl_agents.folder_lock import LOCK
+from textrl_agents.folder_lock import foreign_names, usable_path
 from textrl_agents.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, SamplingParams, load_model
@@ -27,8 +27,6 @@ from textrl_env.models.actor_critic import SETTINGS_FILE, VALUE_HEAD_FILE
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
-# What a run that was stopped before its config.yaml leaves behind.
-_LEFT_OVER = (LOCK, ".config.yaml.writing")
 
 
 class RunFolder:
@@ -56,11 +54,9 @@ class RunFolder:
                 f"out {str(self.path)!r} already holds a run: continue it with --resume {self.path}, "
                 "or choose another --out"
             )
-        others = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
-        if others := [name for name in others if name not in _LEFT_OVER]:
+        if others := foreign_names(self.path, self.config.name):
             raise ConfigError(
-                f"out {str(self.path)!r} is not empty, and what it holds is no run: {', '.join(others[:3])}"
-                f"{', ...' if len(others) > 3 else ''}. Choose another --out"
+                f"out {str(self.path)!r} is not empty, and what it holds is no run: {others}. Choose another --out"
             )
 
     def checkpoint(self, tokens: int) -> Path:
@@ -114,19 +110,6 @@ class RunFolder:
         if checkpoints and tokens is not None and tokens < checkpoints[-1][0]:
             return checkpoints[-1][1] / POLICY_FOLDER
         return policy
-
-
-def usable_path(path: str | Path) -> Path:
-    """`path`, which need not exist. Raises ConfigError where the system cannot have such a file, as with long names."""
-    try:
-        Path(path).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        shown = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
-        raise ConfigError(f"{shown!r} cannot be used as a path: {reason}") from error
-    return Path(path)
 
 
 def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> CausalLMActorCritic:

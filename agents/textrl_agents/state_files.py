@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from textrl_env.errors import ModelError
+from textrl_env.errors import ModelError, TextRLError
 
 ARRAY, TENSOR = "$array", "$tensor"
 
@@ -32,12 +34,26 @@ def load_state(folder: Path, name: str) -> Any:
     structure_file, tensor_file = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
         structure = json.loads(structure_file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{structure_file} cannot be read: {error}") from error
     try:
         return _join(structure, load_file(tensor_file) if tensor_file.is_file() else {})
     except Exception as error:  # safetensors has an exception type of its own, outside any tree
         raise ModelError(f"{tensor_file} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def expected_state(folder: Path) -> Iterator[None]:
+    """Turn what a state of another shape raises where it is used into a ModelError that names its folder."""
+    try:
+        yield
+    except (TextRLError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder} does not hold the state of this kind of run: {type(error).__name__}: {error}. It may be of "
+            "another version; use another checkpoint"
+        ) from error
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:

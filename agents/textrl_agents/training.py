@@ -179,14 +179,14 @@ def _learn(trainer: Trainer, run: RunFolder, bar: TrainingProgress, stop: StopSi
 def _rewind(run: RunFolder, tokens: int) -> None:
     """Remove what a run wrote after `tokens` tokens, and its curve, which is drawn again at the end.
 
-    The newest checkpoint goes first: a process that is killed meanwhile leaves a run that goes on from a checkpoint
-    whose metrics are all there.
+    The newest goes first: a process that is killed meanwhile leaves a run that goes on from a checkpoint whose metrics
+    are all there.
     """
+    if run.policy_tokens is not None and run.policy_tokens > tokens:
+        remove_folder(existing(run.policy))
     for later, folder in reversed(run.checkpoints()):
         if later > tokens:
             remove_folder(folder)
-    if run.policy_tokens is not None and run.policy_tokens > tokens:
-        remove_folder(existing(run.policy))
     run.curve.unlink(missing_ok=True)
     MetricsFile(run.metrics).rewind(tokens)
     SampleFile(run.samples).rewind(tokens)

@@ -18,7 +18,20 @@ from textrl_agents.benchmark.cell import Cell
 from textrl_env.errors import TextRLError
 from textrl_env.tasks import get_task
 
-REQUIRED = ("algorithm", "task", "seed", "key", "status")
+REQUIRED = {"algorithm": str, "task": str, "seed": int, "key": str, "status": str}
+_OPTIONAL = {
+    "budget": int,
+    "eval_episodes": int,
+    "metrics": dict,
+    "settings": dict,
+    "env": dict,
+    "versions": dict,
+    "machine": dict,
+    "curve": list,
+    "samples": list,
+}
+
+_JSON_NAMES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 
 
 class Contents(NamedTuple):
@@ -82,12 +95,21 @@ class ResultsFile:
     def _parse(self, text: bytes, number: int) -> dict[str, Any]:
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._broken(number, str(error)) from None
         if not isinstance(line, dict):
             raise self._broken(number, f"a JSON object was expected, got {type(line).__name__}")
         if missing := [name for name in REQUIRED if name not in line]:
             raise self._broken(number, f"it has no {', '.join(missing)}")
+        for name, kind in {**REQUIRED, **_OPTIONAL}.items():
+            value = line.get(name)
+            if not isinstance(value, kind) and not (value is None and name in _OPTIONAL):
+                raise self._broken(number, f"its {name} must be {_JSON_NAMES[kind]}, got {value!r:.60}")
+        for name, keys in (("curve", ()), ("samples", ("prompt", "response"))):
+            for entry in line.get(name) or []:
+                if not isinstance(entry, dict) or any(key not in entry for key in keys):
+                    expected = f"objects with {' and '.join(keys)}" if keys else "objects"
+                    raise self._broken(number, f"its {name} must hold {expected}, got {entry!r:.60}")
         return line
 
     def _broken(self, number: int, why: str) -> TextRLError:

@@ -7,17 +7,14 @@ logs/            what cells that failed have printed
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from textrl_agents.atomic_file import write_atomically
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import Plan
@@ -25,10 +22,11 @@ from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
+from textrl_agents.folder_lock import foreign_names, locked_folder, usable_path
 from textrl_agents.stop_signals import StopSignals
 from textrl_env.errors import ConfigError, MissingExtra
 
-PLAN, RESULTS, LOGS, LOCK = "benchmark.yaml", "results.jsonl", "logs", ".lock"
+PLAN, RESULTS, LOGS = "benchmark.yaml", "results.jsonl", "logs"
 
 
 class BenchmarkStopped(KeyboardInterrupt):
@@ -63,13 +61,15 @@ def run_benchmark(
         raise ConfigError(f"jobs must be at least 1, got {jobs!r}")
     if time_limit is not None and (ray or time_limit <= 0):
         raise ConfigError(f"a time limit is a number of seconds > 0, and not for --ray; got {time_limit!r}")
-    folder = Path(out)
+    folder = usable_path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
     if plan is None and not (folder / PLAN).is_file():
         raise ConfigError(
             f"{str(folder)!r} holds no benchmark to go on with; say what to run: "
             "--algos ppo,a2c --tasks exact, or --preset quick"
         )
-    with _locked(folder):
+    with locked_folder(folder):
         plan = _agreed(plan, folder)
         load_plugins(plan.plugins)
         results = ResultsFile(folder / RESULTS)
@@ -141,25 +141,12 @@ def _agreed(plan: Plan | None, folder: Path) -> Plan:
                 f"{dict(first.settings)}. Go on with it by --out alone, or choose another --out"
             )
     assert plan is not None
-    fresh = path.with_name(f".{PLAN}.writing")
-    fresh.write_text(plan.to_yaml(), encoding="utf-8")
-    os.replace(fresh, path)
-    return plan
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The system lets go of the lock when this process ends, however it does."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout:
+    if others := foreign_names(folder, PLAN):
         raise ConfigError(
-            f"{str(folder)!r} is being written by another run; wait for it, or choose another --out"
-        ) from None
+            f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
+        )
+    write_atomically(path, plan.to_yaml())
+    return plan
 
 
 def _left_to_ray(cells: Sequence[Cell], shown: CellProgress) -> list[Cell]:

@@ -62,10 +62,10 @@ def evaluate(
 
 def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
     """The environment a run was trained in, where the task is the same; the folder may be one of its checkpoints."""
-    from textrl_agents.config import TrainConfig, read_settings
+    from textrl_agents.config import TrainConfig
 
     home = next((candidate for candidate in (run, parent) if candidate.config.is_file()), None)
-    config = TrainConfig.of(read_settings(home.config)) if home is not None else TrainConfig()
+    config = TrainConfig.of_run(home.config) if home is not None else TrainConfig()
     settings: dict[str, Any] = {"task": task or config.task}
     if config.model is not None:
         settings.update(model=config.model, tokenizer=config.tokenizer)

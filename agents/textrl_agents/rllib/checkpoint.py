@@ -17,7 +17,7 @@ from textrl_agents.atomic_folder import atomic_folder, existing, verify
 from textrl_agents.policy_files import load_policy_files, save_policy_files, with_number_keys
 from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.rllib.policy import packer_of, policy_of
-from textrl_agents.state_files import load_state, save_state
+from textrl_agents.state_files import expected_state, load_state, save_state
 from textrl_env.errors import ConfigError, ModelError
 
 # What must be the same for a run to go on.
@@ -64,6 +64,11 @@ def load_checkpoint(algorithm: Any, folder: str | Path) -> int:
     """
     folder = existing(folder)
     verify(folder)
+    with expected_state(folder):
+        return _load(algorithm, folder)
+
+
+def _load(algorithm: Any, folder: Path) -> int:
     state = load_state(folder, "state")
     if state["made_with"] != (now := _made_with(algorithm)):
         changed = sorted(key for key, value in now.items() if state["made_with"].get(key) != value)

@@ -23,7 +23,7 @@ from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.vec_env import TextVecEnv
-from textrl_agents.state_files import load_state, save_state
+from textrl_agents.state_files import expected_state, load_state, save_state
 from textrl_env.errors import ConfigError
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
@@ -77,6 +77,11 @@ def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
     """
     folder = existing(folder)
     verify(folder)
+    with expected_state(folder):
+        _load(agent, folder)
+
+
+def _load(agent: OnPolicyAlgorithm, folder: Path) -> None:
     policy, env, buffer = _parts(agent)
     state = load_state(folder, "state")
     if state["made_with"] != _made_with(agent):

@@ -14,8 +14,8 @@ from textrl_agents.sb3.checkpoint import capture, save_checkpoint
 class Checkpoints(BaseCallback):
     """Writes `checkpoint-<tokens>/` into a run folder and keeps the newest `keep`.
 
-    every: tokens between two checkpoints; 0 writes one at the end alone. settings: of the run, in YAML. Comes last in a list of callbacks, so that
-    what others do at the same boundary is in it.
+    every: tokens between two checkpoints; 0 writes one at the end alone. settings: of the run, in YAML, kept with each.
+    Comes last in a list of callbacks, so that what others do at the same boundary is in it.
     """
 
     def __init__(self, run: RunFolder, *, every: int = 0, keep: int = 2, settings: str | None = None):
