@@ -67,6 +67,15 @@ def test_a_last_line_cut_anywhere_is_dropped_and_the_next_one_starts_on_its_own(
         ("[1, 2]", "a JSON object was expected, got list"),
         ('{"key": "1", "status": "done"}', "it has no algorithm, task, seed"),
         ("\0\0\0", "Expecting value"),
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"seed": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        (json.dumps(line(1) | {"key": []}), r"its key must be text, got \[\]"),
+        (json.dumps(line(1) | {"seed": "x"}), "its seed must be a whole number, got 'x'"),
+        (json.dumps(line(1, metrics=[1])), r"its metrics must be an object, got \[1\]"),
+        (json.dumps(line(1, env="x" * 500)), "its env must be an object, got 'x{59}[.]"),
+        (json.dumps(line(1, budget={})), "its budget must be a whole number, got {}"),
+        (json.dumps(line(1, curve=[3])), "its curve must hold objects, got 3"),
+        (json.dumps(line(1, samples=[{"prompt": "a"}])), "its samples must hold objects with prompt and response"),
     ],
 )
 def test_a_broken_line_in_the_middle_is_named(file: ResultsFile, text: str, why: str) -> None:

@@ -348,6 +348,8 @@ def test_two_runs_do_not_write_one_folder(make_plan: Callable[..., Plan], tmp_pa
         ({"time_limit": -1.0}, "time limit is a number of seconds > 0"),
         ({"time_limit": 1.0, "ray": True}, "and not for --ray"),
         ({"out": __file__}, "is a file; a benchmark needs a folder"),
+        ({"out": Path(__file__).parent}, r"is not empty, and what it holds is no benchmark: .*\. Choose another --out"),
+        ({"out": "x" * 5000}, "cannot be used as a path: File name too long"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,25 @@ def test_every_broken_file_is_named(full_run: Path, tmp_path: Path) -> None:
             subprocess.run(["rm", "-r", str(copy)], check=True)
     for name, tensor in agent.policy.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "{}", "null", '{"made_with": 3}', "SAME-BUT env", "SAME-BUT counters", "SAME-BUT random", "[" * 100_000],
+)
+def test_a_state_of_another_shape_is_refused(state: str, full_run: Path, tmp_path: Path) -> None:
+    """A checkpoint whose list of files agrees with them, from another version or another hand."""
+    copy = tmp_path / "copy"
+    shutil.copytree(full_run / f"checkpoint-{LENGTH}", copy)
+    if state.startswith("SAME-BUT"):
+        whole = json.loads((copy / "state.json").read_text())
+        state = json.dumps({**whole, state.split()[1]: {"torch": 1, "python": [1]}})
+    (copy / "state.json").write_text(state)
+    (copy / atomic.MANIFEST).write_text(json.dumps(atomic._manifest(copy)))
+    with pytest.raises(
+        ModelError, match=r"copy does not hold the state of this kind of run|state\.json cannot be read"
+    ):
+        load_checkpoint(new_agent(), copy)
 
 
 def test_another_agent_is_refused(full_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_unknown_names_suggest() -> None:
         ({"threads": 0}, "threads must be a whole number >= 1, got 0"),
         ({"eval_episodes": 1}, "eval_episodes must be 0 .* or at least 2"),
         ({"algo": 3}, "algo must be a name, got 3"),
+        ({"out": ["a"]}, r"out must be a folder's name, got \['a'\]"),
         ({"algorithm": [1]}, "algorithm must be a mapping"),
         ({"lora": 8}, "lora must be a mapping"),
     ],
@@ -110,6 +112,52 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     assert read_settings(file) == {}
     with pytest.raises(ConfigError, match=r"--set takes NAME=VALUE.*got 'algorithm\.=3'"):
         parse_assignments(["algorithm.=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env: &a {prompts: *a}", "has an anchor that holds itself, or more than 100,000 values"),
+        ("env: &a [1, [*a]]", "has an anchor that holds itself"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefgh")),
+            "has an anchor that holds itself, or more than 100,000 values",  # 9^8 of them
+        ),
+        ("[" * 10_000, "is not valid YAML: maximum recursion depth"),
+        ("seed: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("task: 2026-99-99", "is not valid YAML: month must be in"),
+        ("seed: !!bool perhaps", "is not valid YAML: 'perhaps'"),
+        ("seed: !!timestamp soon", "is not valid YAML"),
+    ],
+)
+def test_hostile_yaml_is_one_error(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"run\.yaml' {message}"):
+        read_settings(tmp_path / "run.yaml")
+
+
+def test_anchors_that_end_are_welcome(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: &one {x: 1}\nb: *one\nc: [*one, *one]\n")
+    assert read_settings(tmp_path / "run.yaml") == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}] * 2}
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "nul\0l"])
+def test_a_config_file_that_cannot_be_named(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*(File name too long|embedded null byte)") as caught:
+        read_settings(path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_run_has_every_setting(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(TrainConfig(task="exact").to_yaml())
+    assert TrainConfig.of_run(file, {"seed": 3}) == TrainConfig(task="exact", seed=3)
+    whole = file.read_text()
+    for cut in range(len(whole) - len("threads: null\n")):
+        file.write_text(whole[:cut])
+        with pytest.raises(ConfigError, match=r"is not the whole config\.yaml of a run|is not valid YAML|must hold"):
+            TrainConfig.of_run(file)
 
 
 def test_settings_that_no_file_can_hold_are_refused() -> None:

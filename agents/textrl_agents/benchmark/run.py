@@ -69,6 +69,10 @@ def run_benchmark(
             f"{str(folder)!r} holds no benchmark to go on with; say what to run: "
             "--algos ppo,a2c --tasks exact, or --preset quick"
         )
+    if not (folder / PLAN).is_file() and (others := foreign_names(folder, PLAN)):
+        raise ConfigError(
+            f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
+        )
     with locked_folder(folder):
         plan = _agreed(plan, folder)
         load_plugins(plan.plugins)
@@ -141,10 +145,6 @@ def _agreed(plan: Plan | None, folder: Path) -> Plan:
                 f"{dict(first.settings)}. Go on with it by --out alone, or choose another --out"
             )
     assert plan is not None
-    if others := foreign_names(folder, PLAN):
-        raise ConfigError(
-            f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
-        )
     write_atomically(path, plan.to_yaml())
     return plan
 
