@@ -133,7 +133,7 @@ def test_two_processes_do_not_write_one_run(run: RunFolder, tmp_path: Path, monk
 def _hold(folder: Path) -> subprocess.Popen[str]:
     """A process with the lock of `folder`."""
     script = (
-        "import sys; from pathlib import Path; from textrl_agents.folder_lock import locked_folder\n"
+        "import sys; from pathlib import Path; from textrl_agents.out_folder import locked_folder\n"
         "with locked_folder(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     arguments = [sys.executable, "-c", script, str(folder)]

@@ -40,16 +40,19 @@ class UnknownName(ConfigError, LookupError):
     """
 
     LISTED = 40
+    LONGEST = 80  # characters of the name that are shown and compared
 
     def __init__(self, kind: str, name: object, known: Iterable[str]):
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(str(name), self.known, n=1, cutoff=0.5)
+        text = str(name)[: self.LONGEST]
+        near = difflib.get_close_matches(text, self.known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = f"Known: {', '.join(self.known)}"
         if len(self.known) > self.LISTED:
-            similar = difflib.get_close_matches(str(name), self.known, n=8, cutoff=0.3)
+            similar = difflib.get_close_matches(text, self.known, n=8, cutoff=0.3)
             listed = f"{len(self.known)} are known, such as {', '.join(similar or self.known[:8])}"
-        super().__init__(f"unknown {kind} {name!r}.{hint} {listed}")
+        shown = repr(name) if len(str(name)) <= self.LONGEST else f"{text!r}..."
+        super().__init__(f"unknown {kind} {shown}.{hint} {listed}")
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)

@@ -18,8 +18,8 @@ from textrl_agents.atomic_file import write_atomically
 from textrl_agents.atomic_folder import existing, remove_folder, verify
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.folder_lock import locked_folder
 from textrl_agents.metrics_file import MetricsFile
+from textrl_agents.out_folder import locked_folder
 from textrl_agents.plots import plot_run
 from textrl_agents.policy_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.progress import TrainingProgress
@@ -29,6 +29,7 @@ from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trainer import Trainer, make_trainer
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.user_path import user_path
 
 
 class RunResult(NamedTuple):
@@ -68,9 +69,10 @@ def resume(folder: str | Path, *, timesteps: int | None = None, progress: bool |
     A run that was trained to its end and killed before all was written gets what is missing. Raises ConfigError for one
     that is complete, and where `config.yaml` is not the one that the checkpoint was trained with.
     """
-    run = _home(Path(folder))
+    folder = user_path(folder)
+    run = _home(folder)
     with locked_folder(run.path), quiet_loading():
-        checkpoint, tokens = _checkpoint(run, Path(folder))
+        checkpoint, tokens = _checkpoint(run, folder)
         config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
         config = dataclasses.replace(config, out=str(run.path)).resolved()
         if checkpoint is not None:
@@ -195,6 +197,8 @@ def _rewind(run: RunFolder, tokens: int) -> None:
 def _say_length(config: TrainConfig, trainer: Trainer) -> None:
     """Tell where whole rollouts make the run longer than was asked for."""
     rollout = trainer.rollout_tokens
+    if rollout is None:
+        return
     left = max(0, config.timesteps - trainer.timesteps)
     total = trainer.timesteps + math.ceil(left / rollout) * rollout
     if total > config.timesteps and left:

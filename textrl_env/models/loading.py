@@ -12,6 +12,7 @@ import torch
 
 from textrl_env.assets import asset_folder
 from textrl_env.errors import ConfigError, MissingExtra, ModelError, UnknownName
+from textrl_env.user_path import user_path
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -100,7 +101,7 @@ def _source(model: str | Path) -> str:
         return str(asset_folder("policy"))
     # What looks like a path is one: asking the hub for it would end in a puzzling error about repository ids.
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
-        folder = Path(model).expanduser()
+        folder = user_path(model)
         if not folder.is_dir():
             raise ModelError(f"model folder {folder} does not exist")
         return str(folder)

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
+from textrl_env.user_path import user_path
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -133,7 +134,7 @@ def _source(model: str | os.PathLike[str]) -> str:
     """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
     text = os.fspath(model)
     is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     if folder.is_dir():
         return str(folder)
     if is_path:

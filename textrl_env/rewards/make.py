@@ -16,6 +16,7 @@ from textrl_env.rewards.function import FunctionReward
 from textrl_env.rewards.protocol import Reward
 from textrl_env.rewards.registry import make_registered, registered_rewards
 from textrl_env.rewards.signature import check_signature
+from textrl_env.user_path import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -55,10 +56,10 @@ def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
         return make_registered(text, **kwargs)
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_callable(_load_function(Path(path).expanduser(), function), kwargs)
+        return _from_callable(_load_function(user_path(path), function), kwargs)
     if text.endswith(".py"):
         raise ConfigError(f"reward {text!r} names no function; write {text + ':function'!r}")
-    if Path(text).expanduser().is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
+    if user_path(text).is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
         from textrl_env.rewards.classifier import ClassifierReward
 
         return ClassifierReward(text, **kwargs)

@@ -19,6 +19,7 @@ from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_alg
 from textrl_agents.config import parse_assignments, read_settings
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.tasks import get_task
+from textrl_env.user_path import user_path
 
 # Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
 _DECIDED = {
@@ -104,7 +105,7 @@ class Plan:
         """
         if preset is None and (not algos or not tasks):
             raise ConfigError("name what to run: algorithms and tasks (--algos ppo,a2c --tasks exact), or a --preset")
-        files = tuple(str(Path(path).expanduser().resolve()) for path in plugins)
+        files = tuple(str(user_path(path).resolve()) for path in plugins)
         load_plugins(files)
         base = get_preset(preset or "default")
         notes: list[str] = []

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from textrl_env.errors import ConfigError
 from textrl_env.python_file import run_python_file
+from textrl_env.user_path import user_path
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
     """Run each file once in this process. Raises ConfigError where one is missing or fails."""
     for path in paths:
-        _load(Path(path).expanduser().resolve())
+        _load(user_path(path).resolve())
 
 
 def _load(path: Path) -> None:
