@@ -215,11 +215,11 @@ def test_a_file_that_exits_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_says_that_it_is_longer_than_asked_before_it_starts(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_says_the_least_that_it_trains_on_before_it_starts(tmp_path: Path, capsys: Any) -> None:
     body = "raise ValueError('at the first call')"
     with pytest.raises(RewardRaised):
         train(config(tmp_path / "run", timesteps=100, reward=reward_file(tmp_path, body), eval_episodes=0))
-    assert "a rollout is 160 tokens, so the run trains on 160 instead of 100" in capsys.readouterr().err
+    assert "a rollout is 160 tokens, so the run trains on at least 160 instead of 100" in capsys.readouterr().err
 
 
 # Disks

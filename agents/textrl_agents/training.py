@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import sys
 import time
@@ -131,7 +130,7 @@ def _run(
             # Only now that the checkpoint has proved sound: what came after it comes again.
             _rewind(run, tokens if checkpoint is not None else -1)
             write_atomically(run.config, settings)
-            _say_length(config, trainer)
+            _say_least(config, trainer)
             with StopSignals() as stop, TrainingProgress(progress) as bar:
                 finished = trainer.timesteps >= config.timesteps or _learn(trainer, run, bar, stop)
                 run.save_policy(trainer.actor_critic, trainer.timesteps)
@@ -194,16 +193,13 @@ def _rewind(run: RunFolder, tokens: int) -> None:
     SampleFile(run.samples).rewind(tokens)
 
 
-def _say_length(config: TrainConfig, trainer: Trainer) -> None:
-    """Tell where whole rollouts make the run longer than was asked for."""
-    rollout = trainer.rollout_tokens
-    if rollout is None:
-        return
-    left = max(0, config.timesteps - trainer.timesteps)
-    total = trainer.timesteps + math.ceil(left / rollout) * rollout
-    if total > config.timesteps and left:
+def _say_least(config: TrainConfig, trainer: Trainer) -> None:
+    """Tell where a run asks for less than a rollout, which is the least that it trains on."""
+    rollout, done = trainer.rollout_tokens, trainer.timesteps
+    if rollout is not None and done < config.timesteps < done + rollout:
         print(
-            f"note: a rollout is {rollout:,} tokens, so the run trains on {total:,} instead of {config.timesteps:,}",
+            f"note: a rollout is {rollout:,} tokens, so the run trains on at least {done + rollout:,} instead of "
+            f"{config.timesteps:,}",
             file=sys.stderr,
             flush=True,
         )
