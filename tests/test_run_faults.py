@@ -110,6 +110,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_run(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CHECKS 51: the second is refused before it loads a model, and a killed one holds nobody up."""
     fresh = tmp_path / "fresh"
@@ -175,6 +176,7 @@ def test_paths_that_no_file_can_have(path: str) -> None:
 # Exits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "error", "message"),
     [
@@ -310,6 +312,7 @@ def test_a_policy_says_what_it_was_trained_on(run: RunFolder) -> None:
     assert run.policy_tokens == 2 * ROLLOUT
 
 
+@pytest.mark.slow
 def test_an_older_policy_than_the_newest_checkpoint_is_not_used(extended: Path, full: Path, tmp_path: Path) -> None:
     """CHECKS 55: `eval` and `generate` took it, and said nothing."""
     stale = tmp_path / "stale"
