@@ -37,6 +37,7 @@ LAYERS = [
         "textrl_env.rewards",
         "textrl_env.stopping",
         "textrl_env.tokenization",
+        "textrl_env.user_path",
     ],
     ["textrl_env.tasks"],
     ["textrl_env.render", "textrl_env.env"],

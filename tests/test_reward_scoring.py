@@ -213,6 +213,27 @@ def test_an_exception_keeps_its_traceback_and_names_the_sample() -> None:
         assert score_episodes(reward, PROMPTS[:1], ["abcd"]).scores.tolist() == [0.25]  # still usable
 
 
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_sys_exit_is_an_error_of_the_reward(timeout: float | None) -> None:
+    """CHECKS 54: it must not end the program as if all were done. Ctrl-C must."""
+
+    def leaves(prompts: list, completions: list) -> list[float]:
+        if "" in completions:
+            raise SystemExit(0)
+        return [0.0] * len(prompts)
+
+    reward = FunctionReward(leaves, timeout=timeout)
+    with pytest.raises(RewardRaised, match=r"reward 'leaves' raised SystemExit on sample 2 of 3 .*: 0") as caught:
+        score_episodes(reward, PROMPTS, COMPLETIONS)
+    assert isinstance(caught.value.__cause__, SystemExit)
+
+    def interrupted(prompts: list, completions: list) -> list[float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_episodes(FunctionReward(interrupted, timeout=timeout), PROMPTS, COMPLETIONS)
+
+
 def test_an_exception_of_the_whole_batch() -> None:
     """CHECKS 18, where no sample fails alone."""
 

@@ -188,6 +188,13 @@ def test_make_reward_from_a_file(tmp_path: Path) -> None:
         make_reward(f"{path}:twice")
 
 
+@pytest.mark.parametrize("spec", ["x" * 5000, "x" * 5000 + ".py:f", "/" + "x" * 5000, "nul\0l", "~nobody-at-all/x"])
+def test_names_that_no_file_can_have(spec: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be used as a path") as caught:
+        make_reward(spec)
+    assert len(str(caught.value)) < 300
+
+
 def test_every_refusal_is_typed() -> None:
     for spec in (None, 3, "", "no such thing", b"x", [3], {"a": None}, object()):
         with pytest.raises(TextRLError):

@@ -96,6 +96,24 @@ def test_resumed_from_the_middle_it_ends_the_same(finished: Path, tmp_path: Path
         assert torch.equal(weights(tmp_path / "run")[name], tensor), name
 
 
+def test_what_was_not_written_at_the_end_is_written_by_resume(finished: Path, tmp_path: Path) -> None:
+    """CHECKS 55: killed between the last checkpoint and `policy/`."""
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "policy")
+    assert resume(tmp_path / "run", progress=False).finished
+    assert lines(tmp_path / "run") == lines(finished)
+    for name, tensor in weights(finished).items():
+        assert torch.equal(weights(tmp_path / "run")[name], tensor), name
+    with pytest.raises(ConfigError, match="is complete"):
+        resume(tmp_path / "run", progress=False)
+
+
+def test_it_says_the_least_that_it_trains_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(settings(tmp_path / "run", timesteps=1, eval_episodes=0, samples=0), progress=False)
+    assert "a rollout is 320 tokens, so the run trains on at least 320 instead of 1" in capsys.readouterr().err
+    assert 320 <= result.timesteps < 640
+
+
 def test_stopped_early_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from textrl_agents import training
     from textrl_agents.rllib.training import RLlibRun

@@ -110,6 +110,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_run(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CHECKS 51: the second is refused before it loads a model, and a killed one holds nobody up."""
     fresh = tmp_path / "fresh"
@@ -133,7 +134,7 @@ def test_two_processes_do_not_write_one_run(run: RunFolder, tmp_path: Path, monk
 def _hold(folder: Path) -> subprocess.Popen[str]:
     """A process with the lock of `folder`."""
     script = (
-        "import sys; from pathlib import Path; from textrl_agents.folder_lock import locked_folder\n"
+        "import sys; from pathlib import Path; from textrl_agents.out_folder import locked_folder\n"
         "with locked_folder(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     arguments = [sys.executable, "-c", script, str(folder)]
@@ -175,6 +176,7 @@ def test_paths_that_no_file_can_have(path: str) -> None:
 # Exits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "error", "message"),
     [
@@ -215,11 +217,11 @@ def test_a_file_that_exits_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_says_that_it_is_longer_than_asked_before_it_starts(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_says_the_least_that_it_trains_on_before_it_starts(tmp_path: Path, capsys: Any) -> None:
     body = "raise ValueError('at the first call')"
     with pytest.raises(RewardRaised):
         train(config(tmp_path / "run", timesteps=100, reward=reward_file(tmp_path, body), eval_episodes=0))
-    assert "a rollout is 160 tokens, so the run trains on 160 instead of 100" in capsys.readouterr().err
+    assert "a rollout is 160 tokens, so the run trains on at least 160 instead of 100" in capsys.readouterr().err
 
 
 # Disks
@@ -310,6 +312,7 @@ def test_a_policy_says_what_it_was_trained_on(run: RunFolder) -> None:
     assert run.policy_tokens == 2 * ROLLOUT
 
 
+@pytest.mark.slow
 def test_an_older_policy_than_the_newest_checkpoint_is_not_used(extended: Path, full: Path, tmp_path: Path) -> None:
     """CHECKS 55: `eval` and `generate` took it, and said nothing."""
     stale = tmp_path / "stale"

@@ -35,7 +35,7 @@ ALGORITHMS = {
 # SB3's that have no checkpoints, since each would hold a replay buffer or a table.
 WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "soft_dqn", "q_learning", "sarsa")
 # Settings that a run may go on with another value of: what it trains stays the same.
-FREE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
+MAY_CHANGE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
 # Values of a settings file, those of each reference to an anchor counted again.
 LARGEST_FILE = 100_000
 # Arguments of the environment that have a setting of their own, or that the run decides.
@@ -131,7 +131,7 @@ class TrainConfig:
 
     def changed_since(self, before: TrainConfig) -> list[str]:
         """Names of the settings that decide what is trained and that differ from `before`'s."""
-        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in FREE]
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in MAY_CHANGE]
         return [name for name in names if getattr(self, name) != getattr(before, name)]
 
     def check_names(self) -> None:

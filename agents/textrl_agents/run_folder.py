@@ -17,11 +17,12 @@ import shutil
 from pathlib import Path
 
 from textrl_agents.atomic_folder import MANIFEST, atomic_folder, existing, remove_folder, verify
-from textrl_agents.folder_lock import foreign_names, usable_path
+from textrl_agents.out_folder import foreign_names
 from textrl_agents.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.actor_critic import SETTINGS_FILE, VALUE_HEAD_FILE
+from textrl_env.user_path import user_path
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
@@ -31,7 +32,7 @@ class RunFolder:
     """Paths of one run. Raises ConfigError for a path that no file can have."""
 
     def __init__(self, path: str | Path):
-        self.path = usable_path(path)
+        self.path = user_path(path)
         self.policy = self.path / POLICY_FOLDER
         self.value_head = self.path / VALUE_HEAD_FILE
         self.config = self.path / "config.yaml"

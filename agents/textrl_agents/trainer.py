@@ -28,8 +28,8 @@ class Trainer(Protocol):
         """Tokens that the weights have been trained on."""
 
     @property
-    def rollout_tokens(self) -> int:
-        """Tokens between two updates; a run is made of whole rollouts."""
+    def rollout_tokens(self) -> int | None:
+        """Tokens of a rollout, of which a run is made; None where their number depends on how fast workers are."""
 
     @property
     def before(self) -> Evaluation | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import sys
 import time
@@ -19,8 +18,8 @@ from textrl_agents.atomic_folder import existing, remove_folder, verify
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.extras import require
-from textrl_agents.folder_lock import locked_folder
 from textrl_agents.metrics_file import MetricsFile
+from textrl_agents.out_folder import locked_folder
 from textrl_agents.plots import plot_run
 from textrl_agents.policy_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.progress import TrainingProgress
@@ -30,6 +29,7 @@ from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trainer import Trainer, make_trainer
 from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.user_path import user_path
 
 
 class RunResult(NamedTuple):
@@ -73,9 +73,10 @@ def resume(
     that is complete, where `config.yaml` is not the one that the checkpoint was trained with, and where it names Python
     that `trust` does not allow.
     """
-    run = _home(Path(folder))
+    folder = user_path(folder)
+    run = _home(folder)
     with locked_folder(run.path):
-        checkpoint, tokens = _checkpoint(run, Path(folder))
+        checkpoint, tokens = _checkpoint(run, folder)
         config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
         require_trust(dataclasses.asdict(config), run.path, trust)
         config = dataclasses.replace(config, out=str(run.path)).resolved()
@@ -134,7 +135,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             # Only now that the checkpoint has proved sound: what came after it comes again.
             _rewind(run, tokens if checkpoint is not None else -1)
             write_atomically(run.config, settings)
-            _say_length(config, trainer)
+            _say_least(config, trainer)
             with StopSignals() as stop, TrainingProgress(progress) as bar:
                 finished = trainer.timesteps >= config.timesteps or _learn(trainer, run, bar, stop)
                 run.save_policy(trainer.actor_critic, trainer.timesteps)
@@ -197,14 +198,13 @@ def _rewind(run: RunFolder, tokens: int) -> None:
     SampleFile(run.samples).rewind(tokens)
 
 
-def _say_length(config: TrainConfig, trainer: Trainer) -> None:
-    """Tell where whole rollouts make the run longer than was asked for."""
-    rollout = trainer.rollout_tokens
-    left = max(0, config.timesteps - trainer.timesteps)
-    total = trainer.timesteps + math.ceil(left / rollout) * rollout
-    if total > config.timesteps and left:
+def _say_least(config: TrainConfig, trainer: Trainer) -> None:
+    """Tell where a run asks for less than a rollout, which is the least that it trains on."""
+    rollout, done = trainer.rollout_tokens, trainer.timesteps
+    if rollout is not None and done < config.timesteps < done + rollout:
         print(
-            f"note: a rollout is {rollout:,} tokens, so the run trains on {total:,} instead of {config.timesteps:,}",
+            f"note: a rollout is {rollout:,} tokens, so the run trains on at least {done + rollout:,} instead of "
+            f"{config.timesteps:,}",
             file=sys.stderr,
             flush=True,
         )

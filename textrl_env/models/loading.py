@@ -18,6 +18,7 @@ from textrl_env.foreign_text import shown
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.hub import local_files_only
 from textrl_env.models.quiet import quiet_loading
+from textrl_env.user_path import user_path
 
 EMBEDDED = "embedded"
 
@@ -110,10 +111,10 @@ def _source(model: str | Path) -> str:
         return str(asset_folder("policy"))
     # What looks like a path is one: asking the hub for it would end in a puzzling error about repository ids.
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
-        folder = os.path.expanduser(model)
-        if not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
-            raise ModelError(f"model folder {shown(folder, 300)} does not exist")
-        return folder
+        folder = user_path(model)
+        if not folder.is_dir():
+            raise ModelError(f"model folder {shown(str(folder), 300)} does not exist")
+        return str(folder)
     return str(model)
 
 

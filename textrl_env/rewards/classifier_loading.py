@@ -16,6 +16,7 @@ from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.models.hub import local_files_only
 from textrl_env.models.quiet import quiet_loading
+from textrl_env.user_path import user_path
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -139,9 +140,9 @@ def _source(model: str | os.PathLike[str]) -> str:
     """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
     text = os.fspath(model)
     is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1
-    folder = os.path.expanduser(text)
-    if os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
-        return folder
+    folder = user_path(text)
+    if folder.is_dir():
+        return str(folder)
     if is_path:
         raise ModelError(f"the model folder {shown(folder, 300)} does not exist")
     return text

@@ -17,6 +17,7 @@ from textrl_env.rewards.function import FunctionReward
 from textrl_env.rewards.protocol import Reward
 from textrl_env.rewards.registry import make_registered, registered_rewards
 from textrl_env.rewards.signature import check_signature
+from textrl_env.user_path import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -54,7 +55,7 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
 def file_and_function(text: str) -> tuple[Path, str] | None:
     """The Python file that `make_reward(text)` would run, and the name in it; None where it would run none."""
     path, _, function = text.rpartition(":")
-    return (Path(os.path.expanduser(path)), function) if path.endswith(".py") else None
+    return (user_path(path), function) if path.endswith(".py") else None
 
 
 def check_reward_name(spec: Any) -> None:
@@ -67,12 +68,12 @@ def _kind_of(text: str) -> Literal["registered", "function", "classifier"]:
     if text in registered_rewards():
         return "registered"
     if in_file := file_and_function(text):
-        if not os.path.isfile(in_file[0]):  # Path.is_file() raises where a name is too long
+        if not in_file[0].is_file():
             raise ConfigError(f"reward {shown(text, 300)}: there is no file {shown(str(in_file[0]), 300)}")
         return "function"
     if text.endswith(".py"):
         raise ConfigError(f"reward {shown(text, 300)} names no function; write {shown(text + ':function', 300)}")
-    if os.path.isdir(os.path.expanduser(text)) or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
+    if user_path(text).is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
         return "classifier"
     raise UnknownName("reward", text, registered_rewards())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.python_file import run_python_file
+from textrl_env.user_path import user_path
 
 
 def plugin_files(paths: Iterable[str | Path]) -> tuple[str, ...]:
@@ -25,13 +25,12 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 
 def _file(path: str | Path) -> Path:
-    found = os.path.expanduser(path)
-    if not found.endswith(".py") or not os.path.isfile(found):  # Path.is_file() raises where a name is too long
+    found = user_path(path).resolve()
+    if found.suffix != ".py" or not found.is_file():
         raise ConfigError(
-            f"plug-in {shown(os.path.abspath(found), 300)} is not a Python file; give the file that registers your "
-            "algorithm"
+            f"plug-in {shown(str(found), 300)} is not a Python file; give the file that registers your algorithm"
         )
-    return Path(found).resolve()
+    return found
 
 
 def _load(path: Path) -> None:

@@ -23,10 +23,11 @@ from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.extras import require
-from textrl_agents.folder_lock import foreign_names, locked_folder, usable_path
+from textrl_agents.out_folder import foreign_names, locked_folder
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trust import require_trust
 from textrl_env.errors import ConfigError
+from textrl_env.user_path import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
 
@@ -65,7 +66,7 @@ def run_benchmark(
         raise ConfigError(f"jobs must be at least 1, got {jobs!r}")
     if time_limit is not None and (ray or time_limit <= 0):
         raise ConfigError(f"a time limit is a number of seconds > 0, and not for --ray; got {time_limit!r}")
-    folder = usable_path(out)
+    folder = user_path(out)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
     if plan is None and not (folder / PLAN).is_file():

@@ -99,8 +99,10 @@ class RLlibRun:
         return policy_of(self.algorithm)
 
     @property
-    def rollout_tokens(self) -> int:
+    def rollout_tokens(self) -> int | None:
         config = self.algorithm.config
+        if self.config.algo != "ppo":  # asynchronous
+            return None
         return config.train_batch_size_per_learner * max(1, config.num_learners)
 
     @property

@@ -59,7 +59,7 @@ class SB3Run:
         return self.checkpoints.saved_at if self.checkpoints is not None else self.agent.num_timesteps
 
     @property
-    def rollout_tokens(self) -> int:
+    def rollout_tokens(self) -> int | None:
         return self.agent.n_steps * self.agent.n_envs
 
     @property

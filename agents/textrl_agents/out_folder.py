@@ -1,4 +1,4 @@
-"""One process writes a folder at a time."""
+"""The folder that a run or a benchmark writes: nobody else's, and written by one process at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 3  # names in an error message
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it alone while the block runs. The system lets go of it when this process ends, however.
+    """Make `folder` and hold it alone while the block runs. A process that is killed does not keep it.
 
     A folder that the block left empty is removed again where it was not there before. Raises ConfigError where another
     process holds it, TextRLError where it cannot be written.
@@ -48,16 +48,3 @@ def foreign_names(folder: Path, first: str) -> str:
     own = (LOCK, f".{first}.writing")
     names = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def usable_path(path: str | Path) -> Path:
-    """`path`, which need not exist. Raises ConfigError where the system cannot have such a file, as with long names."""
-    try:
-        Path(path).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        shown = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
-        raise ConfigError(f"{shown!r} cannot be used as a path: {reason}") from error
-    return Path(path)
