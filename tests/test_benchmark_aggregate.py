@@ -29,6 +29,15 @@ def test_a_run_without_a_finite_score_counts_as_failed():
     ]
 
 
+@pytest.mark.parametrize("score", [10**400, -(10**400), True, "high", float("inf")])
+def test_a_score_that_no_float_can_hold_counts_as_failed(score):
+    broken = line(seed=1)
+    broken["metrics"]["score"] = score
+    (row,) = summarize([line(seed=0), broken]).tasks[0].rows
+    assert [failure.seed for failure in row.failures] == [1]
+    assert row.failures[0].error.startswith("the run finished, but its score is ")
+
+
 def test_runs_that_differ_in_a_setting_are_rows_of_their_own():
     lines = [line(seed=seed, settings={"n_steps": steps, "gamma": 1.0}) for seed in range(3) for steps in (8, 16)]
     lines += [line("dqn", seed=seed, settings={"n_steps": 4}) for seed in range(3)]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from textrl_agents.benchmark.registry import get_algorithm
+from textrl_agents.generation import generate
 from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenEnv, TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -69,6 +70,22 @@ def test_odd_models(name: str, odd: str) -> None:
         TextGenEnv("exact", **{name: ODD[odd]})
     assert len(str(caught.value)) < LONGEST
     assert not CONTROLS.search(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("n", HUGE * -1, "n must be a whole number >= 1, got <int that has no text form>"),
+        ("max_new_tokens", HUGE, "max_new_tokens=<int that has no text form> leaves no room"),
+        ("seed", 2**80, "seed must be a whole number in"),
+        ("seed", HUGE, "seed must be a whole number in"),
+        ("temperature", HUGE, "temperature must be > 0"),
+    ],
+    ids=lambda value: "odd" if isinstance(value, int) else None,  # it would write the number out
+)
+def test_odd_arguments_of_generate(make_policy: Any, argument: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        generate(make_policy(), ["hello"], **{"max_new_tokens": 1, argument: value})
 
 
 @pytest.mark.parametrize("stop", ["\ud800", "end\udc80"])

@@ -11,6 +11,7 @@ import torch
 
 from textrl_env.actions import parse_actions
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, TokenMDP
 from textrl_env.models import CausalLMActorCritic
@@ -52,11 +53,13 @@ def generate(
     """
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+            raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be a whole number in [0, 2**64), got {shown(seed)}")
     positions = actor_critic.lm.max_positions or 2**20
     room = positions - (max_new_tokens or 1)
     if room < 1:
-        raise ConfigError(f"max_new_tokens={max_new_tokens} leaves no room in the model's {positions} positions")
+        raise ConfigError(f"max_new_tokens={shown(max_new_tokens)} leaves no room in the model's {positions} positions")
     encoded = list(PromptSet(list(prompts), actor_critic.tokenizer, max_prompt_tokens=room, overflow="error"))
     longest = max(len(prompt.ids) for prompt in encoded)
     before = actor_critic.sampling

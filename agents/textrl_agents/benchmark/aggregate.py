@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from textrl_agents.benchmark.across import Across, compare
+from textrl_agents.benchmark.number_text import finite_number
 from textrl_agents.benchmark.registry import algorithm_names
 from textrl_agents.benchmark.statistics import Estimate
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 
 Line = dict[str, Any]
 
@@ -204,12 +206,9 @@ def _error(line: Line) -> str | None:
     for name in _MUST_BE_FINITE:
         needed = name in metrics or name in ("score", "kl", "objective")
         if needed and _value(line, name) is None:
-            return f"the run finished, but its {name} is {metrics.get(name)!r} and no finite number"
+            return f"the run finished, but its {name} is {shown(metrics.get(name))} and no finite number"
     return None
 
 
 def _value(line: Line, key: str) -> float | None:
-    value = (line.get("metrics") or {}).get(key, line.get(key))
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+    return finite_number((line.get("metrics") or {}).get(key, line.get(key)))

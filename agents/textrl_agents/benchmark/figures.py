@@ -13,6 +13,7 @@ import numpy as np
 
 from textrl_agents.benchmark.across import REFERENCE, Across
 from textrl_agents.benchmark.aggregate import TaskTable
+from textrl_agents.benchmark.number_text import finite_number
 from textrl_agents.benchmark.statistics import Estimate
 from textrl_env.errors import MissingExtra
 
@@ -157,7 +158,7 @@ def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray
     seeds = []
     for line in lines:
         points = [(point.get("tokens"), point.get("score")) for point in line.get("curve") or []]
-        found = [(x, y) for x, y in points if _is_finite(x) and _is_finite(y)]
+        found = [(x, y) for x, y in points if finite_number(x) is not None and finite_number(y) is not None]
         if found:
             seeds.append(np.array(sorted(found), dtype=np.float64).T)  # [2, points]
     if not seeds:
@@ -169,10 +170,6 @@ def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray
         return None
     values = np.stack([np.interp(grid, tokens, scores) for tokens, scores in seeds])
     return grid, values.min(axis=0), values.mean(axis=0), values.max(axis=0)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:

@@ -1,10 +1,20 @@
-"""Numbers as tables and sentences show them."""
+"""Numbers of a results file, as tables and sentences show them."""
 
 from __future__ import annotations
+
+import sys
+from typing import Any
 
 from textrl_agents.benchmark.statistics import Estimate
 
 NO_VALUE = "-"
+
+
+def finite_number(value: Any) -> float | None:
+    """`value` as a float; None for what is no number, not finite, or an integer beyond the range of floats."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        return None
+    return float(value)
 
 
 def number_text(value: float, digits: int) -> str:
