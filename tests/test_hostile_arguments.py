@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from textrl_agents.benchmark.plan import Plan
+from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.generation import generate
 from textrl_agents.sb3 import make_agent
@@ -86,6 +88,14 @@ def test_odd_models(name: str, odd: str) -> None:
 def test_odd_arguments_of_generate(make_policy: Any, argument: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(make_policy(), ["hello"], **{"max_new_tokens": 1, argument: value})
+
+
+@pytest.mark.parametrize("path", ["x" * 5000 + ".py", "\ud800.py", "a\0b.py", "~nobody_/plugin.py", "no.py", "no.txt"])
+def test_plug_ins_that_no_file_can_be(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file"):
+        Plan.of(algos=["reference"], tasks=["exact"], plugins=[path])
+    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file"):
+        load_plugins([path])
 
 
 @pytest.mark.parametrize("stop", ["\ud800", "end\udc80"])

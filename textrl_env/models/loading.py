@@ -13,7 +13,7 @@ import torch
 
 from textrl_env.assets import asset_folder
 from textrl_env.errors import ConfigError, MissingExtra, ModelError, UnknownName
-from textrl_env.foreign_text import shown
+from textrl_env.foreign_text import shown, visible
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -102,9 +102,9 @@ def _source(model: str | Path) -> str:
         return str(asset_folder("policy"))
     # What looks like a path is one: asking the hub for it would end in a puzzling error about repository ids.
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
-        folder = os.path.expanduser(model)
+        folder = str(Path(os.path.expanduser(model)))
         if not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
-            raise ModelError(f"model folder {shown(folder, 300)} does not exist")
+            raise ModelError(f"model folder {visible(folder[:300])} does not exist")
         return folder
     return str(model)
 

@@ -134,7 +134,7 @@ def _source(model: str | os.PathLike[str]) -> str:
     """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
     text = os.fspath(model)
     is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1
-    folder = os.path.expanduser(text)
+    folder = str(Path(os.path.expanduser(text)))
     if os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
         return folder
     if is_path:

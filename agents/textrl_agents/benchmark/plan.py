@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from textrl_agents.benchmark.cell import Cell
-from textrl_agents.benchmark.plugins import load_plugins
+from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
 from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm
 from textrl_agents.config import parse_assignments, read_settings
@@ -104,7 +104,7 @@ class Plan:
         """
         if preset is None and (not algos or not tasks):
             raise ConfigError("name what to run: algorithms and tasks (--algos ppo,a2c --tasks exact), or a --preset")
-        files = tuple(str(Path(path).expanduser().resolve()) for path in plugins)
+        files = plugin_files(plugins)
         load_plugins(files)
         base = get_preset(preset or "default")
         notes: list[str] = []

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.python_file import run_python_file
+
+
+def plugin_files(paths: Iterable[str | Path]) -> tuple[str, ...]:
+    """Where the files are, whatever folder a process works in. Raises ConfigError where one is no Python file."""
+    return tuple(str(_file(path)) for path in paths)
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
     """Run each file once in this process. Raises ConfigError where one is missing or fails."""
     for path in paths:
-        _load(Path(path).expanduser().resolve())
+        _load(_file(path))
+
+
+def _file(path: str | Path) -> Path:
+    found = os.path.expanduser(path)
+    if not found.endswith(".py") or not os.path.isfile(found):  # Path.is_file() raises where a name is too long
+        raise ConfigError(
+            f"plug-in {shown(os.path.abspath(found), 300)} is not a Python file; give the file that registers your "
+            "algorithm"
+        )
+    return Path(found).resolve()
 
 
 def _load(path: Path) -> None:
     # By its path too: two files may have one name, and the same file must not register twice.
     name = f"textrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return
-    if path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f"plug-in {str(path)!r} is not a Python file; give the file that registers your algorithm")
-    run_python_file(path, name, "plug-in")
+    if name not in sys.modules:
+        run_python_file(path, name, "plug-in")
