@@ -166,7 +166,7 @@ def test_generate_from_a_model(run_folder: Path) -> None:
         (["eval", "none"], 2, "'none' is not a folder"),
         (["eval", "none", "--episodes", "1"], 2, "should be greater than or equal to 2"),
         (["generate", "--prompt", "x"], 2, "give either a run folder or --model, and not both"),
-        (["generate", "--model", "./none", "--prompt", "x"], 2, "model folder 'none' does not exist"),
+        (["generate", "--model", "./none", "--prompt", "x"], 2, "model folder none does not exist"),
         (["nonsense"], 2, "No such command 'nonsense'"),
         (["bench", "nonsense"], 2, "No such command 'nonsense'"),
     ],

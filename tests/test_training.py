@@ -179,7 +179,7 @@ def test_a_folder_that_holds_a_run_is_refused(full: Any, tmp_path: Path) -> None
         ({"device": "gpu"}, UnknownName, "unknown device 'gpu'"),
         ({"dtype": "float8"}, UnknownName, "unknown dtype 'float8'"),
         ({"reward": "sentimint"}, UnknownName, "unknown reward 'sentimint'"),
-        ({"model": "./none"}, ModelError, "model folder 'none' does not exist"),
+        ({"model": "./none"}, ModelError, "model folder none does not exist"),
         ({"env": {"kl_mode": "never"}}, UnknownName, "unknown kl_mode 'never'"),
     ],
 )

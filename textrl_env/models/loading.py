@@ -14,7 +14,7 @@ import torch
 from textrl_env.assets import asset_folder
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, MissingExtra, ModelError
-from textrl_env.foreign_text import shown
+from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.hub import local_files_only
 from textrl_env.models.quiet import quiet_loading
@@ -113,7 +113,7 @@ def _source(model: str | Path) -> str:
     if isinstance(model, Path) or str(model).startswith((".", "/", "~")):
         folder = user_path(model)
         if not folder.is_dir():
-            raise ModelError(f"model folder {shown(str(folder), 300)} does not exist")
+            raise ModelError(f"model folder {visible(str(folder)[:300])} does not exist")
         return str(folder)
     return str(model)
 

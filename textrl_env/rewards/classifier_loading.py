@@ -144,7 +144,7 @@ def _source(model: str | os.PathLike[str]) -> str:
     if folder.is_dir():
         return str(folder)
     if is_path:
-        raise ModelError(f"the model folder {shown(folder, 300)} does not exist")
+        raise ModelError(f"the model folder {shown(str(folder), 300)} does not exist")
     return text
 
 
