@@ -14,7 +14,6 @@ import torch
 
 from textrl_agents.config import TrainConfig, read_settings
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.extras import require
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.plots import plot_run
 from textrl_agents.progress import TrainingProgress
@@ -87,7 +86,6 @@ def _find(folder: Path) -> tuple[RunFolder, Path | None, int]:
 
 def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool, tokens: int = 0) -> RunResult:
     started = time.monotonic()
-    require("matplotlib")  # for the curve, at the end of what may be hours
     settings = config.to_yaml()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
