@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, check_names, print_json, set_threads
+from textrl_agents.commands.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Threads,
+    check_names,
+    print_json,
+    set_threads,
+    told_on_stderr,
+)
 
 
 def evaluate(
@@ -40,8 +49,9 @@ def evaluate(
 
     given = {"model": reference, "reward": reward}
     settings.update({name: value for name, value in given.items() if value is not None})
-    with quiet_loading():
+    with quiet_loading(), told_on_stderr() as tell:
         actor_critic = load_policy(folder, device=device, dtype=dtype)
+        tell(f"sampling {episodes} responses")
         result = measure(
             actor_critic,
             settings.pop("task"),
