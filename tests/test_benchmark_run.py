@@ -131,10 +131,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """As long as it takes on a busy machine; the time limit of every test ends what never happens."""
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
     return value
 
@@ -428,7 +427,7 @@ def test_a_benchmark_that_is_killed_takes_its_cells_along(
     pids = wait_for(in_flight(plugin, tmp_path / "out"))
     benchmark.kill()
     benchmark.communicate(timeout=60)
-    wait_for(lambda: not [pid for pid in pids if is_running(pid)], seconds=20)
+    wait_for(lambda: not [pid for pid in pids if is_running(pid)])
     contents = ResultsFile(tmp_path / "out" / "results.jsonl").read()
     assert (len(contents.lines), contents.torn) == (2, "")
 

@@ -278,10 +278,8 @@ def test_sigterm_ends_a_real_process_with_a_checkpoint_that_resumes(tmp_path: Pa
 
     child = start("train", *RUN, *length, "--out", str(tmp_path / "stopped"))
     metrics = tmp_path / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
     stdout, stderr = child.communicate(timeout=60)
