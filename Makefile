@@ -25,13 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/textrl demo
 
-# The two are the whole suite: what one selects is what the other leaves out.
+# The three selections are the whole suite: what starts Ray is slow too (tests/conftest.py).
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# All tests that start Ray go to one process (tests/conftest.py).
+# Ray brings processes of its own: all tests that start it run in one, and share one cluster.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not ray"
+	$(BIN)/python -m pytest -m ray
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -38,13 +38,13 @@ PROMPTS = ["the soup at the old hotel", "the room", "hello", "good and bad, not 
 MakeModel = Callable[..., Any]
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects and before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray are slow, and run in one process: two of Ray's side by side have no room."""
+    """What uses Ray is marked `ray`, and what is marked `ray` is `slow`."""
     for item in items:
         if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
             item.add_marker("slow")
-            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -111,11 +111,20 @@ AT_ONCE = {
     "rich": ["train --algo ppo", "bench list"],
     "yaml": ["train --algo ppo", "check"],
     "filelock": ["bench run --algos ppo --tasks exact --out b"],
-    "stable_baselines3": ["bench run --algos ppo --tasks exact --out b", "bench run --algos dqn --tasks exact --out b"],
+    "stable_baselines3": ["train --task exact", "bench run --algos dqn --tasks exact --out b"],
     "sb3_contrib": ["bench run --algos trpo --tasks exact --out b"],
-    "ray": ["bench run --algos rllib_ppo --tasks exact --out b", "bench run --algos ppo --tasks exact --ray --out b"],
+    "ray": [
+        "train --lib rllib",
+        "bench run --algos rllib_ppo --tasks exact --out b",
+        "bench run --algos ppo --tasks exact --ray --out b",
+    ],
     "trl": ["bench run --algos trl_grpo --tasks exact --out b"],
-    "matplotlib": ["bench run --algos ppo --tasks exact --seeds 1 --out b", "bench report b"],
+    "matplotlib": [
+        "train",
+        "train --lib rllib",
+        "bench run --algos ppo --tasks exact --seeds 1 --out b",
+        "bench report b",
+    ],
 }
 
 
@@ -131,14 +140,11 @@ def test_a_missing_extra_is_told_at_once(package: str, tmp_path: Path) -> None:
 # The same of commands that find out when they import torch: (command, the package that is missing, what else is).
 OPTIONAL = ("matplotlib", "stable_baselines3", "sb3_contrib", "ray", "peft", "sacrebleu", "reasoning_gym")
 BEFORE_WORK = [
-    ("train --task exact", "matplotlib", OPTIONAL),
-    ("demo", "matplotlib", OPTIONAL),
-    ("train --task exact", "stable_baselines3", OPTIONAL[1:]),
     ("check --task exact", "stable_baselines3", OPTIONAL[1:]),
     ("bench speed --only exact", "stable_baselines3", OPTIONAL[1:]),
-    ("demo", "stable_baselines3", OPTIONAL[1:]),
+    ("demo", "stable_baselines3", OPTIONAL),
+    ("demo", "matplotlib", ("matplotlib", *OPTIONAL[2:])),
     ("train --task exact --algo trpo", "sb3_contrib", OPTIONAL[2:]),
-    ("train --task exact --lib rllib", "ray", OPTIONAL[3:]),
     ("train --task exact --set lora={r:4}", "peft", OPTIONAL[4:]),
     ("train --task translate", "sacrebleu", OPTIONAL[5:]),
     ("check --task translate", "sacrebleu", OPTIONAL[5:]),

@@ -65,7 +65,7 @@ def test_every_response_is_trained_on_once_and_whole(algo: str, size: int, n_ste
     """Responses are compared with an independent list: the episodes that ended, in groups of `size`."""
     arguments = {"group_size": size} if size > 1 else {}
     agent = make_agent(algo, env_kwargs={"task": "exact"}, **{**LEARNING, "n_steps": n_steps}, **arguments)
-    seen = batches(agent, 120 // n_steps)
+    seen = batches(agent, 60 // n_steps)
     trained = [sequence for batch in seen for sequence in batch["sequences"]]
     ended = [episode for batch in seen for episode in batch["episodes"]]
     prompts = {"a": 0, "c": 2}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from conftest import pytest_collection_modifyitems
 
 from textrl_agents.benchmark.presets import preset_names
 from textrl_agents.benchmark.registry import algorithm_names
@@ -115,11 +116,32 @@ def test_documents_name_the_commands_that_the_makefile_has(document: str):
         assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE), command
 
 
-def test_the_two_selections_are_the_whole_suite():
-    """`make test` and `make test-slow` select by one marker and its opposite, and by nothing else."""
+def test_the_selections_are_the_whole_suite():
+    """`make test` and `make test-slow` leave nothing out, since what is marked `ray` is `slow` too."""
     makefile = (ROOT / "Makefile").read_text()
-    commands = re.findall(r"-m pytest (-n .*)", makefile)
-    assert [re.sub(r"-n \d+ --dist \w+ ", "", command) for command in commands] == ['-m "not slow"', "-m slow"]
+    commands = re.findall(r"-m pytest (-[nm] .*)", makefile)
+    selections = [re.sub(r"-n \d+ --dist \w+ ", "", command) for command in commands]
+    assert selections == ['-m "not slow"', '-m "slow and not ray"', "-m ray"]
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     assert not re.search(r"-m\b|-k\b|--ignore|--deselect", settings["addopts"])
     assert settings["testpaths"] == ["tests"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "fixtures", "expected"),
+    [
+        ([], [], set()),
+        (["slow"], [], {"slow"}),
+        (["ray"], [], {"ray", "slow"}),
+        ([], ["ray_cluster"], {"ray", "slow"}),
+    ],
+)
+def test_what_starts_ray_is_slow(
+    marks: list[str], fixtures: list[str], expected: set[str], request: pytest.FixtureRequest
+):
+    item = pytest.Function.from_parent(request.node.parent, name="item", callobj=lambda: None)
+    item.fixturenames = fixtures
+    for mark in marks:
+        item.add_marker(mark)
+    pytest_collection_modifyitems([item])
+    assert {mark.name for mark in item.iter_markers()} == expected

@@ -243,6 +243,7 @@ def test_environments_and_arguments_that_cannot_work():
 # --- tables -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algo", "tokens"), [("q_learning", 60_000), ("sarsa", 60_000)])
 def test_tables_reach_the_optimum_of_a_shorter_task(algo: str, tokens: int):
     """Three letters instead of five: 156 responses to each prompt, all of them met often."""

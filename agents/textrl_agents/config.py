@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from textrl_agents.extras import require
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards.make import check_reward_name
@@ -134,8 +135,11 @@ class TrainConfig:
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in MAY_CHANGE]
         return [name for name in names if getattr(self, name) != getattr(before, name)]
 
-    def check_names(self) -> None:
-        """Look up every name, without importing torch or an RL library. Raises UnknownName and ConfigError."""
+    def check(self) -> None:
+        """Look up every name and every package that a run needs, without importing torch or an RL library.
+
+        Raises UnknownName and ConfigError, and MissingExtra: also for what draws the curve when hours have passed.
+        """
         if self.lib == "sb3" and self.algo in WITHOUT_CHECKPOINTS:
             raise ConfigError(
                 f"a run needs checkpoints that resume exactly, and {self.algo} would have to save its replay buffer or "
@@ -148,10 +152,11 @@ class TrainConfig:
         check_reward_name(self.reward)
         check_device_name(self.device)
         check_dtype_name(self.dtype)
+        require("stable_baselines3" if self.lib == "sb3" else "ray", "matplotlib")
 
     def resolved(self) -> TrainConfig:
         """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
-        self.check_names()
+        self.check()
         import inspect
 
         from textrl_env.tasks import get_task

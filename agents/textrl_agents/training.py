@@ -17,7 +17,6 @@ from textrl_agents.atomic_file import write_atomically
 from textrl_agents.atomic_folder import existing, remove_folder, verify
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.extras import require
 from textrl_agents.metrics_file import MetricsFile
 from textrl_agents.out_folder import locked_folder
 from textrl_agents.plots import plot_run
@@ -123,7 +122,6 @@ def _require_same(config: TrainConfig, checkpoint: Path) -> None:
 
 def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress: bool, tokens: int = 0) -> RunResult:
     started = time.monotonic()
-    require("matplotlib")  # for the curve, at the end of what may be hours
     settings = config.to_yaml()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

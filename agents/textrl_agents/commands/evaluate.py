@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, Trust, check_names, print_json, set_threads
+from textrl_agents.commands.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Threads,
+    Trust,
+    check_names,
+    print_json,
+    set_threads,
+    told_on_stderr,
+)
 
 
 def evaluate(
@@ -53,16 +63,18 @@ def evaluate(
     given = {name: value for name, value in given.items() if value is not None}
     require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
     settings.update(given, split=split)
-    actor_critic = load_policy(folder, device=device, dtype=dtype)
-    result = measure(
-        actor_critic,
-        settings.pop("task"),
-        episodes=episodes,
-        seed=seed,
-        deterministic=greedy or None,
-        dtype=actor_critic.lm.dtype,
-        **settings,
-    )
+    with told_on_stderr() as tell:
+        actor_critic = load_policy(folder, device=device, dtype=dtype)
+        tell(f"sampling {episodes} responses")
+        result = measure(
+            actor_critic,
+            settings.pop("task"),
+            episodes=episodes,
+            seed=seed,
+            deterministic=greedy or None,
+            dtype=actor_critic.lm.dtype,
+            **settings,
+        )
     if as_json:
         print_json(result.to_json(samples=samples))
         return

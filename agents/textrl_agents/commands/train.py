@@ -108,7 +108,7 @@ def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> A
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []
     given = TrainConfig.of(*layers, parse_assignments(settings), flags)
-    given.check_names()
+    given.check()
     from textrl_agents.training import train as train_run
 
     return train_run(given)
