@@ -10,7 +10,7 @@ from textrl_agents.rllib import export_policy, make_config, policy_of, ray_sessi
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--timesteps", type=int, default=60_000, help="generated tokens")
-parser.add_argument("--episodes", type=int, default=128, help="responses in each evaluation")
+parser.add_argument("--episodes", type=int, default=128, help="held-out responses in each evaluation")
 arguments = parser.parse_args()
 
 # A stock PPOConfig: any of its settings can be given here by name, or changed with its own methods.

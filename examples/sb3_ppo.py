@@ -10,7 +10,7 @@ from textrl_agents.sb3 import make_agent
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--timesteps", type=int, default=60_000, help="generated tokens")
-parser.add_argument("--episodes", type=int, default=128, help="responses in each evaluation")
+parser.add_argument("--episodes", type=int, default=128, help="held-out responses in each evaluation")
 arguments = parser.parse_args()
 
 agent = make_agent("ppo", "TextRLHF-v0", n_envs=64, seed=0, verbose=1)
