@@ -26,8 +26,8 @@ from textrl_env.errors import ConfigError, UnknownName
 
 LIBRARIES = ("sb3", "rllib")
 # Arguments of the environment that have a setting of their own, or that the run decides.
-_NOT_IN_ENV = ("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora")
-_NOT_IN_ENV += ("validation_prompts", "heldout_prompts")
+_NOT_IN_ENV: tuple[str, ...] = ("task", "model", "tokenizer", "reward", "kl_coef", "device", "dtype", "lora")
+_NOT_IN_ENV += ("split", "validation_prompts", "heldout_prompts")
 
 
 @dataclass
