@@ -15,7 +15,7 @@ from textrl_agents.benchmark import registry
 from textrl_agents.benchmark.cell import Cell, Record, Trained
 from textrl_agents.benchmark.conformance import check_algorithm
 from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
-from textrl_agents.benchmark.run_cell import heldout_env
+from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env import Task, register_task
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.models import CausalLMActorCritic
@@ -26,7 +26,7 @@ Change = Callable[[Cell, Record, Trained], Trained | None]
 
 def untouched(cell: Cell, record: Record) -> Trained:
     """The simplest algorithm: the reference, after one recorded point."""
-    env = heldout_env(cell)
+    env = judging_env(cell)
     reference: Any = env.kl_penalty.reference
     record(100, score=0.5, kl=None, length=3.0)
     model = copy.deepcopy(reference.lm.model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.presets import get_preset, preset_names
 from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
+from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.tasks import task_names
 
@@ -64,6 +67,22 @@ def test_a_plan_that_was_written_and_read_has_the_same_cells(tmp_path: Path) -> 
     assert len({cell.key for cell in plan.cells}) == 3
 
 
+def test_settings_are_chosen_by_validation_prompts_and_reported_on_held_out_ones(tmp_path: Path) -> None:
+    """Another split is another experiment; the one that is reported keeps the key that its results have."""
+    reported, chosen = (
+        Plan.of(algos=["plain"], tasks=["sentiment"], seeds=1, split=split) for split in ("heldout", "validation")
+    )
+    (cell,), (other,) = reported.cells, chosen.cells
+    parts = [cell.algorithm, cell.task, cell.seed, cell.budget, cell.settings, cell.env, cell.eval_episodes]
+    assert cell.key == hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16] != other.key
+    assert [judging_env(each).prompts.split for each in (cell, other)] == ["heldout", "validation"]
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(chosen.to_yaml())
+    assert Plan.read(path).cells == chosen.cells
+    with pytest.raises(UnknownName, match=r"unknown split to judge by 'heldut'\. Did you mean 'heldout'"):
+        Plan.of(algos=["plain"], tasks=["exact"], split="heldut")
+
+
 @pytest.mark.parametrize("text", ["seeds: 1", "runs: [{algorithm: ppo}]\nseeds: 1", "runs: 3\nseeds: 1", "nonsense: 1"])
 def test_a_file_that_is_no_plan_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.yaml"
@@ -105,6 +124,7 @@ def test_unknown_names_are_refused_with_the_nearest(arguments: dict[str, Any], m
         ({"algos": ["plain"], "tasks": ["exact"], "eval_episodes": 1}, "eval_episodes must be a whole number >= 2"),
         ({"algos": ["plain"], "tasks": ["exact"], "env": {"device": "cpu"}}, "cannot decide 'device': use --device"),
         ({"algos": ["plain"], "tasks": ["exact"], "env": {"kl_mode": "auto"}}, "cannot decide 'kl_mode'"),
+        ({"algos": ["plain"], "tasks": ["exact"], "env": {"split": "train"}}, "cannot decide 'split': use --split"),
         (
             {"algos": ["plain"], "tasks": ["exact"], "settings": {"plain": {"rate": object()}}},
             "arguments of plain must be numbers, text, lists and mappings",

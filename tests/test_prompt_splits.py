@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from textrl_agents.benchmark.cell import Cell
-from textrl_agents.benchmark.run_cell import heldout_env, run_cell
+from textrl_agents.benchmark.run_cell import judging_env, run_cell
 from textrl_agents.benchmark.start import training_env
 from textrl_agents.cli import app
 from textrl_agents.config import TrainConfig
@@ -332,7 +332,7 @@ def test_a_benchmark_run_on_own_prompts_is_judged_on_those_it_held_out():
     line = run_cell(cell)
     assert line["status"] == "done", line["error"]
     assert (line["title"], line["split"]) == ("reward of exact on own prompts", "heldout")
-    trained, judged = ({prompt.text for prompt in env.prompts} for env in (training_env(cell, 1), heldout_env(cell)))
+    trained, judged = ({prompt.text for prompt in env.prompts} for env in (training_env(cell, 1), judging_env(cell)))
     assert (len(trained), len(judged)) == (18, 3)
     assert trained.isdisjoint(judged)
     assert {sample["prompt"] for sample in line["samples"]} <= judged

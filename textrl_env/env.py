@@ -70,10 +70,11 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
 
     ## Arguments
-    `task` bundles the rest, and each other argument overrides its part: `model`, `tokenizer`, `prompts`, `reward`,
-    `kl_coef` (a number, or `{"value", "target", "horizon"}` for an adaptive one), `kl_estimator` ("k1", "k2", "k3",
-    "full"), `kl_mode`, `max_new_tokens`, `max_prompt_tokens`, `sampling`, `stop`, `split` ("train" or "heldout"),
-    `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `render_mode` ("ansi" or "human").
+    `task` bundles the rest, and each other argument overrides its part: `model`, `tokenizer`, `prompts`,
+    `validation_prompts`, `heldout_prompts`, `reward`, `kl_coef` (a number, or `{"value", "target", "horizon"}` for an
+    adaptive one), `kl_estimator` ("k1", "k2", "k3", "full"), `kl_mode`, `max_new_tokens`, `max_prompt_tokens`,
+    `sampling`, `stop`, `split` ("train", "validation" or "heldout"; by default "train", and all of `prompts` where they
+    are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `render_mode` ("ansi" or "human").
 
     ## Version History
     - v0: first release.

@@ -64,7 +64,7 @@ class DatasetRows(PromptRows):
     def __len__(self) -> int:
         return len(self._dataset) if self._places is None else len(self._places)
 
-    def __getitem__(self, place: Any) -> Row:
+    def __getitem__(self, place: Any) -> Any:
         at = place if self._places is None else self._places[place]
         return _row(self._dataset[at], f"prompt {at}")
 

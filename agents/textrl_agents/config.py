@@ -40,10 +40,8 @@ MAY_CHANGE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "t
 # Values of a settings file, those of each reference to an anchor counted again.
 LARGEST_FILE = 100_000
 # Arguments of the environment that have a setting of their own, or that the run decides.
-_NOT_IN_ENV = (
-    *("task", "model", "tokenizer", "reward", "kl_coef", "split", "device", "dtype", "lora"),
-    *("validation_prompts", "heldout_prompts"),
-)
+_NOT_IN_ENV: tuple[str, ...] = ("task", "model", "tokenizer", "reward", "kl_coef", "device", "dtype", "lora")
+_NOT_IN_ENV += ("split", "validation_prompts", "heldout_prompts")
 
 
 @dataclass

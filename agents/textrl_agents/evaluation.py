@@ -108,7 +108,8 @@ def evaluate(
     """Sample at least `episodes` episodes: ceil(episodes / rows) from each row.
 
     The prompts are the task's held-out ones, or those of `split`, where it has any; else its training prompts.
-    `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which it were.
+    `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which prompts these
+    were.
 
     env: an environment to use instead of building one from `task` and `env_kwargs`; in SAME_STEP and deferred mode.
     deterministic: greedy decoding; None as the policy was trained to be decoded. The KL is then that of the greedy
@@ -168,9 +169,7 @@ def sibling_env(env: TextGenVectorEnv, num_envs: int, split: str = "heldout") ->
 
 
 def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statistic]:
-    """`after - before` of each measure, prompt by prompt. Both need the same task, split, seed and number of
-    episodes.
-    """
+    """`after - before` of each measure, prompt by prompt. Both need the same prompts, seed and number of episodes."""
     if [record.prompt for record in before.records] != [record.prompt for record in after.records]:
         raise ConfigError(
             "the two evaluations answer different prompts, so they cannot be paired: "

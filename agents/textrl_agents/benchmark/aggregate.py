@@ -219,7 +219,7 @@ def _table(label: str, lines: list[Line]) -> TaskTable:
     is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
     measure = "normalized" if is_known else "objective"
 
-    def place(row: Row) -> tuple[float, float]:
+    def place(row: Row) -> tuple[float, ...]:
         return tuple(-row.estimates[key].value if key in row.estimates else math.inf for key in (measure, "objective"))
 
     splits = dict.fromkeys(str(line["split"]) for line in lines if line.get("split"))

@@ -19,7 +19,8 @@ class Cell:
 
     budget: tokens that may be generated in training, all of them: samples, candidates and pairs alike.
     settings: the algorithm's arguments, its tuned defaults included. env: the environment's arguments besides the task
-        (`model`, `reward`, `kl_coef`, `max_new_tokens`, ...).
+        (`model`, `reward`, `kl_coef`, `max_new_tokens`, ...). split: the prompts that judge it: "heldout" to report,
+        "validation" to choose settings by; the training prompts where the task has no such.
     """
 
     algorithm: str
@@ -30,12 +31,14 @@ class Cell:
     env: Mapping[str, Any] = field(default_factory=dict)
     eval_episodes: int = 256
     device: str = "auto"
+    split: str = "heldout"
 
     @property
     def key(self) -> str:
         """The same for two cells that are the same experiment; another device does not make another experiment."""
         parts = [self.algorithm, self.task, self.seed, self.budget, dict(self.settings), dict(self.env)]
-        text = json.dumps([*parts, self.eval_episodes], sort_keys=True, default=str)
+        parts += [self.eval_episodes, *([] if self.split == "heldout" else [self.split])]
+        text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -72,7 +75,7 @@ class Trained:
     close: Callable[[], None] = lambda: None
 
     def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
-        """Fresh samples in `env`, which serves held-out prompts in SAME_STEP and deferred mode."""
+        """Fresh samples in `env`, which is in SAME_STEP and deferred mode."""
         if self.evaluation is not None:
             return self.evaluation(env, episodes, seed)
         from textrl_agents.evaluation import evaluate

@@ -10,7 +10,7 @@ import torch
 
 from textrl_agents.benchmark.cell import Cell, Trained
 from textrl_agents.benchmark.registry import Algorithm
-from textrl_agents.benchmark.run_cell import LearningCurve, heldout_env
+from textrl_agents.benchmark.run_cell import LearningCurve, judging_env
 from textrl_agents.evaluation import Evaluation
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -61,7 +61,7 @@ def check_algorithm(
 
 def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
     curve = _Checked(algorithm)
-    env = heldout_env(cell)  # before training, so that its reference is what the task's was
+    env = judging_env(cell)  # before training, so that its reference is what the task's was
     torch.manual_seed(cell.seed)
     trained = algorithm.run(cell, curve)
     if not isinstance(trained, Trained):
@@ -89,7 +89,7 @@ def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
 
 def _check_reference(algorithm: Algorithm, cell: Cell, used: TextGenVectorEnv) -> None:
     """An environment built after training has the weights of one built before, or training reached the task's own."""
-    references = [env.kl_penalty.reference for env in (used, heldout_env(cell))]
+    references = [env.kl_penalty.reference for env in (used, judging_env(cell))]
     before, after = (reference.lm.model.state_dict() for reference in references if reference is not None)
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
     if changed:

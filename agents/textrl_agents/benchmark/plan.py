@@ -22,12 +22,13 @@ from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
 
+JUDGING = ("heldout", "validation")  # prompts that a benchmark may be judged by
 PLAN = "benchmark.yaml"  # in a benchmark's folder
 # Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
 _DECIDED = {
     "task": "--tasks",
     "device": "--device",
-    "split": None,
+    "split": "--split",
     "kl_mode": None,
     "with_reference": None,
 }
@@ -47,7 +48,8 @@ class Pairing:
 class Plan:
     """All cells of a benchmark, with every default filled in: later versions of the package run the same ones.
 
-    plugins: files that each process imports before it runs a cell. notes: what was left out, and why.
+    split: the prompts that judge the cells. plugins: files that each process imports before it runs a cell. notes: what
+        was left out, and why.
     """
 
     pairings: tuple[Pairing, ...]
@@ -55,12 +57,15 @@ class Plan:
     env: Mapping[str, Any] = field(default_factory=dict)
     eval_episodes: int = 256
     device: str = "auto"
+    split: str = "heldout"
     plugins: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_whole("seeds", self.seeds, 1)
         _require_whole("eval_episodes", self.eval_episodes, 2)
+        if self.split not in JUDGING:
+            raise UnknownName("split to judge by", self.split, JUDGING)
         for pairing in self.pairings:
             _require_whole("budget", pairing.budget, 1)
 
@@ -77,6 +82,7 @@ class Plan:
                 dict(self.env),
                 self.eval_episodes,
                 self.device,
+                self.split,
             )
             for seed in range(self.seeds)
             for pairing in self.pairings
@@ -95,12 +101,14 @@ class Plan:
         env: Mapping[str, Any] | None = None,
         eval_episodes: int | None = None,
         device: str = "auto",
+        split: str = "heldout",
         plugins: Sequence[str | Path] = (),
     ) -> Plan:
         """Every algorithm on every task that it fits. What is None comes from the preset, "default" without one.
 
         seeds: how many; they are 0, 1, ... budget: tokens generated in training, a cell. settings: arguments by
-        algorithm, on top of its tuned ones. env: arguments of the environment.
+        algorithm, on top of its tuned ones. env: arguments of the environment. split: "validation" where the results
+        are there to choose settings by, so that the held-out prompts stay for what is reported of the chosen.
 
         Raises UnknownName, MissingExtra for an algorithm of `algos` whose library is not installed (a preset leaves
         such ones out), ConfigError where nothing is left to run.
@@ -138,6 +146,7 @@ class Plan:
             env=_plain(env or {}, "the environment"),
             eval_episodes=base.eval_episodes if eval_episodes is None else eval_episodes,
             device=device,
+            split=split,
             plugins=files,
             notes=tuple(notes),
         )
@@ -162,6 +171,7 @@ class Plan:
             "seeds": self.seeds,
             "eval_episodes": self.eval_episodes,
             "device": self.device,
+            "split": self.split,
             "env": dict(self.env),
             "plugins": list(self.plugins),
             "runs": [dataclasses.asdict(pairing) for pairing in self.pairings],

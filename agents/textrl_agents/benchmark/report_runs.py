@@ -81,6 +81,8 @@ def _command(lines: Sequence[dict[str, Any]]) -> str:
         values = {line.get(key) for line in lines}
         if len(values) == 1 and None not in values:  # else each task has its own, those of the preset
             words += [option, str(*values)]
+    if any(line.get("split") == "validation" for line in lines):
+        words += ["--split", "validation"]
     return shlex.join([*words, "--out", "FOLDER"])
 
 

@@ -78,11 +78,11 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
     return means
 
 
-def heldout_env(cell: Cell) -> TextGenVectorEnv:
-    """What a cell is judged in: held-out prompts, the training prompts where there are none."""
+def judging_env(cell: Cell) -> TextGenVectorEnv:
+    """What a cell is judged in: the prompts of its split, the training prompts where there are none."""
     # The reference of an adapter is the weights it sits on, which are the model's own.
     arguments = {name: value for name, value in cell.env_arguments.items() if name != "lora"}
-    arguments |= {"split": best_split(cell.task, "heldout", cell.env), "kl_mode": "deferred"}
+    arguments |= {"split": best_split(cell.task, cell.split, cell.env), "kl_mode": "deferred"}
     return TextGenVectorEnv(min(EVAL_ROWS, cell.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
 
 
@@ -90,7 +90,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
     if isinstance(cell.budget, bool) or not isinstance(cell.budget, int) or cell.budget < 1:
         raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
     algorithm = get_algorithm(cell.algorithm)
-    env = heldout_env(cell)
+    env = judging_env(cell)
     reference = env.kl_penalty.reference
     assert reference is not None  # an environment always has one
     device = torch.device(reference.lm.device)

@@ -67,7 +67,11 @@ def run(
         typer.Option("--env", metavar="NAME=VALUE", help="An argument of every environment, such as kl_coef=0.1."),
     ] = None,
     eval_episodes: Annotated[
-        int | None, typer.Option(min=2, help="Held-out responses that judge each cell. Default: the preset's.")
+        int | None, typer.Option(min=2, help="Responses that judge each cell. Default: the preset's.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Prompts that judge: heldout to report, validation to choose settings by. Default: heldout."),
     ] = None,
     device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
     trust: Trust = False,
@@ -94,6 +98,7 @@ def run(
         "settings": settings,
         "env": env,
         "eval_episodes": eval_episodes,
+        "split": split,
         "device": device,
     }
     given = {name: value for name, value in named.items() if value}
