@@ -242,9 +242,9 @@ def test_rows_longer_than_the_cache_was_tried_at_are_recomputed():
 
 
 def test_gradients_of_both_sides_of_a_switch():
-    """The states of a sequence that crosses it come from two forwards, and so do their gradients."""
+    """The states of a sequence that crosses it, by one token, come from two forwards, and so do their gradients."""
     lm = model_of("phi3", RECOMPUTED["phi3, longrope"][0])
-    ids = torch.randint(2, 320, (2, 20), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(2, 320, (2, WINDOW + 2), generator=torch.Generator().manual_seed(1))
     packed = pack([ids[0].numpy(), ids[1, :8].numpy()], [3, 4], "cpu")
     weight = lm.body.layers[0].self_attn.qkv_proj.weight
     state_hidden(lm, packed).square().sum().backward()

@@ -322,6 +322,19 @@ def test_state_files_round_trip(tmp_path: Path) -> None:
     assert back["big"] == 2**127 + 1
 
 
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.zeros(2, device="meta"), r"no values \(it is on the meta device\)"),
+        (torch.eye(2).to_sparse(), r"the layout torch\.sparse_coo"),
+    ],
+)
+def test_tensors_that_no_file_can_hold_are_refused(tensor: torch.Tensor, what: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"the state 'optimizer\.moment' cannot be saved: its tensor has {what}"):
+        save_state({"optimizer": {"moment": tensor}}, tmp_path, "state")
+    assert not list(tmp_path.iterdir()), "nothing half written"
+
+
 def test_env_state_restores_rows_in_flight(tiny_task: Task) -> None:
     """Rows at any point, prompts from outside the set, in both autoreset modes; also a seeded row's next prompts."""
     for mode in ("SAME_STEP", "NEXT_STEP"):

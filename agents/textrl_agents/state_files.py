@@ -21,6 +21,7 @@ def save_state(tree: Any, folder: Path, name: str) -> None:
     """Write `name.json` and, where the tree holds arrays or tensors, `name.safetensors`.
 
     tree: dicts with text keys, lists and tuples (which come back as lists), numbers, text, None, NumPy arrays, tensors.
+    Raises ModelError for a tensor without values or with a sparse layout.
     """
     tensors: dict[str, torch.Tensor] = {}
     structure = _split(tree, "", tensors)
@@ -58,6 +59,9 @@ def expected_state(folder: Path) -> Iterator[None]:
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            kind = "no values (it is on the meta device)" if value.is_meta else f"the layout {value.layout}"
+            raise ModelError(f"the state {path!r} cannot be saved: its tensor has {kind}; a dense one is needed")
         # A copy: safetensors refuses tensors that share memory.
         tensors[path] = value.detach().cpu().clone().contiguous()
         return {TENSOR: path}
