@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
+from textrl_agents.sb3.argument_check import check_arguments
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
@@ -54,6 +55,7 @@ def make_agent(
         if name not in known and name not in ("seed", "device", "verbose", "tensorboard_log"):
             raise UnknownName(f"argument of {algo}", name, known)
     arguments = {**recipe.defaults, **overrides}
+    check_arguments(recipe.kind, arguments, n_envs)
     if recipe.group_size > 1:
         arguments.setdefault("group_size", recipe.group_size)
     vec_env = _environment(recipe, arguments, env, n_envs, dict(env_kwargs or {}), lora)
