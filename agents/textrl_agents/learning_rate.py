@@ -16,9 +16,7 @@ class WarmupSchedule:
 
     def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
         if not (0 <= peak < math.inf and 0 <= warmup < 1 and 0 <= final <= 1):
-            raise ConfigError(
-                f"need a finite peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}"
-            )
+            raise ConfigError(f"need peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}")
         self.peak, self.warmup, self.final = peak, warmup, final
 
     @classmethod

@@ -26,10 +26,9 @@ _SHARES = (
     *("gamma", "gae_lambda", "tau", "line_search_shrinking_factor"),
     *("exploration", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
 )
-# Numbers > 0; those of the second row may be schedules, those of the third None.
-_POSITIVE = ("max_grad_norm", "rms_prop_eps")
-_POSITIVE_SCHEDULES = ("clip_range",)
-_POSITIVE_OR_NONE = ("clip_range_vf", "target_kl")
+# Numbers > 0, or schedules; the optional ones may be None.
+_OPTIONAL = ("clip_range_vf", "target_kl")
+_POSITIVE = ("max_grad_norm", "rms_prop_eps", "clip_range", *_OPTIONAL)
 _NOT_NEGATIVE = ("vf_coef", "ent_coef", "cg_damping")
 
 
@@ -46,11 +45,7 @@ def check_arguments(kind: str, arguments: Mapping[str, Any], n_envs: Any) -> Non
             check_number(name, value, 0, 1)
         elif name in _NOT_NEGATIVE:
             check_number(name, value, 0)
-        elif (
-            name in _POSITIVE
-            or (name in _POSITIVE_SCHEDULES and not callable(value))
-            or (name in _POSITIVE_OR_NONE and value is not None and not callable(value))
-        ):
+        elif name in _POSITIVE and not callable(value) and not (value is None and name in _OPTIONAL):
             check_number(name, value, 0, above=True)
         elif name == "gradient_steps" and value != -1:  # as many as steps were taken
             check_whole(name, value, 1)
