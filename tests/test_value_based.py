@@ -228,7 +228,7 @@ def test_environments_and_arguments_that_cannot_work():
         make_agent("soft_dqn", env_kwargs={"task": "exact", "kl_coef": 0.0})
     with pytest.raises(ConfigError, match="the soft backup needs a fixed kl_coef > 0"):
         make_agent("soft_dqn", env_kwargs={"task": "exact", "kl_coef": {"value": 0.5, "target": 6.0}})
-    with pytest.raises(ConfigError, match="has q_scale = kl_coef = 0.5; leave q_scale out"):
+    with pytest.raises(ConfigError, match=r"has q_scale = kl_coef = 0\.5; leave q_scale out"):
         make_agent("soft_dqn", env_kwargs={"task": "exact"}, policy_kwargs={"q_scale": 1.0})
     with pytest.raises(ConfigError, match="the soft backup is DQN's"):
         make_agent("qrdqn", env_kwargs={"task": "exact"}, policy_kwargs={"soft": True})

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from textrl_agents.argument_checks import check_seed
 from textrl_agents.extras import require
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
@@ -84,6 +85,7 @@ class TrainConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise ConfigError(f"{name} must be a whole number >= {bound}, got {value!r}")
+        check_seed(self.seed)
         if self.eval_episodes == 1:
             raise ConfigError("eval_episodes must be 0 (never) or at least 2, since an interval needs two; got 1")
         for name in ("algo", "task", "device", "dtype"):

@@ -42,7 +42,7 @@ def check_log_probs(log_probs: np.ndarray) -> None:
 
 
 def check_values(values: torch.Tensor) -> None:
-    """Raise TrainingDiverged unless state values, of any shape, are finite: Huber's loss would go on with infinite ones."""
+    """Raise TrainingDiverged unless state values, of any shape, are finite; with infinite ones Huber's loss goes on."""
     if not torch.isfinite(values).all():
         raise TrainingDiverged(
             "the value of a state is not finite: the weights overflow. No weight was changed. Lower learning_rate, or "

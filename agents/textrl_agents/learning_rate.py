@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from textrl_env.errors import ConfigError
@@ -14,7 +15,7 @@ class WarmupSchedule:
     """
 
     def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
-        if not (peak >= 0 and 0 <= warmup < 1 and 0 <= final <= 1):
+        if not (0 <= peak < math.inf and 0 <= warmup < 1 and 0 <= final <= 1):
             raise ConfigError(f"need peak >= 0, 0 <= warmup < 1, 0 <= final <= 1; got {peak}, {warmup}, {final}")
         self.peak, self.warmup, self.final = peak, warmup, final
 

@@ -29,12 +29,6 @@ def settings_of(cell: Cell, kind: type[Settings]) -> Settings:
     return kind(**cell.settings)
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise ConfigError unless `value` is a whole number >= `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}")
-
-
 def training_env(cell: Cell, rows: int = ROWS) -> TextGenVectorEnv:
     """The cell's environment over its training prompts, whose KL is charged afterwards."""
     arguments = {**cell.env_arguments, "kl_mode": "deferred"}

@@ -14,6 +14,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
+from textrl_agents.argument_checks import check_learning_rate, check_number, check_seed, check_whole
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
 from textrl_agents.rllib.callbacks import TextCallbacks
@@ -99,6 +100,10 @@ _LEAST = {
     "minibatch_size": 1,
     "rollout_fragment_length": 1,
     "train_batch_size_per_learner": 1,
+    "circular_buffer_num_batches": 1,
+    "circular_buffer_iterations_per_batch": 1,
+    "target_network_update_freq": 0,
+    "learner_queue_size": 1,
 }
 _WIRED = (
     "env",
@@ -143,11 +148,13 @@ def make_config(
     if algo not in _CONFIGS:
         raise UnknownName("algorithm", algo, ALGORITHMS)
     env = portable_arguments(env_config or {})
-    parts = assemble_model(**_model_arguments(env), weights=False)
     config = _CONFIGS[algo]()
     _check_names(algo, config, overrides)
     settings = {**SHARED_DEFAULTS, **DEFAULTS[algo], **FAULT_TOLERANCE, **overrides}
     _check_values(settings, actor_critic or {})
+    if total_timesteps is not None:
+        check_whole("total_timesteps", total_timesteps, 1)
+    parts = assemble_model(**_model_arguments(env), weights=False)
     _fill_in(algo, settings, parts.max_new_tokens, env.get("device", "auto"))
     _probe_reward(env, settings["rollout_fragment_length"])
     trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
@@ -239,12 +246,16 @@ def _check_values(settings: Mapping[str, Any], actor_critic: Mapping[str, Any]) 
         value = settings.get(name, least)
         if (name, value) in (("rollout_fragment_length", "auto"), ("minibatch_size", None)):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}")
+        check_whole(name, value, least)
+    check_seed(settings.get("seed"))
+    check_learning_rate("lr", settings.get("lr"))
     for name in ("gamma", "lambda_"):
-        value = settings.get(name, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}")
+        check_number(name, settings.get(name, 1.0), 0, 1)
+    for name in ("vf_loss_coeff", "kl_coeff"):
+        check_number(name, settings.get(name, 0.0), 0)
+    for name in ("clip_param", "grad_clip"):
+        if settings.get(name) is not None:
+            check_number(name, settings[name], 0, above=True)
     known = [name for name in inspect.signature(CausalLMActorCritic).parameters if name not in _OF_ENVIRONMENT]
     for name in actor_critic:
         if name not in known:

@@ -48,7 +48,7 @@ class _TextLearner:
 
 
 class _ThreadedTextLearner(_TextLearner):
-    """Of an algorithm that updates in a thread of its own, where an error would end the thread and stop the run dead."""
+    """Of an algorithm that updates in a thread of its own, where an error would end the thread and hang the run."""
 
     _diverged: TrainingDiverged | None = None
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import Logger
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
+from textrl_agents.sb3.argument_check import check_arguments
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
@@ -77,6 +78,7 @@ def _agent(
         if name not in known and name not in ("seed", "device", "verbose", "tensorboard_log"):
             raise UnknownName(f"argument of {algo}", name, known)
     arguments = {**recipe.defaults, **overrides}
+    check_arguments(recipe.kind, arguments, n_envs)
     if recipe.group_size > 1:
         arguments.setdefault("group_size", recipe.group_size)
     vec_env = _environment(recipe, arguments, env, n_envs, env_kwargs, lora)

@@ -7,8 +7,8 @@ and the trained Q-function is a language model that is decoded greedily.
 With the soft backup it is a language model that is sampled. The optimum of KL-regularised RL is
 `pi(a|s) = exp((Q(s, a) - V(s)) / kl_coef)` where `Q` counts `kl_coef * log pi_ref(a|s)` as a reward and
 `V(s) = kl_coef * log sum_a exp(Q(s, a) / kl_coef)` (soft Q-learning, Haarnoja et al. 2017,
-https://arxiv.org/abs/1702.08165; `pi` is `pi_ref` tilted by the advantage of the score). At `q_scale = kl_coef` the form
-above has exactly that V in its value head and that `pi` in its language model, whatever its weights.
+https://arxiv.org/abs/1702.08165; `pi` is `pi_ref` tilted by the advantage of the score). At `q_scale = kl_coef` the
+form above has exactly that V in its value head and that `pi` in its language model, whatever its weights.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class CausalLMQPolicy(BasePolicy):
     q_scale: units of return to a nat of log-probability; > 0. It is also the temperature of exploration, which samples
         softmax(Q / q_scale): the language model itself, on top of SB3's epsilon-greedy.
     n_quantiles: None for DQN; their number for QR-DQN.
-    soft: bootstrap from the soft value instead of the greatest Q-value; DQN's alone. Then q_scale is the KL coefficient.
+    soft: bootstrap from the soft value and not from the greatest Q-value; DQN's alone. q_scale is then the KL
+        coefficient, and the policy is sampled.
     The other arguments are CausalLMPolicy's.
     """
 
@@ -129,7 +130,7 @@ class CausalLMQPolicy(BasePolicy):
 
     @property
     def actor_critic(self) -> CausalLMActorCritic:
-        """The language model. Decode it greedily (`deterministic=True`), as DQN does; with the soft backup sample it."""
+        """The language model, to be decoded greedily (`deterministic=True`) as DQN does; with `soft` to be sampled."""
         return self._online[0].core
 
     @property

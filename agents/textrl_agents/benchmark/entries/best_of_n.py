@@ -14,9 +14,10 @@ import gymnasium
 import numpy as np
 import torch
 
+from textrl_agents.argument_checks import check_whole
 from textrl_agents.benchmark.cell import Cell, Record, Trained
 from textrl_agents.benchmark.sampling import Response, sample_groups
-from textrl_agents.benchmark.start import check_count, initial_policy, settings_of, training_env
+from textrl_agents.benchmark.start import initial_policy, settings_of, training_env
 from textrl_agents.evaluation import Evaluation, evaluation_of, record_of
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -31,7 +32,7 @@ class Settings:
     n: int = 4
 
     def __post_init__(self) -> None:
-        check_count("n", self.n)
+        check_whole("n", self.n, 1)
 
 
 class BestOfN:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from textrl_agents.argument_checks import check_whole
 from textrl_agents.benchmark.cell import Cell, Record, Trained
 from textrl_agents.benchmark.entries.best_of_n import best
 from textrl_agents.benchmark.sampling import Response, Samples, pack_responses, prompt_stream, sample_groups
 from textrl_agents.benchmark.start import (
-    check_count,
     initial_policy,
     learning_schedule,
     settings_of,
@@ -52,8 +52,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "epochs", "batch_size"):
-            check_count(name, getattr(self, name))
-        check_count("n", self.n, 2)
+            check_whole(name, getattr(self, name), 1)
+        check_whole("n", self.n, 2)
         if self.keep not in KEEP:
             raise ConfigError(f"keep must be one of {', '.join(KEEP)}, got {self.keep!r}")
         if not self.max_grad_norm > 0:

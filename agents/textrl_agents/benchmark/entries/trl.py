@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from textrl_agents.argument_checks import check_whole
 from textrl_agents.benchmark.cell import Cell, Record, Trained
 from textrl_agents.benchmark.pairs import collect_pairs
 from textrl_agents.benchmark.sampling import Samples
-from textrl_agents.benchmark.start import check_count, initial_policy, learning_schedule, trained_weights, training_env
+from textrl_agents.benchmark.start import initial_policy, learning_schedule, trained_weights, training_env
 from textrl_agents.trl import OFFLINE, ONLINE, train_offline, train_online
 from textrl_env.errors import UnknownName
 
@@ -46,7 +47,7 @@ def _online(name: str, cell: Cell, record: Record) -> Trained:
 def _offline(name: str, cell: Cell, record: Record) -> Trained:
     settings: dict[str, Any] = {"n": CANDIDATES, **cell.settings}
     n = settings.pop("n")
-    check_count("n", n, 2)
+    check_whole("n", n, 2)
     env = training_env(cell)
     policy = initial_policy(env)
     torch.manual_seed(cell.seed)

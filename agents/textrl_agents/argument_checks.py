@@ -1,0 +1,61 @@
+"""What numbers an argument of training takes; checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from textrl_env.errors import ConfigError
+
+# NumPy's generators, which both libraries seed, take no more.
+LARGEST_SEED = 2**32 - 1
+
+
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ConfigError unless `value` is a whole number in [least, most]."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and <= {most}"
+        raise ConfigError(f"{name} must be a whole number >= {least}{upper}, got {_shown(value)}")
+
+
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise ConfigError unless `value` is a finite number in [least, most]; in (least, most] where `above`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # An integer of any length compares with a float; what is not finite has no order, or is beyond the largest.
+    if is_number and abs(value) <= _LARGEST and least <= value <= most and not (above and value == least):
+        return
+    if math.isfinite(most):
+        wanted = f"a number between {least:g} and {most:g}"
+    elif math.isfinite(least):
+        wanted = f"a finite number {'>' if above else '>='} {least:g}"
+    else:
+        wanted = "a finite number"
+    raise ConfigError(f"{name} must be {wanted}, got {_shown(value)}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ConfigError unless `seed` is None or fits every generator that is seeded with it."""
+    if seed is not None:
+        check_whole("seed", seed, 0, LARGEST_SEED)
+
+
+def check_learning_rate(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is a number >= 0, or left to others: None, a mapping, a callable, a list."""
+    if value is None or isinstance(value, (Mapping, list, tuple)) or callable(value):
+        return
+    check_number(name, value, 0)
+
+
+_LARGEST = 1.7976931348623157e308
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**20:
+        return f"a number of {value.bit_length()} bits"  # which Python may refuse to print
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

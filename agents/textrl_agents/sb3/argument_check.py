@@ -1,0 +1,55 @@
+"""The arguments of SB3's algorithms that a run may set: SB3 takes what cannot work, and fails late or in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textrl_agents.argument_checks import check_learning_rate, check_number, check_seed, check_whole
+from textrl_env.errors import ConfigError
+
+# Whole numbers, and the least that each can be.
+_WHOLE = {
+    "n_steps": 1,
+    "n_epochs": 1,
+    "batch_size": 1,
+    "buffer_size": 1,
+    "learning_starts": 0,
+    "target_update_interval": 1,
+    "stats_window_size": 1,
+    "cg_max_steps": 1,
+    "line_search_max_iter": 1,
+    "n_critic_updates": 1,
+    "sub_sampling_factor": 1,
+}
+_SHARES = (
+    *("gamma", "gae_lambda", "tau", "line_search_shrinking_factor"),
+    *("exploration", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
+)
+# Numbers > 0, or schedules; the optional ones may be None.
+_OPTIONAL = ("clip_range_vf", "target_kl")
+_POSITIVE = ("max_grad_norm", "rms_prop_eps", "clip_range", *_OPTIONAL)
+_NOT_NEGATIVE = ("vf_coef", "ent_coef", "cg_damping")
+
+
+def check_arguments(kind: str, arguments: Mapping[str, Any], n_envs: Any) -> None:
+    """Raise ConfigError for a value that no algorithm can work with. kind: the recipe's."""
+    check_whole("n_envs", n_envs, 1)
+    check_seed(arguments.get("seed"))
+    for name, value in arguments.items():
+        if name == "learning_rate":
+            check_learning_rate(name, value)
+        elif name in _WHOLE:
+            check_whole(name, value, _WHOLE[name])
+        elif name in _SHARES:
+            check_number(name, value, 0, 1)
+        elif name in _NOT_NEGATIVE:
+            check_number(name, value, 0)
+        elif name in _POSITIVE and not callable(value) and not (value is None and name in _OPTIONAL):
+            check_number(name, value, 0, above=True)
+        elif name == "gradient_steps" and value != -1:  # as many as steps were taken
+            check_whole(name, value, 1)
+        elif name == "train_freq":
+            check_whole(name, value[0] if isinstance(value, (tuple, list)) and value else value, 1)
+    if kind == "value" and arguments.get("n_steps", 1) != 1:
+        raise ConfigError("n_steps must be 1: the replay buffer of episodes gives returns of one step")
