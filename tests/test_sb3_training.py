@@ -203,7 +203,7 @@ def test_kl_as_an_entropy_bonus_in_cross_entropy_mode(tiny_task: Task):
     assert agent.env.log_probs is None
     for episode in agent.rollout_buffer.episodes:
         assert episode.kl_sum > 0
-        assert episode.statistics["r"] == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
+        assert episode.episode_return == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
     assert len(agent.rollout_buffer.episodes) > 4
 
 

@@ -17,7 +17,7 @@ from textrl_env.mdp import Episode
 from textrl_env.models import CausalLM, PackedEpisodes
 
 if TYPE_CHECKING:
-    from textrl_agents.sb3.vec_env import TextVecEnv
+    from textrl_agents.sb3.vec_env import EndedRow, TextVecEnv
 
 
 class EpisodeLedger:
@@ -47,16 +47,17 @@ class EpisodeLedger:
         log_probs: [M], the policy's when it acted, in packed order.
         stretches: for each packed sequence its row and whether its episode ended here; in time order for each row.
         Returns the cost of each transition ([M], `kl_coef * kl`; None where the environment has paid already), the
-        finished episodes, and their summed surprisals `-log pi`, whose mean estimates the entropy of a response.
+        finished episodes, and their summed surprisals `-log pi`, whose mean estimates the entropy of a response. An
+        episode that a time limit cut off is charged too, and is not among them: it has no score.
         """
         if self.env is None:
             raise ConfigError(
                 "this rollout buffer is not bound to an environment (it was loaded from a file): "
                 "call agent.rollout_buffer.bind(agent.env, agent.policy)"
             )
-        finished: dict[int, list[Episode]] = {}
-        for row, episode in self.env.drain_finished():
-            finished.setdefault(row, []).append(episode)
+        over: dict[int, list[EndedRow]] = {}
+        for each in self.env.drain_finished():
+            over.setdefault(each.row, []).append(each)
         penalty = self.env.env.kl_penalty
         deferred = self.env.env.rules.kl_mode == "deferred"
         kl = None
@@ -67,20 +68,21 @@ class EpisodeLedger:
         kl_sums = np.add.reduceat(kl, bounds) if kl is not None else np.zeros(len(bounds))
         coefs = np.zeros(len(bounds))
         current = self.env.env.kl_coefs
-        episodes, entropies = [], []
+        episodes: list[Episode] = []
+        entropies: list[float] = []
         for index, (row, ended) in enumerate(stretches):
             self.open_kl[row] += kl_sums[index]
             self.open_entropy[row] += entropy_sums[index]
             if not ended:
                 coefs[index] = current[row]
                 continue
-            episode = finished[row].pop(0)
-            coefs[index] = episode.kl_coef
+            ended_row = over[row].pop(0)
+            coefs[index] = ended_row.kl_coef
             if deferred:
-                episode.kl_sum = float(self.open_kl[row])
-                episode.statistics["r"] -= episode.kl_coef * episode.kl_sum
-            episodes.append(episode)
-            entropies.append(float(self.open_entropy[row]))
+                ended_row.charge(float(self.open_kl[row]))
+            if ended_row.episode is not None:
+                episodes.append(ended_row.episode)
+                entropies.append(float(self.open_entropy[row]))
             self.open_kl[row] = self.open_entropy[row] = 0.0
         if deferred and episodes:
             penalty.update(float(np.mean([episode.kl_sum for episode in episodes])), len(episodes))

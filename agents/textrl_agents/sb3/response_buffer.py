@@ -93,6 +93,12 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
                     f"this algorithm compares {self.group_size} responses to each prompt and the environment serves "
                     f"groups of {env.env.group_size}: build it with group_size={self.group_size}"
                 )
+            limit, longest = env.env.max_episode_steps, env.env.rules.max_new_tokens
+            if limit is not None and limit < longest:
+                raise ConfigError(
+                    f"this algorithm learns from whole responses and has no critic to stand in for what "
+                    f"max_episode_steps={limit} cuts off; leave it out, or lower max_new_tokens={longest} instead"
+                )
             self._open, self._groups = {}, {}  # the episodes in flight are gone
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:

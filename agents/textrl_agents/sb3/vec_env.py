@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,11 +14,32 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from textrl_env import ENV_ID, TextGenVectorEnv, TokenAction
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
+from textrl_env.mdp import CutEpisode, Episode
+
+
+class EndedRow(NamedTuple):
+    """An episode that is over, and the `info` that SB3 got of its end."""
+
+    row: int
+    episode: Episode | None  # None where a time limit cut it off: it has no score
+    kl_coef: float
+    info: dict[str, Any]
+
+    def charge(self, kl_sum: float) -> None:
+        """Take the deferred KL off the returns that are logged. kl_sum: nats, over the whole episode."""
+        cost = self.kl_coef * kl_sum
+        self.info["episode"]["r"] -= cost
+        if self.episode is not None:
+            self.episode.kl_sum = self.info["kl_sum"] = kl_sum
+            self.episode.episode_return -= cost
+            self.info["episode_return"] = self.episode.episode_return
 
 
 class TextVecEnv(VecEnv):
     """`num_envs` rows of text generation for SB3.
+
+    To the environment's infos it adds, at an end, what SB3 reads: `episode` (`r`, `l`, `t` as its Monitor's),
+    `terminal_observation` and `TimeLimit.truncated`, by which SB3 bootstraps where `max_episode_steps` cuts off.
 
     env: a registered id, or a TextGenVectorEnv in SAME_STEP mode (SB3 resets within the step).
     env_kwargs: the environment's arguments. `kl_mode` is "deferred" unless given: the KL is charged to whole episodes
@@ -41,10 +63,11 @@ class TextVecEnv(VecEnv):
             raise ConfigError("SB3 resets within the step: build the environment with autoreset_mode='SAME_STEP'")
         self.env: TextGenVectorEnv = inner
         self.log_probs: Callable[[], torch.Tensor] | None = None
-        self.finished: list[tuple[int, Episode]] = []  # (row, episode), until `drain_finished` takes them
+        self.finished: list[EndedRow] = []  # until `drain_finished` takes them
         self.resets = 0  # calls of `reset`, each of which drops the episodes in flight
         self._silent = inner.rules.kl_mode == "deferred"
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
+        self._started_at = time.time()
         super().__init__(inner.num_envs, inner.single_observation_space, inner.single_action_space)
 
     def reset(self) -> np.ndarray:
@@ -67,7 +90,7 @@ class TextVecEnv(VecEnv):
         actions: Any = self._actions
         if self.log_probs is not None:
             actions = TokenAction(actions, self.log_probs())
-        observations, rewards, dones, _, vector_infos = self.env.step(actions)
+        observations, rewards, terminated, truncated, vector_infos = self.env.step(actions)
         transition = self.env.transition
         assert transition is not None
         infos: list[dict[str, Any]]
@@ -76,16 +99,20 @@ class TextVecEnv(VecEnv):
         else:
             columns = (transition.ref_log_probs.tolist(), transition.kl.tolist())
             infos = [{"ref_log_prob": ref, "kl": kl} for ref, kl in zip(*columns, strict=True)]
-        for row, episode in transition.episodes:
+        ends: list[tuple[int, Episode | CutEpisode]] = [*transition.episodes, *transition.cut]
+        for row, over in ends:
+            episode = over if isinstance(over, Episode) else None
+            seconds = round(time.time() - self._started_at, 6)
             infos[row].update(
-                episode.info(),
+                episode.info() if episode is not None else {},
+                episode={"r": over.episode_return, "l": over.episode_length, "t": seconds},
                 terminal_observation=vector_infos["final_obs"][row],
-                **{"TimeLimit.truncated": False},
+                **{"TimeLimit.truncated": episode is None},
             )
-        self.finished += transition.episodes
-        return observations, rewards.astype(np.float32), dones, infos
+            self.finished.append(EndedRow(row, episode, over.kl_coef, infos[row]))
+        return observations, rewards.astype(np.float32), terminated | truncated, infos
 
-    def drain_finished(self) -> list[tuple[int, Episode]]:
+    def drain_finished(self) -> list[EndedRow]:
         """Episodes that ended since the last call, in order."""
         drained, self.finished = self.finished, []
         return drained
