@@ -56,9 +56,57 @@ def test_log_prob_comes_with_the_token(action: Any):
     assert parsed.log_probs.tolist() == [-0.5]
 
 
-def test_nan_log_prob_means_not_given():
-    assert np.isnan(parse_action(TokenAction(3, np.nan), V).log_probs).all()
-    assert np.isnan(parse_action(np.array([3.0, np.nan]), V).log_probs).all()
+def test_a_batch_is_dealt_out_row_by_row():
+    """Gymnasium's vector environments iterate over a batch of actions; a pair that unpacked into its two fields would
+    hand the first environment all tokens and the second all log-probabilities."""
+    for batch in (
+        TokenAction([1, 2, 3], [-0.1, -0.2, -0.3]),
+        TokenAction(torch.arange(1, 4), -torch.arange(1, 4) / 10),
+    ):
+        parsed = [parse_action(action, V) for action in batch]
+        assert [int(each.tokens[0]) for each in parsed] == [1, 2, 3]
+        np.testing.assert_allclose([each.log_probs[0] for each in parsed], [-0.1, -0.2, -0.3], rtol=1e-6)
+    with pytest.raises(TypeError, match="not subscriptable"):
+        next(iter(TokenAction(3, -0.5)))
+
+
+def test_a_nan_log_prob_is_a_mistake_where_it_has_an_effect():
+    """It is a diverged policy's. Rows that are ignored may hold anything."""
+    for actions in (TokenAction([1, 2], [np.nan, -0.5]), np.array([[1.0, np.nan], [2.0, -0.5]])):
+        with pytest.raises(InvalidAction, match="finite and <= 0, got nan at index 0"):
+            parse_actions(actions, 2, V)
+    ignored = np.array([True, False])
+    for actions in (
+        TokenAction([-1, 2], [np.nan, -0.5]),
+        np.array([[np.nan, np.nan], [2.0, -0.5]]),
+        [TokenAction(-1, np.nan), TokenAction(2, -0.5)],
+    ):
+        parsed = parse_actions(actions, 2, V, ignored)
+        assert parsed.tokens.tolist() == [0, 2]
+        assert parsed.log_probs[1] == -0.5
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        torch.tensor(3, device="meta"),
+        torch.tensor([3, 0, 0]).to_sparse(),
+        torch.nested.nested_tensor([torch.tensor([3.0]), torch.tensor([3.0, 1.0])], layout=torch.jagged),
+        TokenAction(3, torch.tensor(-0.5, device="meta")),
+    ],
+    ids=["meta", "sparse", "nested", "meta log-prob"],
+)
+def test_a_tensor_without_values_to_read_is_refused(action: Any):
+    with pytest.raises(InvalidAction, match=r"must form an array|one token id"):
+        parse_action(action, V)
+
+
+def test_a_tensor_with_a_lazy_sign_is_read():
+    """PyTorch keeps the sign of such a view aside, and refuses a plain `numpy()` of it."""
+    lazy = torch.tensor([1 - 3j, 1 + 0.5j]).conj().imag
+    assert lazy.is_neg()
+    parsed = parse_action(lazy, V)
+    assert (parsed.tokens.tolist(), parsed.log_probs.tolist()) == ([3], [-0.5])
 
 
 def test_rounding_above_zero_is_no_mistake():
@@ -92,6 +140,8 @@ def test_rounding_above_zero_is_no_mistake():
         (TokenAction(3, 0.5), "not a probability"),
         (TokenAction(3, np.inf), "finite"),
         (TokenAction(3, -np.inf), "finite"),
+        (TokenAction(3, np.nan), "finite and <= 0, got nan.*pass the token id alone"),
+        (np.array([3.0, np.nan]), "finite and <= 0, got nan"),
         (TokenAction(3, "x"), "log-probability"),
         (TokenAction(3, None), "log-probability"),
         (TokenAction(3.0, -1.0), "integers"),
@@ -145,6 +195,7 @@ def test_rows_without_and_with_mixed_log_probs():
         ([1, V, 2], r"got 10 at index 1"),
         ([1.0, 2.0, 3.0], "integers"),
         (np.array([[1, -0.1], [2, -0.2]]), "expected 3 token"),
+        ([TokenAction(1, -0.1), TokenAction(2, -0.2)], r"expected 3 action\(s\), got 2"),
         (np.array([[1, -0.1], [2.5, -0.2], [3, -0.3]]), "whole token ids"),
         (np.array([[1, -0.1], [2, 0.2], [3, -0.3]]), "got 0.2 at index 1"),
         (TokenAction([1, 2, 3], [-0.1, -0.2]), "expected 3 log-prob"),

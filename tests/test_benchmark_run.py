@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hang_guard import HANG
+from hang_guard import HANG, attempts
 from typer.testing import CliRunner
 
 from textrl_agents.benchmark import registry

@@ -76,7 +76,7 @@ def test_metrics_are_those_of_the_episodes(tiny_task: Task, vowels: Any) -> None
     for name, value in expected.items():
         assert logged[name] == pytest.approx(value, abs=1e-6), name
     # The return that is logged is the return that is trained.
-    assert logged["objective/rlhf_reward"] == pytest.approx(mean(lambda e: e.statistics["r"]), abs=1e-6)
+    assert logged["objective/rlhf_reward"] == pytest.approx(mean(lambda e: e.episode_return), abs=1e-6)
 
 
 def test_cross_entropy_charge_is_shown_as_kl() -> None:

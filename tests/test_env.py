@@ -18,14 +18,16 @@ from hang_guard import HANG
 import textrl_env
 from textrl_env import TextGenEnv, TokenAction
 from textrl_env.errors import (
+    ConfigError,
     InvalidAction,
     InvalidScore,
+    MissingExtra,
     MissingLogProb,
-    PromptError,
     ResetNeeded,
     RewardRaised,
     StepError,
 )
+from textrl_env.picture import text_picture
 from textrl_env.tasks import Task, task_names
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +98,28 @@ def test_same_seed_same_episodes_in_a_new_process():
     assert json.loads(done.stdout) == json.loads(json.dumps(rollout_record(7)))
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", True, np.float64(2), [1]], ids=repr)
+def test_a_seed_that_cannot_work(seed: Any):
+    """A typed error that changes nothing."""
+    env = TextGenEnv("exact")
+    env.reset(seed=3, options={"prompt": "c"})
+    env.step(1)
+    with pytest.raises(ConfigError, match="seed must be a whole number >= 0, got"):
+        env.reset(seed=seed)
+    assert env.step(3)[0].tolist() == [2, 1, 3, -1, -1, -1]
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), 2**80, np.random.SeedSequence(0).entropy], ids=["numpy", "2**80", "0"])
+def test_seeds_are_whole_numbers_of_any_kind_and_size(seed: Any):
+    """Gymnasium draws 128 bits where it gets no seed, and gives them as `np_random_seed`."""
+    first, second = (TextGenEnv("exact") for _ in range(2))
+    episodes = [
+        [each.reset(seed=seed)[0].tolist(), *(each.reset()[0].tolist() for _ in range(8))] for each in (first, second)
+    ]
+    assert episodes[0] == episodes[1]
+    assert second.reset(seed=first.np_random_seed)[0].tolist() == episodes[0][0]
+
+
 def test_observation_grows_by_the_action_and_is_padded_with_minus_one():
     env = TextGenEnv("exact")
     observation, _ = env.reset(options={"prompt": "c"})
@@ -142,6 +166,7 @@ def test_a_prompt_is_chosen_by_options_or_drawn():
         ({"prompt_index": "first"}, "prompt_index"),
         ({"prompt_index": 0.5}, "prompt_index"),
         ({"prompt": 5}, "must be a text or a list of chat messages"),
+        ({"promt": "a"}, "unknown option of reset 'promt'. Did you mean 'prompt'"),
         ({"prompt": [{"role": "user", "content": "a"}]}, "chat template"),
     ],
 )
@@ -149,7 +174,7 @@ def test_options_that_cannot_work_leave_the_running_episode_alone(options: dict[
     env = TextGenEnv("exact")
     env.reset(options={"prompt": "c"})
     env.step(1)
-    with pytest.raises(PromptError, match=match):
+    with pytest.raises(ConfigError, match=match):
         env.reset(options=options)
     assert env.step(3)[0].tolist() == [2, 1, 3, -1, -1, -1]
 
@@ -165,7 +190,7 @@ def test_ends_at_eos_at_the_first_token():
     assert observation.tolist() == [0, EOS, -1, -1, -1, -1]
     assert info["finish_reason"] == "eos"
     assert info["response"] == ""
-    assert info["episode"] == {"r": 2.5, "l": 1}
+    assert (info["episode_return"], info["episode_length"]) == (2.5, 1)
 
 
 def test_ends_at_the_limit_and_pays_the_score_there():
@@ -177,7 +202,7 @@ def test_ends_at_the_limit_and_pays_the_score_there():
     info = steps[-1][4]
     assert info["finish_reason"] == "length"
     assert (info["prompt"], info["response"]) == ("a", "bcdea")
-    assert info["episode"] == {"r": 4.0, "l": 5}
+    assert (info["episode_return"], info["episode_length"]) == (4.0, 5)
 
 
 def test_eos_at_the_limit_is_an_eos():
@@ -216,6 +241,7 @@ class Faulty:
         (6, None, InvalidAction, "got 6"),
         (1.0, None, InvalidAction, "integers"),
         (TokenAction(EOS, 0.7), None, InvalidAction, "not a probability"),
+        (TokenAction(EOS, np.nan), None, InvalidAction, "got nan"),
         (EOS, None, MissingLogProb, "log-prob"),
         (TokenAction(EOS, -1.0), KeyError("lost"), RewardRaised, "Faulty.*KeyError.*sample 0"),
         (TokenAction(EOS, -1.0), float("nan"), InvalidScore, "Faulty.*nan.*sample 0"),
@@ -270,6 +296,40 @@ def test_human_rendering_prints_as_it_grows(capsys: pytest.CaptureFixture[str], 
     assert shown[len(ids) - 1] == "\U0001f600"
     assert "[eos]" in shown[-1]
     assert env.render() is None
+
+
+def test_a_picture_of_the_text():
+    """`rgb_array`: what video recorders take. Grey prompt, black response, and the outcome in blue at the end."""
+    pytest.importorskip("PIL")
+    env = TextGenEnv("exact", render_mode="rgb_array")
+    env.reset(options={"prompt": "a"})
+    frames = [env.render()]
+    for token in (1, EOS):
+        env.step(token)
+        frames.append(env.render())
+    assert all(frame.shape == (480, 720, 3) and frame.dtype == np.uint8 for frame in frames)
+    inked = [int((frame < 255).any(axis=2).sum()) for frame in frames]
+    assert 0 < inked[0] < inked[1] < inked[2]
+    blue = [bool((frame[..., 2] > frame[..., 0].astype(int) + 50).any()) for frame in frames]
+    assert blue == [False, False, True]
+
+
+def test_a_picture_shows_the_newest_lines():
+    pytest.importorskip("PIL")
+    short, long = (text_picture([("a" * count + "\n", (0, 0, 0)), ("end", (0, 0, 255))]) for count in (1, 5000))
+    blue = [np.flatnonzero((frame[..., 2] > frame[..., 0].astype(int) + 50).any(axis=1)) for frame in (short, long)]
+    assert 0 < blue[0].max() < 100
+    assert blue[1].max() > 380, "what does not fit is cut at the top"
+    np.testing.assert_array_equal(text_picture([("a\x1b\t\x07", (0, 0, 0))]), text_picture([("a", (0, 0, 0))]))
+
+
+def test_a_picture_without_pillow(monkeypatch: pytest.MonkeyPatch):
+    """The environment can be made, as SB3 makes it; the picture names the extra."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    env = gymnasium.make("TextRLHF-Exact-v0", render_mode="rgb_array")
+    env.reset()
+    with pytest.raises(MissingExtra, match=r"pillow is not installed.*textrl-env\[plots\]"):
+        env.unwrapped.render()
 
 
 def test_render_without_a_mode_warns():

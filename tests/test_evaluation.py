@@ -208,3 +208,6 @@ def test_mistakes_are_named(moved_policy: CausalLMActorCritic, make_policy: Any)
         evaluate(moved_policy, env=env, episodes=4, kl_coef=1.0)
     with pytest.raises(ConfigError, match="emits 320 tokens and the environment's model 6"):
         evaluate(make_policy(), env=env, episodes=4)
+    cut = TextGenVectorEnv(2, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred", max_episode_steps=2)
+    with pytest.raises(ConfigError, match="whole responses, and max_episode_steps=2"):
+        evaluate(moved_policy, env=cut, episodes=4)

@@ -130,7 +130,7 @@ def test_the_environment_pays_what_the_enumeration_says():
     for _ in range(40):
         action = policy.act(torch.from_numpy(observations))
         observations, *_ = env.step(TokenAction(action.tokens, action.log_probs))
-        returns += [episode.statistics["r"] for _, episode in env.transition.episodes]
+        returns += [episode.episode_return for _, episode in env.transition.episodes]
     error = 4 * np.std(returns) / len(returns) ** 0.5
     assert len(returns) > 1500
     assert np.mean(returns) == pytest.approx(expected, abs=error)

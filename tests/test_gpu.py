@@ -104,7 +104,7 @@ def test_whole_episodes_equal_the_stepwise_charge(tiny_task: Task, make_model: C
             kl += charged[row]
             log_probs[row], charged[row] = [], []
             prompts[row] = observations[row][observations[row] >= 0]
-            assert episode.statistics["r"] == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
+            assert episode.episode_return == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
     terms = env.kl_penalty(pack(sequences, firsts, "cuda"), torch.tensor(noted, device="cuda"))
     np.testing.assert_allclose(terms.kl.cpu().numpy(), kl, atol=1e-4)
     assert np.abs(kl).max() > 0.5
@@ -122,7 +122,7 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
     assert any(not torch.equal(old, new) for old, new in zip(before, agent.policy.parameters(), strict=True))
     assert all(torch.isfinite(weight).all() for weight in agent.policy.parameters())
     for episode in agent.rollout_buffer.episodes:
-        assert episode.statistics["r"] == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-4)
+        assert episode.episode_return == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-4)
     agent = make_agent("ppo", env_kwargs=env_kwargs, n_envs=8, n_steps=16, seed=0, learning_rate=0.0)
     agent.learn(128)
     for batch in agent.rollout_buffer.get(64):

@@ -69,7 +69,8 @@ def test_rewards_add_up_with_log_probs(kl_mode: str, estimator: str, tiny_task: 
         assert abs(info["kl_sum"]) > 0.1, "the policy is the reference: the test shows nothing"
         assert sum(rewards) == pytest.approx(info["score"] - 0.1 * info["kl_sum"], abs=1e-5)
         assert info["kl_coef"] == 0.1
-        assert info["episode"] == {"r": pytest.approx(sum(rewards), abs=1e-9), "l": len(rewards)}
+        assert info["episode_return"] == pytest.approx(sum(rewards), abs=1e-9)
+        assert info["episode_length"] == len(rewards)
 
 
 @pytest.mark.parametrize("kl_mode", ["auto", "cross_entropy"])

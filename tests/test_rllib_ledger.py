@@ -22,7 +22,13 @@ ADAPTIVE = {"value": 0.5, "target": 1.0, "horizon": 10.0}
 def final(**changes: Any) -> dict[str, Any]:
     """The info of an episode's last step, as the deferred environment gives it."""
     info: dict[str, Any] = {"score": 1.0, "finish_reason": "eos", "score_parts": {}, "kl_sum": np.nan, "kl_coef": 9.0}
-    return {**info, "episode": {"r": 1.0, "l": 3}, **changes}
+    return {**info, **changes}
+
+
+def stretch(name: str, kl: float, surprisal: float, info: dict[str, Any] | None, **changes: Any) -> Stretch:
+    """One token, for which the deferred environment pays the score alone."""
+    reward = 0.0 if info is None else info["score"]
+    return Stretch(name, kl, surprisal, reward, 1, info is not None, info)._replace(**changes)
 
 
 def new_ledger(kl_coef: Any = 0.5, *, deferred: bool = True) -> EpisodeLedger:
@@ -32,26 +38,26 @@ def new_ledger(kl_coef: Any = 0.5, *, deferred: bool = True) -> EpisodeLedger:
 def test_an_episode_over_three_batches():
     """Its sums are of all its stretches, whatever else is in the batches, and it is reported once."""
     ledger = new_ledger()
-    assert ledger.settle([Stretch("a", 1.0, 10.0, None), Stretch("b", 0.25, 1.0, None)]) == []
-    assert ledger.settle([Stretch("a", 2.0, 20.0, None)]) == []
-    (a,) = ledger.settle([Stretch("a", 4.0, 40.0, final(score=3.0)), Stretch("c", 9.0, 9.0, None)])
+    assert ledger.settle([stretch("a", 1.0, 10.0, None), stretch("b", 0.25, 1.0, None)]) == []
+    assert ledger.settle([stretch("a", 2.0, 20.0, None)]) == []
+    (a,) = ledger.settle([stretch("a", 4.0, 40.0, final(score=3.0)), stretch("c", 9.0, 9.0, None)])
     assert (a.charged, a.surprisal, a.kl_coef, a.score) == (7.0, 70.0, 0.5, 3.0)
-    (b,) = ledger.settle([Stretch("b", 0.5, 2.0, final())])
+    (b,) = ledger.settle([stretch("b", 0.5, 2.0, final())])
     assert (b.charged, b.surprisal) == (0.75, 3.0)
     assert list(ledger.state_dict()["open"]) == ["c"]
-    assert list(ledger.recent) == [(3.0 - 0.5 * 7.0, 3), (1.0 - 0.5 * 0.75, 3)]
+    assert list(ledger.recent) == [(3.0 - 0.5 * 7.0, 3), (1.0 - 0.5 * 0.75, 2)]
 
 
 def test_an_episode_keeps_the_coefficient_it_started_with():
     """The controller moves on, for episodes that start afterwards alone."""
     ledger = new_ledger(ADAPTIVE)
-    ledger.settle([Stretch("old", 1.0, 0.0, None), Stretch("other", 3.0, 0.0, final())])
+    ledger.settle([stretch("old", 1.0, 0.0, None), stretch("other", 3.0, 0.0, final())])
     moved = 0.5 * (1 + 0.2 * 1 / 10)  # 3 is far above the target of 1: clipped to 0.2
     assert ledger.penalty.coef == pytest.approx(moved)
     assert (ledger.kl_coef("old"), ledger.kl_coef("new")) == (0.5, pytest.approx(moved))
-    ledger.settle([Stretch("old", 1.0, 0.0, None), Stretch("new", 1.0, 0.0, None)])
+    ledger.settle([stretch("old", 1.0, 0.0, None), stretch("new", 1.0, 0.0, None)])
     assert ledger.kl_coef("old") == 0.5
-    ended = ledger.settle([Stretch("old", 1.0, 0.0, final()), Stretch("new", 1.0, 0.0, final())])
+    ended = ledger.settle([stretch("old", 1.0, 0.0, final()), stretch("new", 1.0, 0.0, final())])
     assert [(episode.charged, episode.kl_coef) for episode in ended] == [(3.0, 0.5), (2.0, pytest.approx(moved))]
 
 
@@ -67,26 +73,36 @@ class Noting:
         self.told.append((kl, episodes))
 
 
+def test_an_episode_that_a_time_limit_cuts_off_is_charged_and_not_scored():
+    """Its KL is in the return that is logged; there is no score to report, and nothing is kept open."""
+    ledger = new_ledger(controller := Noting())
+    ledger.settle([stretch("a", 1.0, 0.0, None, reward=0.25)])
+    assert ledger.settle([stretch("a", 2.0, 0.0, None, reward=1.0, tokens=4, over=True)]) == []
+    assert list(ledger.recent) == [(1.25 - 0.5 * 3.0, 5)]
+    assert ledger.state_dict()["open"] == {}
+    assert controller.told == []
+
+
 def test_the_controller_is_told_the_mean_kl_of_whole_episodes():
     """Once a batch, of those that ended in it; never of a batch where none did."""
     ledger = new_ledger(controller := Noting())
-    ledger.settle([Stretch("a", 1.0, 0.0, None), Stretch("b", 1.0, 0.0, final())])
-    ledger.settle([Stretch("c", 5.0, 0.0, None)])
-    ledger.settle([Stretch("a", 2.0, 0.0, final()), Stretch("c", 1.0, 0.0, final())])
+    ledger.settle([stretch("a", 1.0, 0.0, None), stretch("b", 1.0, 0.0, final())])
+    ledger.settle([stretch("c", 5.0, 0.0, None)])
+    ledger.settle([stretch("a", 2.0, 0.0, final()), stretch("c", 1.0, 0.0, final())])
     assert controller.told == [(1.0, 1), (4.5, 2)]
 
 
 def test_where_the_environment_charges_its_own_numbers_are_reported():
     """Not deferred: the sum and the coefficient of info, and the controller on the learner is left alone."""
     ledger = new_ledger(controller := Noting(), deferred=False)
-    ledger.settle([Stretch("a", 0.0, 2.0, None)])
-    (episode,) = ledger.settle([Stretch("a", 0.0, 3.0, final(kl_sum=1.5, kl_coef=0.125, score=2.0))])
+    ledger.settle([stretch("a", 0.0, 2.0, None)])
+    (episode,) = ledger.settle([stretch("a", 0.0, 3.0, final(kl_sum=1.5, kl_coef=0.125, score=2.0), reward=1.8)])
     assert (episode.charged, episode.kl_coef, episode.surprisal) == (1.5, 0.125, 5.0)
-    assert ledger.recent[-1] == (2.0 - 0.125 * 1.5, 3)
+    assert ledger.recent[-1] == (1.8, 2), "what the environment paid"
     assert controller.told == []
 
 
-PARTS = [Stretch("a", 1.0, 8.0, None), Stretch("a", 2.0, 16.0, None), Stretch("a", 4.0, 32.0, final())]
+PARTS = [stretch("a", 1.0, 8.0, None), stretch("a", 2.0, 16.0, None), stretch("a", 4.0, 32.0, final())]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -101,26 +117,26 @@ def test_the_order_of_an_episodes_stretches_does_not_matter(order: tuple[int, ..
 def test_an_episode_that_was_lost_is_forgotten():
     """Its env runner died: nothing grows for ever. One that goes on is kept, however long it takes."""
     ledger = new_ledger()
-    ledger.settle([Stretch("lost", 1.0, 0.0, None), Stretch("slow", 1.0, 0.0, None)])
+    ledger.settle([stretch("lost", 1.0, 0.0, None), stretch("slow", 1.0, 0.0, None)])
     for update in range(FORGET_AFTER - 1):
-        ledger.settle([Stretch("slow", 1.0, 0.0, None)] if update % 50 == 0 else [])
+        ledger.settle([stretch("slow", 1.0, 0.0, None)] if update % 50 == 0 else [])
     assert set(ledger.state_dict()["open"]) == {"lost", "slow"}
     ledger.settle([])
     assert set(ledger.state_dict()["open"]) == {"slow"}
-    (slow,) = ledger.settle([Stretch("slow", 1.0, 0.0, final())])
+    (slow,) = ledger.settle([stretch("slow", 1.0, 0.0, final())])
     assert slow.charged == 4.0
 
 
 def test_a_saved_ledger_goes_on_where_it_was():
     """Through JSON, so plain numbers and text; the coefficient, open accounts, their age and the record alike."""
     ledger = new_ledger(ADAPTIVE)
-    ledger.settle([Stretch("a", 1.0, 2.0, None), Stretch("lost", 1.0, 0.0, None), Stretch("b", 3.0, 0.0, final())])
-    ledger.settle([Stretch("c", 1.0, 0.0, None)])
+    ledger.settle([stretch("a", 1.0, 2.0, None), stretch("lost", 1.0, 0.0, None), stretch("b", 3.0, 0.0, final())])
+    ledger.settle([stretch("c", 1.0, 0.0, None)])
     loaded = new_ledger(ADAPTIVE)
     loaded.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
     assert loaded.state_dict() == ledger.state_dict()
     assert loaded.penalty.coef == ledger.penalty.coef != 0.5
-    batches: list[list[Stretch]] = [[Stretch("a", 4.0, 4.0, final()), Stretch("c", 2.0, 0.0, final())]]
+    batches: list[list[Stretch]] = [[stretch("a", 4.0, 4.0, final()), stretch("c", 2.0, 0.0, final())]]
     for batch in batches + [[]] * (FORGET_AFTER - 2):
         assert loaded.settle(batch) == ledger.settle(batch)
         assert loaded.state_dict() == ledger.state_dict()
@@ -131,9 +147,9 @@ def test_every_learner_keeps_the_accounts_of_all(monkeypatch: pytest.MonkeyPatch
     """Two learners, an episode cut between them: both report it, with the whole sum, in the same order, and their
     controllers do not drift apart."""
     shares = [
-        [[Stretch("a", 1.0, 1.0, None), Stretch("b", 2.0, 0.0, final())], [Stretch("c", 6.0, 0.0, final())]],
-        [[Stretch("a", 4.0, 4.0, final())], [Stretch("a", 2.0, 2.0, None), Stretch("d", 1.0, 0.0, None)]],
-        [[], [Stretch("d", 1.0, 0.0, final(score=5.0))]],
+        [[stretch("a", 1.0, 1.0, None), stretch("b", 2.0, 0.0, final())], [stretch("c", 6.0, 0.0, final())]],
+        [[stretch("a", 4.0, 4.0, final())], [stretch("a", 2.0, 2.0, None), stretch("d", 1.0, 0.0, None)]],
+        [[], [stretch("d", 1.0, 0.0, final(score=5.0))]],
     ]
     groups = []
 
@@ -167,7 +183,7 @@ def test_every_learner_keeps_the_accounts_of_all(monkeypatch: pytest.MonkeyPatch
 def test_without_other_learners_nothing_is_exchanged():
     assert not torch.distributed.is_initialized()
     ledger = new_ledger()
-    assert [e.charged for e in ledger.settle([Stretch("a", 1.0, 0.0, final()), Stretch("b", 2.0, 0.0, final())])] == [
+    assert [e.charged for e in ledger.settle([stretch("a", 1.0, 0.0, final()), stretch("b", 2.0, 0.0, final())])] == [
         1.0,
         2.0,
     ]

@@ -88,7 +88,6 @@ def stretch(before: list[int], tokens: list[int], log_probs: list[float], score:
         np.array(ids[:length] + [-1] * (6 - length), dtype=np.int64) for length in range(len(before), len(ids) + 1)
     ]
     info: dict[str, Any] = {"score": score, "score_parts": {}, "finish_reason": "eos", "kl_sum": np.nan, "kl_coef": 0.5}
-    info["episode"] = {"r": score, "l": len(ids) - 1}
     return SingleAgentEpisode(
         observations=observations,
         actions=[np.int64(token) for token in tokens],
@@ -312,7 +311,7 @@ def test_stretches_join_to_whole_responses_and_resets_are_no_transitions():
     for name, info in ended.items():
         prompt, *response = joined[name]
         assert letters[prompt] == info["prompt"]
-        assert len(response) == info["episode"]["l"]
+        assert len(response) == info["episode_length"]
         assert "".join(letters[token] for token in response if token != EOS) == info["response"]
         assert (response[-1] == EOS) == (info["finish_reason"] == "eos")
 

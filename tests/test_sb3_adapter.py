@@ -50,7 +50,10 @@ def test_the_vec_env_is_the_vector_environment():
             np.testing.assert_array_equal(infos[row]["terminal_observation"], vector_infos["final_obs"][row])
             assert infos[row]["response"] == vector_infos["final_info"]["response"][row]
             assert infos[row]["TimeLimit.truncated"] is False
-            assert infos[row]["episode"]["l"] == vector_infos["final_info"]["episode"]["l"][row]
+            final_info = vector_infos["final_info"]
+            assert infos[row]["episode"]["r"] == final_info["episode_return"][row]
+            assert infos[row]["episode"]["l"] == final_info["episode_length"][row]
+            assert infos[row]["episode"]["t"] >= 0
     assert vec_env.get_attr("num_envs") == [3, 3, 3]
     assert vec_env.env_is_wrapped(gymnasium.Wrapper) == [False] * 3
     vec_env.close()

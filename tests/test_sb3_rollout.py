@@ -109,7 +109,8 @@ def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int
         coef = coefs[max(steps[0] - 1, 0) // n_steps]  # a row is reset in the step that ends its last episode
         assert episode.kl_coef == pytest.approx(coef, rel=1e-6)
         assert episode.kl_sum == pytest.approx(kl.sum(), abs=1e-5)
-        assert episode.statistics == {"r": pytest.approx(episode.score - coef * kl.sum(), abs=1e-5), "l": len(steps)}
+        assert episode.episode_return == pytest.approx(episode.score - coef * kl.sum(), abs=1e-5)
+        assert episode.episode_length == len(steps)
         assert surprisal == pytest.approx(-log_probs[steps, row].sum(), abs=1e-4)
         paid = -coef * kl
         paid[-1] += episode.score
@@ -134,7 +135,7 @@ def test_deferred_equals_log_ratio(estimator: str, sampling: dict[str, float], t
         for one, other in zip(deferred["episodes"], stepwise["episodes"], strict=True):
             assert one.response == other.response
             assert one.kl_sum == pytest.approx(other.kl_sum, abs=1e-4)
-            assert one.statistics["r"] == pytest.approx(other.statistics["r"], abs=1e-4)
+            assert one.episode_return == pytest.approx(other.episode_return, abs=1e-4)
     assert np.abs(records[0][0]["rewards"]).max() > 0.01
 
 

@@ -90,7 +90,7 @@ def assert_charged(episodes: list[Any], *, kl_coef: float) -> None:
     assert {episode.kl_coef for episode in episodes} == {kl_coef}
     assert max(abs(episode.kl_sum) for episode in episodes) > 1e-3
     for episode in episodes:
-        assert episode.statistics["r"] == pytest.approx(episode.score - kl_coef * episode.kl_sum, abs=1e-4)
+        assert episode.episode_return == pytest.approx(episode.score - kl_coef * episode.kl_sum, abs=1e-4)
 
 
 @pytest.mark.parametrize("kl_mode", ["deferred", "log_ratio"])

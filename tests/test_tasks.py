@@ -140,7 +140,7 @@ def test_a_prompt_longer_than_the_limit_is_cut_or_refused_as_the_task_says():
     ("arguments", "error", "match"),
     [
         ({"task": "exakt"}, UnknownName, "unknown task 'exakt'. Did you mean 'exact'"),
-        ({"render_mode": "rgb_array"}, ConfigError, "render_mode must be one of ansi, human"),
+        ({"render_mode": "video"}, ConfigError, "render_mode must be one of ansi, human, rgb_array"),
         ({"kl_mode": "log-ratio"}, UnknownName, "Did you mean 'log_ratio'"),
         ({"kl_estimator": "k4"}, UnknownName, "unknown kl_estimator 'k4'"),
         ({"kl_estimator": "full"}, ConfigError, "kl_mode='deferred'"),

@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
-from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, PromptError, ResetNeeded, RewardRaised
+from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, ResetNeeded, RewardRaised
 from textrl_env.tasks import Task, get_task
 
 N = 4
@@ -50,6 +51,101 @@ def test_equals_single_environments(mode: AutoresetMode, kl_mode: str, tiny_task
         check_step(seen, expected)
         ends += int(seen[2].sum())
     assert ends > 20, "too few episodes ended to compare resets"
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode)[:2])
+@pytest.mark.parametrize("limit", [3, 8])
+def test_a_time_limit_equals_gymnasiums_wrapper(limit: int, mode: AutoresetMode, tiny_task: Task):
+    """`max_episode_steps` cuts episodes off as TimeLimit around each environment does: no score, no keys of an end.
+    At 8 the task's own limit comes in the same step, and the episode is both terminated and truncated."""
+    arguments = {"kl_mode": "log_ratio", "kl_coef": 0.3}
+    native = TextGenVectorEnv(N, tiny_task, autoreset_mode=mode, max_episode_steps=limit, **arguments)
+    single = SyncVectorEnv([lambda: TimeLimit(TextGenEnv(tiny_task, **arguments), limit)] * N, autoreset_mode=mode)
+    native.reset(seed=5), single.reset(seed=5)
+    cut = both = 0
+    for actions in random_actions(320, 40, eos=1):
+        seen, expected = native.step(actions), single.step(actions)
+        check_step(seen, expected)
+        cut += int((seen[3] & ~seen[2]).sum())
+        both += int((seen[3] & seen[2]).sum())
+    assert (cut > 10, both > 0) == ((True, True) if limit == 3 else (False, True))
+
+
+def test_make_vec_takes_a_time_limit():
+    env = gymnasium.make_vec("TextRLHF-v0", num_envs=2, max_episode_steps=3, task="exact", kl_coef=0.0)
+    env.reset(seed=0)
+    steps = [env.step([1, 2]) for _ in range(4)]
+    assert [step[3].tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
+    assert not np.any([step[2] for step in steps])
+    assert np.sum([step[1] for step in steps]) == 0, "a score was paid"
+    assert "score" not in steps[2][4]
+    assert (steps[3][0] >= 0).sum(axis=1).tolist() == [1, 1]
+    without = gymnasium.make_vec("TextRLHF-v0", num_envs=2, max_episode_steps=-1, task="exact")
+    assert without.unwrapped.max_episode_steps is None
+
+
+def test_a_time_limit_is_resumed():
+    """How far an episode has come is in its row: the state needs no counter."""
+    first, second = (TextGenVectorEnv(2, "exact", max_episode_steps=3) for _ in range(2))
+    first.reset(seed=0)
+    for _ in range(3):
+        first.step([1, 2])
+        second.load_state_dict(first.state_dict())
+    for _ in range(5):
+        check_step(second.step([1, 2]), first.step([1, 2]))
+
+
+def test_a_disabled_autoreset_waits_for_the_caller():
+    env = TextGenVectorEnv(2, "exact", autoreset_mode="DISABLED", max_episode_steps=2)
+    env.reset(seed=0)
+    env.step([EOS, 1])
+    with pytest.raises(ResetNeeded, match="row 0 has ended"):
+        env.step([1, 1])
+    env.reset(options={"reset_mask": np.array([True, False])})
+    assert env.step([1, 1])[3].tolist() == [False, True]
+    with pytest.raises(ResetNeeded, match="row 1 has ended"):
+        env.step([1, 1])
+
+
+def test_a_masked_reset_leaves_the_other_rows_alone():
+    """Their tokens, their generators and their penalty so far; prompts and seeds of rows that stay are not used."""
+    env, untouched = (TextGenVectorEnv(3, "exact", kl_coef=0.5) for _ in range(2))
+    for each in (env, untouched):
+        each.reset(seed=1)
+        each.step([1, EOS, 2])
+    mask = np.array([False, True, False])
+    options = {"reset_mask": mask, "prompt": ["e", "e", "e"]}
+    observations, infos = env.reset(seed=[7, 8, 9], options=options)
+    assert infos == {}
+    assert observations[1].tolist() == [4, -1, -1, -1, -1, -1]
+    assert options["reset_mask"] is mask, "Gymnasium's RecordEpisodeStatistics reads it afterwards"
+    untouched.step([3, 0, 3])
+    env.step([3, 1, 3])
+    np.testing.assert_array_equal(env.step([EOS, 1, 1])[1][[0, 2]], untouched.step([EOS, 1, 1])[1][[0, 2]])
+    following = [each.step([1, 1, 1])[0] for each in (env, untouched)]
+    np.testing.assert_array_equal(following[0][0], following[1][0])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [[True, False], np.array([1, 0]), np.array([True]), np.array([False, False])],
+    ids=["list", "int", "1", "none"],
+)
+def test_a_reset_mask_that_cannot_work(mask: Any):
+    env = TextGenVectorEnv(2, "exact")
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"reset_mask must be a NumPy array, bool \[2\], with a True in it"):
+        env.reset(options={"reset_mask": mask})
+
+
+def test_a_reset_mask_needs_a_first_reset_and_no_groups():
+    mask = np.array([True, False])
+    with pytest.raises(ResetNeeded, match="of all rows before"):
+        TextGenVectorEnv(2, "exact").reset(options={"reset_mask": mask})
+    env = TextGenVectorEnv(2, "exact", group_size=2)
+    env.reset()
+    with pytest.raises(ConfigError, match="served in groups: give no 'reset_mask'"):
+        env.reset(options={"reset_mask": mask})
 
 
 def check_step(got: tuple, wanted: tuple) -> None:
@@ -164,19 +260,24 @@ def test_rows_draw_different_prompts():
         ({"prompt": "ab"}, "prompt must hold one entry for each of the 2 rows"),
         ({"prompt_index": 0}, "prompt_index must hold one entry for each"),
         ({"prompt_index": [0, 7]}, r"\[0, 2\), got 7"),
+        ({"reset_masks": np.array([True, False])}, "unknown option of reset 'reset_masks'. Did you mean 'reset_mask'"),
     ],
 )
 def test_a_reset_that_cannot_work_changes_no_row(options: dict[str, Any], match: str):
     env = TextGenVectorEnv(2, "exact")
     env.reset(options={"prompt": ["a", "c"]})
-    with pytest.raises((ConfigError, PromptError), match=match):
+    with pytest.raises(ConfigError, match=match):
         env.reset(options=options)
     assert env.step([1, 1])[0][:, :2].tolist() == [[0, 1], [2, 1]]
 
 
 def test_seeds_must_fit_the_rows():
+    env = TextGenVectorEnv(2, "exact")
     with pytest.raises(ConfigError, match="seed must hold one entry for each of the 2 rows"):
-        TextGenVectorEnv(2, "exact").reset(seed=[1, 2, 3])
+        env.reset(seed=[1, 2, 3])
+    for seed, got in ((-1, "-1"), ([0, -1], "-1"), ([0, 1.5], "1.5"), ([0, True], "True"), ([0, "1"], "'1'")):
+        with pytest.raises(ConfigError, match=f"seed must be a whole number >= 0, got {got}"):
+            env.reset(seed=seed)
 
 
 def test_step_before_reset():
@@ -205,7 +306,7 @@ def test_an_error_leaves_every_row_as_it_was(mode: str):
     good = TokenAction([2, EOS, 3], [-0.25] * 3)
     for bad, error in (
         (TokenAction([2, 6, 3], [-0.25] * 3), InvalidAction),
-        (TokenAction([2, EOS, 3], [-0.25, -0.25, np.nan]), MissingLogProb),
+        (TokenAction([2, EOS, 3], [-0.25, -0.25, np.nan]), InvalidAction),
         (np.array([1, 2, 3]), MissingLogProb),
         (np.array([1.0, 2.0, 3.0]), InvalidAction),
     ):
@@ -245,8 +346,9 @@ def test_chat_prompts(mode: str, tiny_task: Task):
         ({"num_envs": 0}, "num_envs must be a whole number >= 1, got 0"),
         ({"num_envs": 2.0}, "num_envs must be a whole number"),
         ({"num_envs": True}, "num_envs must be a whole number"),
-        ({"autoreset_mode": AutoresetMode.DISABLED}, "autoreset_mode must be NEXT_STEP or SAME_STEP"),
-        ({"autoreset_mode": "sometimes"}, "autoreset_mode must be NEXT_STEP or SAME_STEP, got 'sometimes'"),
+        ({"autoreset_mode": "sometimes"}, "one of NEXT_STEP, SAME_STEP, DISABLED, got 'sometimes'"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be a whole number >= 1, got 0"),
+        ({"max_episode_steps": 2.5}, "max_episode_steps must be a whole number >= 1, got 2.5"),
         ({"render_mode": "ansi"}, "no render_mode; render a single TextGenEnv"),
     ],
 )

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
-from textrl_env.errors import ConfigError, PromptError, ResetNeeded
+from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
+from textrl_env.pickling import Portable
 from textrl_env.prompts import Prompt, PromptSet
 from textrl_env.render import RENDER_MODES, Renderer
+from textrl_env.seeding import check_seed
 from textrl_env.tasks.assembly import assemble
 
+RESET_OPTIONS = ("prompt", "prompt_index", "columns")
 
-class Unknown(float):
-    """NaN that equals itself: infos of equal episodes must compare equal, and Gymnasium's checker compares by `==`."""
+
+class Unknown(np.float64):
+    """NaN that equals itself: infos of equal episodes must compare equal, and Gymnasium's checker compares by `==`.
+
+    A NumPy number, so vector environments collect it in a float array; once pickled it is an ordinary NaN.
+    """
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unknown)
@@ -30,7 +38,7 @@ class Unknown(float):
 UNKNOWN = Unknown("nan")
 
 
-class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
+class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
     """Token generation as a Markov decision process.
 
     ## Description
@@ -40,7 +48,7 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     ## Action Space
     `Discrete(V)`: the next token's id, where V is what the model's head can emit. To charge the exact log-ratio the
     environment must learn the policy's log-probability: `TokenAction(token, log_prob)` or a float64 row
-    `[token, log_prob]` carries it.
+    `[token, log_prob]` carries it. A NaN there is refused. `action_masks()` says which ids the tokenizer knows.
 
     ## Observation Space
     `Box(-1, V-1, (max_length,), int64)`: prompt and response so far, right-padded with -1, which is never a token.
@@ -54,27 +62,38 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     |---|---|
     | `"auto"` | the log-ratio where the first action brings a log-prob, else the cross-entropy; never mixed |
     | `"log_ratio"` | the log-ratio; raises MissingLogProb without a log-prob |
-    | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`: KL-regularised RL for an agent whose return carries the entropy |
+    | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`: KL-regularised RL for an agent whose return carries its entropy |
     | `"deferred"` | nothing: an adapter charges whole episodes through `env.kl_penalty` |
 
     ## Starting State
     A prompt drawn uniformly with `np_random`. `reset(options={"prompt": text or messages})` or
-    `options={"prompt_index": i}` choose one.
+    `options={"prompt_index": i}` choose one; `"columns"` gives a chosen prompt its other values. A seed is any whole
+    number >= 0.
 
     ## Episode End
     `terminated` at EOS, at a stop string, and at `max_new_tokens`; `info["finish_reason"]` says which. The score is
-    paid in each case: the limit is part of the task. `truncated` is left to outer time limits.
+    paid in each case: the limit is part of the task. `truncated` is left to outer time limits, such as
+    `gym.make(..., max_episode_steps=)`: no score is paid there, and an agent bootstraps.
 
     `info` at every step: `ref_log_prob`, `kl` (NaN where unknown). At the end also `prompt`, `response`, `score`,
-    `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode` (`r`, `l`).
+    `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode_return`,
+    `episode_length`. (`episode` belongs to Gymnasium's RecordEpisodeStatistics, and is never set here.)
     The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
+
+    ## Rendering
+    `render_mode` `"ansi"` gives the text so far, `"human"` prints it as it grows, and `"rgb_array"` is a picture of it
+    (uint8 [480, 720, 3]), which needs Pillow when it is asked for.
+
+    ## Copies
+    It can be pickled and copied, and goes on as the original would, with the same generator and episode. A pickle
+    names the model and holds no weights; a model that was given as a module cannot be pickled.
 
     ## Arguments
     `task` bundles the rest, and each other argument overrides its part: `model`, `tokenizer`, `prompts`,
     `validation_prompts`, `heldout_prompts`, `reward`, `kl_coef` (a number, or `{"value", "target", "horizon"}` for an
     adaptive one), `kl_estimator` ("k1", "k2", "k3", "full"), `kl_mode`, `max_new_tokens`, `max_prompt_tokens`,
     `sampling`, `stop`, `split` ("train", "validation" or "heldout"; by default "train", and all of `prompts` where they
-    are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `render_mode` ("ansi" or "human").
+    are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `render_mode`.
 
     ## Version History
     - v0: first release.
@@ -85,12 +104,24 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     def __init__(self, task: Any = "sentiment", *, render_mode: str | None = None, **arguments: Any):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {shown(render_mode)}")
-        self.task, self.rules, self.prompts, self.model_name = assemble(task, **arguments)
+        self.render_mode = render_mode
+        self._arguments = {"task": task, **arguments}
+        self._assemble()
         self.observation_space = observation_space(self.rules)
         self.action_space = gymnasium.spaces.Discrete(self.rules.vocabulary.size)
-        self.render_mode = render_mode
+
+    def _assemble(self) -> None:
+        self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
         self._mdp = TokenMDP(self.rules, 1)
-        self._renderer = Renderer(self.rules.tokenizer) if render_mode is not None else None
+        self._renderer = Renderer(self.rules.tokenizer) if self.render_mode is not None else None
+
+    def _parts_state(self) -> dict[str, Any]:
+        return {**super()._parts_state(), "renderer": self._renderer and self._renderer.state_dict()}
+
+    def _load_parts_state(self, state: dict[str, Any]) -> None:
+        super()._load_parts_state(state)
+        if self._renderer is not None:
+            self._renderer.load_state_dict(state["renderer"])
 
     @property
     def kl_penalty(self) -> KLPenalty:
@@ -101,10 +132,15 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
     def tokenizer(self) -> Any:
         return self.rules.tokenizer
 
+    def action_masks(self) -> np.ndarray:
+        """bool [V]: the ids that the tokenizer knows. sb3-contrib's MaskablePPO asks for it by this name."""
+        return self.rules.vocabulary.known.copy()
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
+        check_options(options, RESET_OPTIONS)
+        super().reset(seed=check_seed(seed))
         prompt = choose_prompt(self.prompts, self.np_random, options)
         self._mdp.reset_rows([0], [prompt])
         if self._renderer is not None:
@@ -124,11 +160,16 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
         terminated = bool(transition.terminated[0])
         return self._mdp.ids[0].copy(), float(transition.rewards[0]), terminated, False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """`"ansi"`: the text so far. `"human"` prints it as it grows, at each reset and step."""
+    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+        """`"ansi"`: the text so far. `"rgb_array"`: a picture of it. `"human"` prints it, at each reset and step.
+
+        Raises MissingExtra where a picture is asked for and Pillow is not installed.
+        """
         if self._renderer is None:
             gymnasium.logger.warn("render() was called without a render_mode: pass render_mode='ansi' to gym.make")
             return None
+        if self.render_mode == "rgb_array":
+            return self._renderer.picture()
         return self._renderer.text() if self.render_mode == "ansi" else None
 
     def _show(self) -> None:
@@ -139,6 +180,13 @@ class TextGenEnv(gymnasium.Env[np.ndarray, Any]):
 def observation_space(rules: EpisodeRules) -> gymnasium.spaces.Box:
     """`Box(-1, V-1, (max_length,), int64)`."""
     return gymnasium.spaces.Box(-1, rules.vocabulary.size - 1, (rules.max_length,), np.int64)
+
+
+def check_options(options: dict[str, Any] | None, known: Sequence[str]) -> None:
+    """Raise UnknownName where `reset` got an option that would be ignored."""
+    for name in options or {}:
+        if name not in known:
+            raise UnknownName("option of reset", name, known)
 
 
 def choose_prompt(prompts: PromptSet, np_random: np.random.Generator, options: dict[str, Any] | None) -> Prompt:

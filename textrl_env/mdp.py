@@ -8,7 +8,7 @@ written. An error therefore leaves every row exactly as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,10 +91,15 @@ class Episode:
     kl_coef: float
     gold_score: float | None
     group: int | None = None  # of the responses to one prompt, where prompts are served in groups
-    statistics: dict[str, float | int] = field(default_factory=dict)  # r: the return, l: tokens
+    episode_return: float = 0.0  # the sum of its rewards; in deferred mode the adapter takes the charge off
+
+    @property
+    def episode_length(self) -> int:
+        """Tokens of the response."""
+        return len(self.response_ids)
 
     def info(self) -> dict[str, Any]:
-        """The keys that `info` has at an episode's end. `episode` is shared, so a deferred charge shows in it."""
+        """The keys that `info` has at an episode's end."""
         info = {
             "prompt": self.prompt,
             "response": self.response,
@@ -103,10 +108,19 @@ class Episode:
             "score_parts": dict(self.score_parts),
             "kl_sum": self.kl_sum,
             "kl_coef": self.kl_coef,
-            "episode": self.statistics,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
         }
         optional = {"gold_score": self.gold_score, "group": self.group}
         return info | {name: value for name, value in optional.items() if value is not None}
+
+
+class CutEpisode(NamedTuple):
+    """An episode that a time limit cut off: it is never scored."""
+
+    episode_return: float
+    episode_length: int
+    kl_coef: float
 
 
 class Transition(NamedTuple):
@@ -114,16 +128,21 @@ class Transition(NamedTuple):
 
     rewards: np.ndarray  # float64 [N], 0 for rows that did not take part
     terminated: np.ndarray  # bool [N]
+    truncated: np.ndarray  # bool [N], at the time limit, whether the episode has also terminated there or not
     ref_log_probs: np.ndarray  # float64 [N], nats, NaN in deferred mode
     kl: np.ndarray  # float64 [N], the estimator's term; NaN where the policy's log-prob is unknown
-    episodes: list[tuple[int, Episode]]  # (row, episode) of the rows that ended
+    episodes: list[tuple[int, Episode]]  # (row, episode) of the rows that terminated
+    cut: list[tuple[int, CutEpisode]]  # (row, episode) of the rows that were truncated and did not terminate
 
 
 class TokenMDP:
-    """N independent episodes under the same rules."""
+    """N independent episodes under the same rules.
 
-    def __init__(self, rules: EpisodeRules, num_rows: int):
-        self.rules, self.num_rows = rules, num_rows
+    max_episode_steps: tokens after which an episode is cut off, as by Gymnasium's TimeLimit: no score is paid.
+    """
+
+    def __init__(self, rules: EpisodeRules, num_rows: int, max_episode_steps: int | None = None):
+        self.rules, self.num_rows, self.max_episode_steps = rules, num_rows, max_episode_steps
         self.ids = np.full((num_rows, rules.max_length), -1, dtype=np.int64)
         self.lengths = np.zeros(num_rows, dtype=np.int64)
         self.prompt_lengths = np.zeros(num_rows, dtype=np.int64)
@@ -239,13 +258,16 @@ class TokenMDP:
             self.kl_sums[rows] += charged[rows]
         if token_scores is not None:
             self.token_scores += token_scores
-        self.running[ended] = False
         for row, episode in episodes:
-            episode.statistics.update(r=float(self.returns[row]), l=len(episode.response_ids))
-        terminated = np.zeros(self.num_rows, dtype=bool)
+            episode.episode_return = float(self.returns[row])
+        terminated, truncated = np.zeros_like(live), np.zeros_like(live)
         terminated[ended] = True
+        if self.max_episode_steps is not None:
+            truncated = live & (self.lengths - self.prompt_lengths >= self.max_episode_steps)
+        self.running[terminated | truncated] = False
         self._adapt(episodes)
-        return Transition(rewards, terminated, ref_log_probs, kl, episodes)
+        cut = [(row, self._cut(row)) for row in np.flatnonzero(truncated & ~terminated).tolist()]
+        return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut)
 
     def _charge(
         self, actions: ParsedActions, live: np.ndarray
@@ -344,6 +366,10 @@ class TokenMDP:
                 )
             )
         return episodes
+
+    def _cut(self, row: int) -> CutEpisode:
+        length = int(self.lengths[row] - self.prompt_lengths[row])
+        return CutEpisode(float(self.returns[row]), length, float(self.kl_coefs[row]))
 
     def _adapt(self, episodes: list[tuple[int, Episode]]) -> None:
         sums = [episode.kl_sum for row, episode in episodes if self.charges[row] == LOG_RATIO]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from textrl_env.prompts import Prompt, PromptSet
+from textrl_env.seeding import restored_generator
 
 
 class PromptGroups:
@@ -46,10 +47,3 @@ class PromptGroups:
         self.generator = restored_generator(state["generator"])
         self.group, self._left = int(state["group"]), int(state["left"])
         self._prompt = None if state["prompt"] is None else self.prompts[state["prompt"]]
-
-
-def restored_generator(state: dict[str, Any]) -> np.random.Generator:
-    """A generator of the saved state's own kind: `reset(seed=...)` and a constructor may make different ones."""
-    generator = np.random.Generator(getattr(np.random, state["bit_generator"])())
-    generator.bit_generator.state = state
-    return generator

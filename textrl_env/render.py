@@ -9,10 +9,12 @@ import numpy as np
 
 from textrl_env.foreign_text import visible
 from textrl_env.mdp import Episode
+from textrl_env.picture import text_picture
 from textrl_env.tokenization import decode_response
 
-RENDER_MODES = ("ansi", "human")
+RENDER_MODES = ("ansi", "human", "rgb_array")
 DIM, RESET = "\x1b[2m", "\x1b[0m"
+GREY, BLACK, BLUE = (130, 130, 130), (0, 0, 0), (0, 70, 170)
 
 
 class Renderer:
@@ -24,7 +26,7 @@ class Renderer:
 
     def start(self, prompt_ids: np.ndarray) -> None:
         """Begin an episode."""
-        self._prompt = decode_response(self._tokenizer, prompt_ids, after_text=False)
+        self._prompt_ids = prompt_ids.tolist()
         self._ids: list[int] = []
         self._reward = 0.0
         self._outcome = ""
@@ -41,11 +43,19 @@ class Renderer:
             )
 
     def text(self) -> str:
-        """The whole picture; decoded from all ids, so that multi-byte characters come out whole. Escape sequences that
-        a prompt or the model wrote are shown and not obeyed.
-        """
-        response = visible(decode_response(self._tokenizer, self._ids))
-        return f"{DIM}{visible(self._prompt)}{RESET}{response}{self._outcome}"
+        """All of it for a terminal."""
+        prompt, response, outcome = self._parts()
+        return f"{DIM}{prompt}{RESET}{response}{outcome}"
+
+    def picture(self) -> np.ndarray:
+        """All of it as uint8 [480, 720, 3]."""
+        return text_picture(list(zip(self._parts(), (GREY, BLACK, BLUE), strict=True)))
+
+    def _parts(self) -> tuple[str, str, str]:
+        # Decoded from all ids, so that multi-byte characters come out whole. Escape sequences that a prompt or the
+        # model wrote are shown and not obeyed.
+        prompt = decode_response(self._tokenizer, self._prompt_ids, after_text=False)
+        return visible(prompt), visible(decode_response(self._tokenizer, self._ids)), self._outcome
 
     def print_new(self) -> None:
         """Print what has come since the last call. An unfinished character waits for its last byte."""
@@ -55,3 +65,11 @@ class Renderer:
         stream.write(text[self._printed : shown])
         stream.flush()
         self._printed = max(self._printed, shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is shown, as plain data."""
+        return {name: value for name, value in vars(self).items() if name not in ("_tokenizer", "_stream")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Show what `state_dict` was taken of."""
+        vars(self).update(state)

@@ -11,21 +11,30 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
-from textrl_env.env import TextGenEnv, choose_prompt, observation_space, step_info
+from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
-from textrl_env.prompt_groups import PromptGroups, restored_generator
+from textrl_env.pickling import Portable
+from textrl_env.prompt_groups import PromptGroups
+from textrl_env.seeding import check_seed, restored_generator
 from textrl_env.tasks.assembly import assemble
 
 
-class TextGenVectorEnv(gymnasium.vector.VectorEnv):
+class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the
-    step after an end ignores its action and returns the next prompt) or SAME_STEP (the ending step already returns
-    it, and the last observation and info are in `infos["final_obs"]` and `infos["final_info"]`).
+    step after an end ignores its action and returns the next prompt), SAME_STEP (the ending step already returns it,
+    and the last observation and info are in `infos["final_obs"]` and `infos["final_info"]`) or DISABLED (rows that have
+    ended wait for `reset(options={"reset_mask": mask})`).
+
+    Numbers in infos are in arrays of their own type. Text is in arrays of objects, which Gymnasium's NumpyToTorch
+    cannot convert: put `gymnasium.wrappers.vector.DictInfoToList` between them.
+
+    max_episode_steps: tokens after which an episode is `truncated`, as by Gymnasium's TimeLimit around the single
+    environment: no score is paid there, and `info` has none of the keys of an episode's end. None or -1 for no limit.
 
     group_size: above 1, each prompt is given to that many rows, one after the other as they become free, and the info
     of an episode's end has the number of its `group`. One generator, of the first row's seed, then draws all prompts.
@@ -38,6 +47,7 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ):
@@ -46,9 +56,14 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         if render_mode is not None:
             raise ConfigError("the vector environment has no render_mode; render a single TextGenEnv instead")
         check_limit("group_size", group_size)
-        self.autoreset_mode = _supported(autoreset_mode)
-        self.task, self.rules, self.prompts, self.model_name = assemble(task, **arguments)
-        self.num_envs = int(num_envs)
+        # -1 is "no limit" for gymnasium.make too.
+        self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
+        if self.max_episode_steps is not None:
+            check_limit("max_episode_steps", self.max_episode_steps)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.num_envs, self.group_size = int(num_envs), int(group_size)
+        self._arguments = {"task": task, **arguments}
+        self._assemble()
         self.single_observation_space = observation_space(self.rules)
         self.single_action_space = gymnasium.spaces.Discrete(self.rules.vocabulary.size)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -56,20 +71,26 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         self.metadata = {**TextGenEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = None
         self.transition: Transition | None = None  # the last step, unbatched: what adapters read
-        self._mdp = TokenMDP(self.rules, self.num_envs)
         self._generators = [np.random.default_rng() for _ in range(self.num_envs)]
-        self._groups = PromptGroups(self.prompts, int(group_size)) if group_size > 1 else None
         self._awaiting_reset = np.ones(self.num_envs, dtype=bool)
+
+    def _assemble(self) -> None:
+        self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
+        self._mdp = TokenMDP(self.rules, self.num_envs, self.max_episode_steps)
+        self._groups = PromptGroups(self.prompts, self.group_size) if self.group_size > 1 else None
+
+    def _parts_state(self) -> dict[str, Any]:
+        return {**super()._parts_state(), "groups": self._groups and self._groups.state_dict()}
+
+    def _load_parts_state(self, state: dict[str, Any]) -> None:
+        super()._load_parts_state(state)
+        if self._groups is not None:
+            self._groups.load_state_dict(state["groups"])
 
     @property
     def kl_penalty(self) -> KLPenalty:
         """Scores whole episodes against the reference; holds the coefficient."""
         return self.rules.kl_penalty
-
-    @property
-    def group_size(self) -> int:
-        """Responses to each prompt."""
-        return 1 if self._groups is None else self._groups.size
 
     @property
     def kl_coefs(self) -> np.ndarray:
@@ -80,42 +101,48 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
     def tokenizer(self) -> Any:
         return self.rules.tokenizer
 
+    def action_masks(self) -> np.ndarray:
+        """bool [N, V]: the ids that the tokenizer knows, the same in every row."""
+        return np.tile(self.rules.vocabulary.known, (self.num_envs, 1))
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start all rows. seed: one number (row i gets seed + i) or one a row.
 
         options: `{"prompt": [...]}` or `{"prompt_index": [...]}`, one a row, choose the prompts; not with groups.
+            `{"reset_mask": mask}`, bool [N], starts these rows alone and leaves the others as they are.
         """
-        seeds = _per_row(seed, self.num_envs, "seed", add_row=True)
+        check_options(options, (*RESET_OPTIONS, "reset_mask"))
+        seeds = [check_seed(row_seed) for row_seed in _per_row(seed, self.num_envs, "seed", add_row=True)]
         chosen = {
-            key: _per_row(options[key], self.num_envs, key)
-            for key in ("prompt", "prompt_index", "columns")
-            if options and key in options
+            key: _per_row(options[key], self.num_envs, key) for key in RESET_OPTIONS if options and key in options
         }
-        if chosen and self._groups is not None:
+        rows = _masked_rows((options or {}).get("reset_mask"), self.num_envs)
+        if self._groups is not None and (chosen or len(rows) < self.num_envs):
             raise ConfigError(
-                f"with group_size={self.group_size} prompts are served in groups: give no {min(chosen)!r}"
+                f"with group_size={self.group_size} prompts are served in groups: give no "
+                f"{min(chosen, default='reset_mask')!r}"
             )
-        for row, row_seed in enumerate(seeds):
-            if row_seed is not None:
-                self._generators[row] = gymnasium.utils.seeding.np_random(row_seed)[0]
+        if self._mdp.prompts[0] is None and len(rows) < self.num_envs:
+            raise ResetNeeded("call reset() of all rows before one with a reset_mask")
+        for row in rows.tolist():
+            if seeds[row] is not None:
+                self._generators[row] = gymnasium.utils.seeding.np_random(seeds[row])[0]
         if self._groups is not None:
             if seeds[0] is not None:
                 self._groups.generator = gymnasium.utils.seeding.np_random(seeds[0])[0]
             self._groups.start()
-        self._start(
-            np.arange(self.num_envs),
-            [{key: values[row] for key, values in chosen.items()} for row in range(self.num_envs)],
-        )
+        self._start(rows, [{key: values[row] for key, values in chosen.items()} for row in rows.tolist()])
         self.transition = None
         return self._mdp.ids.copy(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
-        live = ~self._awaiting_reset
-        parsed = parse_actions(actions, self.num_envs, self.rules.vocabulary.size)
+        disabled = self.autoreset_mode is AutoresetMode.DISABLED
+        live = np.ones(self.num_envs, dtype=bool) if disabled else ~self._awaiting_reset
+        parsed = parse_actions(actions, self.num_envs, self.rules.vocabulary.size, ignored=~live)
         transition = self.transition = self._mdp.step(parsed, live)
         if not live.all():
             self._start(np.flatnonzero(self._awaiting_reset))
@@ -125,11 +152,12 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
             "kl": transition.kl.copy(),
             "_kl": live.copy(),
         }
-        self._awaiting_reset = transition.terminated.copy()
-        if transition.episodes:
+        self._awaiting_reset = transition.terminated | transition.truncated
+        if self._awaiting_reset.any():
             infos = self._report_ends(transition, infos)
-        truncated = np.zeros(self.num_envs, dtype=bool)
-        return self._mdp.ids.copy(), transition.rewards, transition.terminated, truncated, infos
+        # The transition stays as it was: what is returned is the caller's own.
+        returned = (transition.rewards.copy(), transition.terminated.copy(), transition.truncated.copy())
+        return self._mdp.ids.copy(), *returned, infos
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, besides the arguments: arrays, numbers and text, no objects."""
@@ -153,11 +181,11 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         self.transition = None
 
     def _report_ends(self, transition: Transition, infos: dict[str, Any]) -> dict[str, Any]:
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             for row, episode in transition.episodes:
                 infos = self._add_info(infos, episode.info(), row)
             return infos
-        ended = np.flatnonzero(transition.terminated)
+        ended = np.flatnonzero(transition.terminated | transition.truncated)
         final: dict[str, Any] = {}
         for row in ended.tolist():
             final = self._add_info(
@@ -184,19 +212,27 @@ class TextGenVectorEnv(gymnasium.vector.VectorEnv):
         self._awaiting_reset[rows] = False
 
 
-def _supported(mode: AutoresetMode | str) -> AutoresetMode:
-    supported = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
-    for candidate in supported:
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    for candidate in AutoresetMode:
         if mode in (candidate, candidate.value, candidate.name):
             return candidate
-    names = " or ".join(candidate.name for candidate in supported)
-    raise ConfigError(f"autoreset_mode must be {names}, got {mode!r}")
+    names = ", ".join(candidate.name for candidate in AutoresetMode)
+    raise ConfigError(f"autoreset_mode must be one of {names}, got {mode!r}")
+
+
+def _masked_rows(mask: Any, count: int) -> np.ndarray:
+    """int64 [n], the rows that `mask` names; all where there is none."""
+    if mask is None:
+        return np.arange(count)
+    if not isinstance(mask, np.ndarray) or mask.shape != (count,) or mask.dtype != np.bool_ or not mask.any():
+        raise ConfigError(f"reset_mask must be a NumPy array, bool [{count}], with a True in it; got {mask!r}")
+    return np.flatnonzero(mask)
 
 
 def _per_row(value: Any, count: int, name: str, *, add_row: bool = False) -> list[Any]:
     if value is None:
         return [None] * count
-    if add_row and isinstance(value, (int, np.integer)):
+    if add_row and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return [int(value) + row for row in range(count)]
     if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
         raise ConfigError(f"{name} must hold one entry for each of the {count} rows, got {value!r}")

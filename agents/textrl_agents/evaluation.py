@@ -195,6 +195,11 @@ def _evaluation_env(
 def _check(actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> None:
     if env.autoreset_mode is not AutoresetMode.SAME_STEP or env.rules.kl_mode != "deferred":
         raise ConfigError("evaluate needs an environment with autoreset_mode='SAME_STEP' and kl_mode='deferred'")
+    if env.max_episode_steps is not None and env.max_episode_steps < env.rules.max_new_tokens:
+        raise ConfigError(
+            f"evaluate judges whole responses, and max_episode_steps={env.max_episode_steps} of the environment cuts "
+            "them off: build it without"
+        )
     if env.rules.vocabulary.size != actor_critic.vocabulary.size:
         raise ConfigError(
             f"the policy emits {actor_critic.vocabulary.size} tokens and the environment's model "

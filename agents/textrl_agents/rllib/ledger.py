@@ -28,6 +28,9 @@ class Stretch(NamedTuple):
     episode_id: str
     kl: float  # nats; 0 where the environment charges
     surprisal: float  # -log pi of its tokens, nats
+    reward: float  # the sum of what the environment paid
+    tokens: int
+    over: bool  # whether the episode ends here, or a time limit cuts it off
     final_info: Mapping[str, Any] | None  # the last step's info, where the episode ends here
 
 
@@ -36,6 +39,8 @@ class _Account(NamedTuple):
     surprisal: float
     kl_coef: float
     seen: int
+    reward: float = 0.0
+    tokens: int = 0
 
 
 class EpisodeLedger:
@@ -58,23 +63,35 @@ class EpisodeLedger:
         return self.penalty.coef if account is None else account.kl_coef
 
     def settle(self, stretches: Sequence[Stretch]) -> list[EndedEpisode]:
-        """Account for one batch; returns the episodes that ended in it, on whichever learner."""
+        """Account for one batch; returns the episodes that ended in it, on whichever learner.
+
+        An episode that a time limit cut off is charged and counted in `recent`, and is not among them: it has no score.
+        """
         self._updates += 1
         ended = []
         for stretch in self._exchange(stretches):
-            account = self._open.pop(stretch.episode_id, None)
-            kl, surprisal, kl_coef = (0.0, 0.0, self.penalty.coef) if account is None else account[:3]
-            kl, surprisal = kl + stretch.kl, surprisal + stretch.surprisal
+            account = self._open.pop(stretch.episode_id, _Account(0.0, 0.0, self.penalty.coef, self._updates))
+            account = _Account(
+                account.kl + stretch.kl,
+                account.surprisal + stretch.surprisal,
+                account.kl_coef,
+                self._updates,
+                account.reward + stretch.reward,
+                account.tokens + stretch.tokens,
+            )
+            if not stretch.over:
+                self._open[stretch.episode_id] = account
+                continue
+            deferred_cost = account.kl_coef * account.kl if self.deferred else 0.0
+            self.recent.append((account.reward - deferred_cost, account.tokens))
             info = stretch.final_info
             if info is None:
-                self._open[stretch.episode_id] = _Account(kl, surprisal, kl_coef, self._updates)
-                continue
+                continue  # cut off: it has no score
+            kl, kl_coef = account.kl, account.kl_coef
             if not self.deferred:
                 kl, kl_coef = float(info["kl_sum"]), float(info["kl_coef"])
                 self.penalty.controller.value = kl_coef  # the environment's own, which adapts there
-            episode = EndedEpisode.of(info, charged=kl, kl_coef=kl_coef, surprisal=surprisal)
-            self.recent.append((episode.score - episode.cost, int(info["episode"]["l"])))
-            ended.append(episode)
+            ended.append(EndedEpisode.of(info, charged=kl, kl_coef=kl_coef, surprisal=account.surprisal))
         if self.deferred and ended:
             self.penalty.update(float(np.mean([episode.charged for episode in ended])), len(ended))
         forgotten = self._updates - FORGET_AFTER
@@ -109,4 +126,4 @@ class _Exchange:
             gathered = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, list(stretches), group=self._group)
         everything = (stretch for part in gathered for stretch in part)
-        return sorted(everything, key=lambda stretch: stretch.final_info is not None)
+        return sorted(everything, key=lambda stretch: stretch.over)

@@ -34,7 +34,8 @@ class Rollout(NamedTuple):
     counts: np.ndarray  # int64 [B], tokens of each that are actions
     log_probs: np.ndarray  # float32 [M], when they were sampled
     rewards: np.ndarray  # float64 [M]
-    terminated: np.ndarray  # bool [B]
+    terminated: np.ndarray  # bool [B]; any other stretch goes on, or was cut off: its value stands in for the rest
+    over: np.ndarray  # bool [B], terminated or cut off by a time limit
     episode_ids: list[str]
     final_infos: list[dict[str, Any] | None]
 
@@ -49,6 +50,7 @@ class Rollout(NamedTuple):
             log_probs=_flat([episode.get_extra_model_outputs(Columns.ACTION_LOGP) for episode in episodes], np.float32),
             rewards=_flat([episode.get_rewards() for episode in episodes], np.float64),
             terminated=np.array([episode.is_terminated for episode in episodes], dtype=bool),
+            over=np.array([episode.is_done for episode in episodes], dtype=bool),
             episode_ids=[str(episode.id_) for episode in episodes],
             final_infos=[episode.get_infos(-1) if episode.is_terminated else None for episode in episodes],
         )
@@ -111,9 +113,10 @@ class PackEpisodes(ConnectorV2):
         kl = np.zeros(len(rollout.rewards))
         if ledger.deferred:
             kl = ledger.penalty(packed, torch.from_numpy(rollout.log_probs), core).kl.double().cpu().numpy()
-        sums = np.add.reduceat(kl, starts), np.add.reduceat(-rollout.log_probs.astype(np.float64), starts)
-        entries = zip(rollout.episode_ids, *sums, rollout.final_infos, strict=True)
-        ended = ledger.settle([Stretch(name, float(k), float(s), info) for name, k, s, info in entries])
+        columns = (kl, -rollout.log_probs.astype(np.float64), rollout.rewards)
+        sums = (np.add.reduceat(column, starts).tolist() for column in columns)
+        entries = (rollout.episode_ids, *sums, rollout.counts.tolist(), rollout.over.tolist(), rollout.final_infos)
+        ended = ledger.settle([Stretch(*entry) for entry in zip(*entries, strict=True)])
         logged = {**rlhf_metrics(ended, self.kl_mode), "objective/kl_coef": ledger.penalty.coef}
         if ledger.recent:
             logged["rollout/ep_rew_mean"], logged["rollout/ep_len_mean"] = np.mean(ledger.recent, axis=0).tolist()

@@ -26,7 +26,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     RLlib copies and pickles these arguments for every process. Raises UnknownName, and ConfigError for a model among
     them: each process loads models by name or path.
     """
-    known = [*inspect.signature(assemble).parameters, "autoreset_mode"]
+    known = [*inspect.signature(assemble).parameters, "autoreset_mode", "max_episode_steps"]
     for name in given:
         if name not in known:
             raise UnknownName("argument of env_config", name, known)

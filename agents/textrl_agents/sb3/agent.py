@@ -19,7 +19,7 @@ from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.progress_lines import ProgressLines
 from textrl_agents.sb3.q_policy import CausalLMQPolicy
 from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
-from textrl_agents.sb3.response_buffer import check_groups
+from textrl_agents.sb3.response_buffer import check_whole_responses
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.tabular import TabularPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
@@ -117,7 +117,7 @@ def _environment(
             env_kwargs = {"group_size": arguments.get("group_size", 1), **env_kwargs}
         vec_env = TextVecEnv(env, n_envs, **env_kwargs)
     if recipe.kind == "responses":
-        check_groups(vec_env, arguments.get("group_size", 1))
+        check_whole_responses(vec_env, arguments.get("group_size", 1))
     if recipe.kind in ("value", "table") and vec_env.env.rules.kl_mode != "cross_entropy":
         raise ConfigError(
             f"this algorithm reports no log-probabilities: it needs an environment with kl_mode='cross_entropy', not "

@@ -43,7 +43,8 @@ def capture(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         "last_episode_starts": (
             None if agent._last_episode_starts is None else np.array(agent._last_episode_starts, dtype=bool)
         ),
-        "ep_info_buffer": [dict(info) for info in agent.ep_info_buffer or ()],
+        # Without the clock's time beside them: equal runs have equal checkpoints.
+        "ep_info_buffer": [{"r": info["r"], "l": info["l"]} for info in agent.ep_info_buffer or ()],
         "env": env.env.state_dict(),
         "buffer": buffer.state_dict(),
         "policy": policy.frozen_state(),

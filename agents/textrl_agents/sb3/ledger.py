@@ -17,6 +17,7 @@ from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 
 if TYPE_CHECKING:
+    from textrl_agents.sb3.ended_row import EndedRow
     from textrl_agents.sb3.vec_env import TextVecEnv
 
 
@@ -28,7 +29,7 @@ class EpisodeLedger:
         self.open_entropy = np.zeros(num_rows)
         self.env: TextVecEnv | None = None
         self._resets = 0  # of `env` when it was last seen
-        self._finished: dict[int, list[Episode]] = {}  # row -> its episodes that ended in this rollout
+        self._over: dict[int, list[EndedRow]] = {}  # row -> its episodes that are over, of this rollout
 
     def state_dict(self) -> dict[str, Any]:
         """The sums over the episodes that go on."""
@@ -45,15 +46,15 @@ class EpisodeLedger:
         """
         goes_on = self.env is env and self._resets == env.resets
         self.env, self._resets = env, env.resets
-        self._finished = {}
+        self._over = {}
         if not goes_on:
             self.open_kl[:] = self.open_entropy[:] = 0.0
         return goes_on
 
     def follow(self, tokens: SampledTokens) -> None:
         """Take note of the episodes that a step ended."""
-        for row, episode in tokens.episodes:
-            self._finished.setdefault(row, []).append(episode)
+        for over in tokens.ended:
+            self._over.setdefault(over.row, []).append(over)
 
     def settle(
         self,
@@ -68,7 +69,8 @@ class EpisodeLedger:
         policy: the model that sampled; needed by the "full" estimator alone.
         stretches: for each packed sequence its row and whether its episode ended here; in time order for each row.
         Returns the cost of each transition ([M], `kl_coef * kl`; None where the environment has paid already), the
-        finished episodes, and their summed surprisals `-log pi`, whose mean estimates the entropy of a response.
+        finished episodes, and their summed surprisals `-log pi`, whose mean estimates the entropy of a response. An
+        episode that a time limit cut off is charged too, and is not among them: it has no score.
         """
         assert self.env is not None  # started
         penalty = self.env.env.kl_penalty
@@ -81,20 +83,21 @@ class EpisodeLedger:
         kl_sums = np.add.reduceat(kl, bounds) if kl is not None else np.zeros(len(bounds))
         coefs = np.zeros(len(bounds))
         current = self.env.env.kl_coefs
-        episodes, entropies = [], []
+        episodes: list[Episode] = []
+        entropies: list[float] = []
         for index, (row, ended) in enumerate(stretches):
             self.open_kl[row] += kl_sums[index]
             self.open_entropy[row] += entropy_sums[index]
             if not ended:
                 coefs[index] = current[row]
                 continue
-            episode = self._finished[row].pop(0)
-            coefs[index] = episode.kl_coef
+            over = self._over[row].pop(0)
+            coefs[index] = over.kl_coef
             if deferred:
-                episode.kl_sum = float(self.open_kl[row])
-                episode.statistics["r"] -= episode.kl_coef * episode.kl_sum
-            episodes.append(episode)
-            entropies.append(float(self.open_entropy[row]))
+                over.charge(float(self.open_kl[row]))
+            if over.episode is not None:
+                episodes.append(over.episode)
+                entropies.append(float(self.open_entropy[row]))
             self.open_kl[row] = self.open_entropy[row] = 0.0
         if deferred and episodes:
             penalty.update(float(np.mean([episode.kl_sum for episode in episodes])), len(episodes))

@@ -6,17 +6,14 @@ itself: each one's last reward pays for all of its tokens, and its return is `sc
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from textrl_agents.evaluation import response_kls
+from textrl_agents.sb3.ended_row import EndedRow
 from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import MissingLogProb
-from textrl_env.mdp import Episode
 
 
 class PredictionCharge:
@@ -31,40 +28,33 @@ class PredictionCharge:
         for row in self._log_probs:
             row.clear()
 
-    def costs(
-        self, tokens: SampledTokens, episodes: list[tuple[int, Episode]], final_observations: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        """What the rows pay at this step, float64 [N]: `kl_coef * kl_sum` where an episode ends, as its record says.
+    def costs(self, tokens: SampledTokens, ended: list[EndedRow]) -> np.ndarray:
+        """What the rows pay at this step, float64 [N]: `kl_coef * kl_sum` where an episode is over.
 
-        Raises MissingLogProb for an episode that began with other actions.
+        Its record and its info then say so too. Raises MissingLogProb for an episode that began with other actions.
         """
         for so_far, log_prob in zip(self._log_probs, tokens.log_probs.tolist(), strict=True):
             so_far.append(log_prob)
         costs = np.zeros(self.env.num_envs)
-        if not episodes:
+        if not ended:
             return costs
-        known = []
-        for row, episode in episodes:
-            known.append(list(self._log_probs[row]))
-            self._log_probs[row].clear()
-            if len(known[-1]) != len(episode.response_ids):
+        known: list[float] = []
+        prompts, responses = [], []
+        for over in ended:
+            log_probs, length = self._log_probs[over.row], over.info["episode"]["l"]
+            if len(log_probs) != length:
                 raise MissingLogProb(
-                    f"the episode in row {row} has {len(episode.response_ids)} tokens, of which agent.predict drew the "
-                    f"last {len(known[-1])}: the KL of the others is unknown. Reset the environment before evaluating."
+                    f"the episode in row {over.row} has {length} tokens, of which agent.predict drew the last "
+                    f"{len(log_probs)}: the KL of the others is unknown. Reset the environment before evaluating."
                 )
-        whole = [final_observations[row] for row, _ in episodes]
-        prompts = [
-            ids[ids >= 0][: -len(episode.response_ids)] for ids, (_, episode) in zip(whole, episodes, strict=True)
-        ]
-        kls = response_kls(
-            tokens.policy.actor_critic,
-            self.env,
-            prompts,
-            [episode.response_ids for _, episode in episodes],
-            torch.tensor(list(itertools.chain(*known))),
-        )
-        for (row, episode), kl in zip(episodes, kls.tolist(), strict=True):
-            costs[row] = episode.kl_coef * kl
-            episode.kl_sum = kl
-            episode.statistics["r"] -= episode.kl_coef * kl
+            ids = over.info["terminal_observation"]
+            ids = ids[ids >= 0]
+            prompts.append(ids[:-length])
+            responses.append(ids[-length:])
+            known += log_probs
+            log_probs.clear()
+        kls = response_kls(tokens.policy.actor_critic, self.env, prompts, responses, torch.tensor(known))
+        for over, kl in zip(ended, kls.tolist(), strict=True):
+            costs[over.row] = over.kl_coef * kl
+            over.charge(kl)
         return costs

@@ -29,7 +29,7 @@ class _Stored:
     ids: list[int]
     first_action: int
     rewards: list[float] = field(default_factory=list)
-    done: bool = False
+    done: bool = False  # whether it has terminated: no value follows its last token
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -109,7 +109,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
             episode.ids.append(int(actions[row]))
             episode.rewards.append(float(reward[row]))
             if done[row]:
-                episode.done = True
+                cut_off = infos[row].get("TimeLimit.truncated", False)
+                episode.done = not (cut_off and self.handle_timeout_termination)
                 self._over.append(episode)
                 self._transitions += len(episode)
                 self._open[row] = None

@@ -48,12 +48,18 @@ class Estimate(NamedTuple):
     returns: np.ndarray  # what the value head is fitted to, where it is
 
 
-def check_groups(env: TextVecEnv, size: int) -> None:
-    """Raise ConfigError unless `env` serves prompts in groups of `size`."""
-    if env.env.group_size != size:
+def check_whole_responses(env: TextVecEnv, group_size: int) -> None:
+    """Raise ConfigError unless `env` serves prompts in groups of `group_size` and lets every response end."""
+    if env.env.group_size != group_size:
         raise ConfigError(
-            f"this algorithm compares {size} responses to each prompt and the environment serves "
-            f"groups of {env.env.group_size}: build it with group_size={size}"
+            f"this algorithm compares {group_size} responses to each prompt and the environment serves "
+            f"groups of {env.env.group_size}: build it with group_size={group_size}"
+        )
+    limit, longest = env.env.max_episode_steps, env.env.rules.max_new_tokens
+    if limit is not None and limit < longest:
+        raise ConfigError(
+            f"this algorithm learns from whole responses and has no critic to stand in for what "
+            f"max_episode_steps={limit} cuts off; leave it out, or lower max_new_tokens={longest} instead"
         )
 
 
@@ -101,7 +107,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         self._steps_seen = self.ledger.env.steps
 
     def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
-        check_groups(env, self.group_size)
+        check_whole_responses(env, self.group_size)
         goes_on = super().bind(env, policy)
         if not goes_on:  # the episodes in flight are gone
             self._open, self._groups, self._incomplete, self._steps_seen = {}, {}, set(), 0

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from textrl_agents.sb3.ended_row import EndedRow
     from textrl_agents.sb3.vec_env import TextVecEnv
-    from textrl_env.mdp import Episode
 
-_CARRIED = ("log_probs", "policy", "in_rollout", "env", "episodes")
+_CARRIED = ("log_probs", "policy", "in_rollout", "env", "ended")
 
 
 class SampledToken(np.int64):
@@ -48,7 +48,7 @@ class SampledTokens(np.ndarray):
     policy: Any  # the SB3 policy that drew them
     in_rollout: bool  # a rollout buffer follows, which charges a deferred KL; else they come from `predict`
     env: TextVecEnv | None  # that took them
-    episodes: list[tuple[int, Episode]]  # (row, episode) that they ended
+    ended: list[EndedRow]  # the episodes that were over with them
 
     def __array_finalize__(self, source: Any) -> None:
         for name in _CARRIED:

@@ -207,7 +207,7 @@ class QLearning(BaseAlgorithm):
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 next_rows = self.policy.rows(observations)  # type: ignore[arg-type]
                 next_actions = self._explore(next_rows)
-                targets = rewards + ~dones * self._following(next_rows, next_actions)
+                targets = rewards + self._bootstrap(next_rows, next_actions, dones, infos)
                 # One by one: two rows may be in the same state.
                 for row, action, target in zip(rows, actions, targets, strict=True):
                     self.policy.visits[row, action] += 1
@@ -247,8 +247,21 @@ class QLearning(BaseAlgorithm):
     def _rate(self, visits: int) -> float:
         return self.lr_schedule(self._current_progress_remaining)
 
+    def _bootstrap(
+        self, rows: np.ndarray, actions: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> np.ndarray:
+        """What follows each transition, float64 [N]: 0 at an end, and the last state's value where it was cut off."""
+        assert isinstance(self.policy, TabularPolicy)
+        cut = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        if cut.any():
+            last = np.stack([info["terminal_observation"] for info in np.array(infos)[cut]])
+            rows, actions = rows.copy(), actions.copy()
+            rows[cut] = self.policy.rows(last)
+            actions[cut] = self.policy.draw(rows[cut])
+        return np.where(dones & ~cut, 0.0, self._following(rows, actions))
+
     def _following(self, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """The value of the states that follow, float64 [N]."""
+        """The value of the states `rows`, where `actions` are drawn next, float64 [N]."""
         assert isinstance(self.policy, TabularPolicy)
         return self.policy.soft_values(rows)
 

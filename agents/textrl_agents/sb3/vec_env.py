@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,19 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from textrl_agents.sb3.ended_row import EndedRow
 from textrl_agents.sb3.prediction_charge import PredictionCharge
 from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env import ENV_ID, TextGenVectorEnv, TokenAction
 from textrl_env.errors import ConfigError
+from textrl_env.mdp import CutEpisode, Episode
 
 
 class TextVecEnv(VecEnv):
     """`num_envs` rows of text generation for SB3.
+
+    To the environment's infos it adds, at an end, what SB3 reads: `episode` (`r`, `l`, `t` as its Monitor's),
+    `terminal_observation` and `TimeLimit.truncated`, by which SB3 bootstraps where `max_episode_steps` cuts off.
 
     env: a registered id, or a TextGenVectorEnv in SAME_STEP mode (SB3 resets within the step).
     env_kwargs: the environment's arguments. `kl_mode` is "deferred" unless given: the KL is charged to whole episodes
@@ -49,6 +55,7 @@ class TextVecEnv(VecEnv):
         self._deferred = inner.rules.kl_mode == "deferred"
         self._predicted = PredictionCharge(inner)
         self._actions = np.zeros(inner.num_envs, dtype=np.int64)
+        self._started_at = time.time()
         super().__init__(inner.num_envs, inner.single_observation_space, inner.single_action_space)
 
     def reset(self) -> np.ndarray:
@@ -71,29 +78,35 @@ class TextVecEnv(VecEnv):
         tokens = self._actions
         sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
         actions: Any = tokens if sampled is None or self._deferred else TokenAction(tokens, sampled.log_probs)
-        observations, rewards, dones, _, vector_infos = self.env.step(actions)
+        observations, rewards, terminated, truncated, vector_infos = self.env.step(actions)
         self.steps += 1
         transition = self.env.transition
         assert transition is not None
-        if sampled is not None:
-            sampled.env, sampled.episodes = self, transition.episodes
-        if self._deferred and sampled is not None and not sampled.in_rollout:
-            rewards = rewards - self._predicted.costs(sampled, transition.episodes, vector_infos.get("final_obs", ()))
-        else:
-            self._predicted.clear()
         infos: list[dict[str, Any]]
         if self._deferred:
             infos = [{} for _ in range(self.num_envs)]
         else:
             columns = (transition.ref_log_probs.tolist(), transition.kl.tolist())
             infos = [{"ref_log_prob": ref, "kl": kl} for ref, kl in zip(*columns, strict=True)]
-        for row, episode in transition.episodes:
+        ends: list[tuple[int, Episode | CutEpisode]] = [*transition.episodes, *transition.cut]
+        ended: list[EndedRow] = []
+        for row, over in ends:
+            episode = over if isinstance(over, Episode) else None
+            seconds = round(time.time() - self._started_at, 6)
             infos[row].update(
-                episode.info(),
+                episode.info() if episode is not None else {},
+                episode={"r": over.episode_return, "l": over.episode_length, "t": seconds},
                 terminal_observation=vector_infos["final_obs"][row],
-                **{"TimeLimit.truncated": False},
+                **{"TimeLimit.truncated": episode is None},
             )
-        return observations, rewards.astype(np.float32), dones, infos
+            ended.append(EndedRow(row, episode, over.kl_coef, infos[row]))
+        if sampled is not None:
+            sampled.env, sampled.ended = self, ended
+        if self._deferred and sampled is not None and not sampled.in_rollout:
+            rewards = rewards - self._predicted.costs(sampled, ended)
+        else:
+            self._predicted.clear()
+        return observations, rewards.astype(np.float32), terminated | truncated, infos
 
     def close(self) -> None:
         self.env.close()

@@ -28,9 +28,9 @@ class _Curve(BaseCallback):
 
     def _on_step(self) -> bool:
         if not isinstance(getattr(self.model, "rollout_buffer", None), EpisodeRolloutBuffer):
-            ended = [info for info in self.locals["infos"] if "episode" in info]
+            ended = [info for info in self.locals["infos"] if "score" in info]
             # What is charged here is a cross-entropy, not a KL.
-            self._ended += [(info["score"], np.nan, info["episode"]["l"]) for info in ended]
+            self._ended += [(info["score"], np.nan, info["episode_length"]) for info in ended]
         return True
 
     def _on_rollout_end(self) -> None:
