@@ -233,12 +233,18 @@ def test_a_switch_of_positions_is_seen_without_its_name(monkeypatch: pytest.Monk
         SlotDecoder(lm, MAX_LENGTH)
 
 
-def test_rows_longer_than_the_cache_was_tried_at_are_recomputed():
+def test_rows_longer_than_the_cache_was_tried_at_are_tried_anew():
     """A window as long as an episode is no limit to it, but it is to `predict` on a longer observation."""
     lm = model_of("mistral", {**GROUPED, "sliding_window": WINDOW})
     decoder = SlotDecoder(lm, WINDOW)
     assert decoder.cached
-    assert max(errors(lm, decoder)) < 5e-5
+    with pytest.warns(UserWarning, match="its sliding window of 12 is shorter than the 40 tokens") as caught:
+        assert max(errors(lm, decoder)) < 5e-5
+    assert len(caught) == 1
+    assert not decoder.cached
+    llama = SlotDecoder(model_of("llama", GROUPED), WINDOW)
+    assert max(errors(llama.lm, llama)) < 5e-5
+    assert llama.cached, "a longer row is no reason to recompute"
 
 
 def test_gradients_of_both_sides_of_a_switch():

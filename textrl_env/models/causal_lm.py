@@ -149,8 +149,8 @@ class CausalLM:
             with self._adapter():
                 expected = self.model(input_ids=ids, use_cache=False).logits.float()
             got = self.project(self.hidden(ids))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"{type(self.model).__name__} cannot be run on token ids alone: {error}") from error
+        except (TypeError, ValueError, AttributeError) as cause:
+            raise ModelError(f"{type(self.model).__name__} cannot be run on token ids alone: {cause}") from cause
         error = (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
         if not error <= PROBE_TOLERANCE[self.dtype]:
             raise ModelError(

@@ -26,7 +26,7 @@ PROBE_STEPS = 3
 class SlotDecoder:
     """States of the last token of each observation, for rows that grow token by token.
 
-    lm: the model. max_length: tokens of the longest observation; longer ones are recomputed.
+    lm: the model. max_length: tokens of the longest observation; a longer one is taken too, and tried first.
     cache: False recomputes every prefix; True uses the slot cache where the model allows it. State-space models,
     attention windows shorter than `max_length` and positions that change with the length do not; they fall back to
     recomputing, with one warning.
@@ -36,13 +36,20 @@ class SlotDecoder:
     """
 
     def __init__(self, lm: CausalLM, max_length: int, *, cache: bool = True):
-        self.lm, self.max_length = lm, max_length
+        self.lm, self._wants_cache = lm, cache
         self._slots: SlotCache | None = None
         self._ids: torch.Tensor | None = None  # int64 [N, L], what the slots hold; -1 beyond
         self._version: Any = None
-        self.cached = cache and max_length > 1 and self._cache_fits()
+        self._fit(max_length)
+
+    def _fit(self, max_length: int) -> None:
+        """Settle whether rows of up to `max_length` tokens can be cached, or only recomputed."""
+        self.clear()
+        self.max_length, self.cached = max_length, False
         if max_length > 1:
-            self._check_prefixes()
+            whole = self._whole()
+            self.cached = self._wants_cache and self._cache_fits(whole)
+            self._check_prefixes(whole)
 
     def clear(self) -> None:
         """Forget every cached key and value."""
@@ -53,7 +60,9 @@ class SlotDecoder:
         """States [N, H] of the last token of observations int64 [N, L], right-padded with -1."""
         observations = observations.to(self.lm.device)
         last = (observations >= 0).sum(dim=1) - 1
-        if not self.cached or observations.shape[1] > self.max_length:
+        if observations.shape[1] > self.max_length:
+            self._fit(observations.shape[1])
+        if not self.cached:
             width = int(last.max()) + 1
             rows = torch.arange(len(last), device=last.device)
             return self.lm.states(observations[:, :width].clamp(min=0), rows, last)
@@ -101,7 +110,7 @@ class SlotDecoder:
             self.lm.hidden(observations[on_device, : int(last[part].max())].clamp(min=0), cache=slots)
 
     @torch.no_grad()
-    def _cache_fits(self) -> bool:
+    def _cache_fits(self, whole: torch.Tensor) -> bool:
         """Whether cached states are those of rows alone at every length; a warning says why where they are not."""
         config, reason = self.lm.config, limited_window(self.lm.config, self.max_length)
         if reason is None and self.lm.rope_switch is not None and self.lm.rope_switch < self.max_length:
@@ -110,7 +119,7 @@ class SlotDecoder:
             reason = "flash attention takes no 4-D mask; load it with attn_implementation='sdpa'"
         elif reason is None:
             try:
-                reason = self._probe()
+                reason = self._probe(whole)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             self.clear()
@@ -122,7 +131,7 @@ class SlotDecoder:
             )
         return reason is None
 
-    def _probe(self) -> str | None:
+    def _probe(self, whole: torch.Tensor) -> str | None:
         """Decode a row that ends at `max_length` beside one that has just begun; compare with one forward over both.
 
         What depends on the length shows there: a window, a chunk, a position taken from the longest row. The short
@@ -141,11 +150,11 @@ class SlotDecoder:
         layers = len(self._slots.layers)
         if layers != self.lm.config.num_hidden_layers:
             return f"only {layers} of its {self.lm.config.num_hidden_layers} layers keep keys and values"
-        error = self._error(torch.stack(got, dim=1).flatten(0, 1), self._states(columns.flatten()))
+        error = self._error(torch.stack(got, dim=1).flatten(0, 1), whole[columns.flatten()])
         return None if error <= PROBE_TOLERANCE[self.lm.dtype] else f"cached states differ by {error:.1e}"
 
     @torch.no_grad()
-    def _check_prefixes(self) -> None:
+    def _check_prefixes(self, whole: torch.Tensor) -> None:
         """Refuse a model whose states depend on what stands beside or after a prefix: no batch of it would be right."""
         name, limit = type(self.lm.model).__name__, batch_limit(self.lm.config)
         if limit is not None and limit[0] < self.max_length:
@@ -159,7 +168,7 @@ class SlotDecoder:
         for length in lengths:
             columns = torch.arange(length, device=self.lm.device)[-PROBE_STEPS:]
             alone = self.lm.hidden(self._probe_ids()[:, :length])[0, columns]
-            error = self._error(self._states(columns), alone)
+            error = self._error(whole[columns], alone)
             if not error <= PROBE_TOLERANCE[self.lm.dtype]:
                 raise ModelError(
                     f"{name}: a prefix of {length} tokens has other states alone than within {self.max_length} tokens "
@@ -171,7 +180,10 @@ class SlotDecoder:
         """A row of `max_length` ids, int64 [1, L]."""
         return (7 * torch.arange(self.max_length, device=self.lm.device) % self.lm.vocab_size)[None]
 
-    def _states(self, columns: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def _whole(self) -> torch.Tensor:
+        """The states [L, H] of all prefixes of that row, as training gets them."""
+        columns = torch.arange(self.max_length, device=self.lm.device)
         return self.lm.states(self._probe_ids(), torch.zeros_like(columns), columns)
 
     def _error(self, got: torch.Tensor, wanted: torch.Tensor) -> float:
