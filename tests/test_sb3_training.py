@@ -221,13 +221,13 @@ def test_cross_entropy_mode_pays_the_references_log_prob_and_nothing_else(tiny_t
 @pytest.mark.slow
 def test_an_entropy_bonus_does_not_make_cross_entropy_kl():
     """SB3's bonus weighs the entropy of states as they come; the KL counts that of all states to come, in the return.
-    The same training reaches the optimum in one mode and stays near the reference in the other."""
+    The same training nears the optimum in one mode and stays about where the reference is in the other."""
     reached = {}
     for kl_mode, ent_coef in (("deferred", 0.0), ("cross_entropy", 0.5)):
-        env_kwargs = {"task": "exact", "kl_mode": kl_mode}
-        reached[kl_mode] = train_exact(0, iterations=60, env_kwargs=env_kwargs, ent_coef=ent_coef).normalized
-    assert reached["deferred"] > 0.9
-    assert reached["cross_entropy"] < 0.5
+        env_kwargs = {**EXACT, "kl_mode": kl_mode}
+        reached[kl_mode] = train_exact(0, iterations=25, env_kwargs=env_kwargs, ent_coef=ent_coef).normalized
+    assert reached["deferred"] > 0.8
+    assert reached["cross_entropy"] < 0.4
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,8 @@ def check_number(
 ) -> None:
     """Raise ConfigError unless `value` is a finite number in [least, most]; in (least, most] where `above`."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    # An integer of any length compares with a float; what is not finite has no order, or is beyond the largest.
-    if is_number and abs(value) <= _LARGEST and least <= value <= most and not (above and value == least):
+    # Not math.isfinite, which an integer of too many digits overflows.
+    if is_number and abs(value) <= sys.float_info.max and least <= value <= most and not (above and value == least):
         return
     if math.isfinite(most):
         wanted = f"a number between {least:g} and {most:g}"
@@ -49,9 +50,6 @@ def check_learning_rate(name: str, value: Any) -> None:
     if value is None or isinstance(value, (Mapping, list, tuple)) or callable(value):
         return
     check_number(name, value, 0)
-
-
-_LARGEST = 1.7976931348623157e308
 
 
 def _shown(value: Any) -> str:
