@@ -151,10 +151,10 @@ class CausalLM:
             got = self.project(self.hidden(ids))
         except (TypeError, ValueError, AttributeError) as cause:
             raise ModelError(f"{type(self.model).__name__} cannot be run on token ids alone: {cause}") from cause
-        error = (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
-        if not error <= PROBE_TOLERANCE[self.dtype]:
+        difference = (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
+        if not difference <= PROBE_TOLERANCE[self.dtype]:
             raise ModelError(
                 f"{type(self.model).__name__}: its logits are not its head applied to its decoder's states "
-                f"(relative difference {error:.1e}). Models that change their logits in a way of their own "
+                f"(relative difference {difference:.1e}). Models that change their logits in a way of their own "
                 "are not supported."
             )
