@@ -136,7 +136,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 def test_there_is_no_pickle(full_run: Path) -> None:
     """CHECKS 36."""
     names = files(full_run / f"checkpoint-{LENGTH}")
-    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".jinja", ".txt"}
+    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".jinja", ".md", ".txt"}
 
 
 def test_every_broken_file_is_named(full_run: Path, tmp_path: Path) -> None:
