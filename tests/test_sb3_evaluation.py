@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 
 import textrl_env
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_env import TextGenVectorEnv
+from textrl_env import Task, TextGenVectorEnv
 from textrl_env.errors import ConfigError, MissingLogProb
 from textrl_env.tasks import get_task
 from textrl_env.tasks.enumeration import ExactValue
@@ -243,6 +243,22 @@ def test_wrappers_of_sb3_are_refused_in_one_way():
     dummy = DummyVecEnv([lambda: gymnasium.make(textrl_env.ENV_ID, **EXACT)])
     with pytest.raises(ConfigError, match=r"DummyVecEnv runs one environment a row; pass TextVecEnv\('TextRLHF-v0'"):
         make_agent("ppo", dummy)
+
+
+def test_maskable_ppo_finds_the_mask_of_each_row(tiny_task: Task):
+    """sb3-contrib asks by `env_method("action_masks")` and stacks the answers of the rows."""
+    contrib = pytest.importorskip("sb3_contrib")
+    utils = pytest.importorskip("sb3_contrib.common.maskable.utils")
+    env = TextVecEnv(num_envs=3, task=tiny_task, kl_mode="cross_entropy", device="cpu")
+    unknown = np.arange(320) >= 40
+    env.env.rules.vocabulary.known[unknown] = False
+    assert utils.is_masking_supported(env)
+    masks = utils.get_action_masks(env)
+    assert (masks.shape, masks.dtype) == ((3, 320), np.bool_)
+    np.testing.assert_array_equal(masks, [~unknown] * 3)
+    assert np.shape(env.env_method("action_masks", indices=[1])) == (1, 320)
+    agent = contrib.MaskablePPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(24)
+    assert agent.rollout_buffer.actions.max() < 40
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ class CausalLMQPolicy(BasePolicy):
         super().__init__(observation_space, action_space)
         # The policy core as every other algorithm here has it; its optimizer is not used.
         core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
-        core.greedy = True
+        core.greedy = not soft
         self.n_quantiles = n_quantiles
         online = (
             TokenQNetwork(core, q_scale) if n_quantiles is None else TokenQuantileNetwork(core, q_scale, n_quantiles)
