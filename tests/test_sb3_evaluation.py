@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 import textrl_env
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_env import Task, TextGenVectorEnv
-from textrl_env.errors import ConfigError, MissingLogProb
+from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb
 from textrl_env.tasks import get_task
 from textrl_env.tasks.enumeration import ExactValue
 
@@ -273,3 +273,26 @@ def test_greedy_evaluation_in_other_processes(agent: Any):
 
 def _one_env() -> Any:
     return Monitor(gymnasium.make(textrl_env.ENV_ID, **EXACT))
+
+
+@pytest.mark.parametrize("kind", ["gym.make", "DummyVecEnv", "gym.make_vec"])
+def test_an_environment_that_defers_the_kl_to_nobody_refuses_a_policy(kind: str, agent: Any):
+    """It would pay the score alone: no adapter is there to charge the episode."""
+    deferred = {**EXACT, "kl_mode": "deferred"}
+    single = Monitor(gymnasium.make(textrl_env.ENV_ID, **deferred))
+    with pytest.raises(InvalidAction, match=r"kl_mode='deferred' charges no KL, .* Use kl_mode='auto' or 'log_ratio'"):
+        if kind == "gym.make_vec":
+            env = gymnasium.make_vec(textrl_env.ENV_ID, num_envs=2, **deferred)
+            env.step(agent.predict(env.reset(seed=0)[0])[0])
+        else:
+            evaluate_policy(agent, single if kind == "gym.make" else DummyVecEnv([lambda: single]), n_eval_episodes=1)
+
+
+def test_a_batch_of_predictions_brings_its_log_probs_to_the_native_environment(agent: Any):
+    """As one prediction does to a single environment: the log-ratio is charged, not the cross-entropy."""
+    env = gymnasium.make_vec(textrl_env.ENV_ID, num_envs=3, **EXACT)
+    observations, _ = env.reset(seed=0)
+    tokens, _ = agent.predict(observations)
+    infos = env.step(tokens)[4]
+    np.testing.assert_allclose(infos["kl"] + infos["ref_log_prob"], tokens.log_probs.numpy(), atol=1e-6)
+    assert np.abs(infos["kl"]).min() > 1e-4

@@ -211,3 +211,40 @@ def test_every_algorithm_in_a_new_process(tmp_path: Path):
     got = json.loads(done.stdout.splitlines()[-1])
     for algo, wanted in expected.items():
         torch.testing.assert_close(torch.tensor(got[algo], dtype=wanted.dtype), wanted, atol=1e-5, rtol=0, msg=algo)
+
+
+def test_a_soft_policy_is_told_of_another_coefficient(tmp_path: Path):
+    """Its values are soft at the kl_coef it was made for; another environment's would be learned from as if it was."""
+    agent = trained("soft_dqn")
+    agent.save(tmp_path / "agent.zip")
+    loaded = type(agent).load(tmp_path / "agent.zip", env=environment("soft_dqn", kl_coef=3.0), device="cpu")
+    with pytest.raises(ConfigError, match=r"made for kl_coef=0\.5, .* the environment charges 3\.0"):
+        loaded.learn(64)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "nlpo", "dqn", "qrdqn", "soft_dqn"])
+def test_a_policy_alone_is_a_folder_without_a_pickle(algo: str, tmp_path: Path):
+    """`policy.save` and `load`: the same choices and values, and the target network that a new training starts from."""
+    policy = trained(algo).policy
+    if algo == "qrdqn":
+        torch.nn.init.normal_(policy.quantile_net.spread.weight)
+    policy.save(tmp_path / "policy")
+    files = {file.suffix for file in (tmp_path / "policy").rglob("*") if file.is_file()}
+    assert files <= {".json", ".safetensors", ".md", ".jinja"}
+    loaded = type(policy).load(tmp_path / "policy", device="cpu")
+    assert loaded.actor_critic.greedy == policy.actor_critic.greedy == (algo in ("dqn", "qrdqn"))
+    observations = torch.tensor([[0, -1, -1, -1, -1, -1], [0, 3, 2, -1, -1, -1]])
+    for name in ("q_net", "quantile_net", "predict_values"):
+        if hasattr(policy, name):
+            values = getattr(loaded, name)(observations)
+            torch.testing.assert_close(values, getattr(policy, name)(observations), atol=1e-6, rtol=0)
+            if name.endswith("net") and algo != "soft_dqn":
+                torch.testing.assert_close(getattr(loaded, name + "_target")(observations), values)
+    if algo == "soft_dqn":
+        values = loaded.actor_critic.values(observations)
+        torch.testing.assert_close(loaded.q_net_target(observations)[:, 0], values)
+        assert loaded.temperature == policy.temperature == 0.5
+    else:
+        torch.testing.assert_close(
+            loaded.actor_critic.logits(observations), policy.actor_critic.logits(observations), atol=1e-6, rtol=0
+        )
