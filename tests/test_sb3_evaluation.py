@@ -275,17 +275,28 @@ def _one_env() -> Any:
     return Monitor(gymnasium.make(textrl_env.ENV_ID, **EXACT))
 
 
-@pytest.mark.parametrize("kind", ["gym.make", "DummyVecEnv", "gym.make_vec"])
-def test_an_environment_that_defers_the_kl_to_nobody_refuses_a_policy(kind: str, agent: Any):
+def evaluated_by_hand(agent: Any, env: Any) -> None:
+    env.step(agent.predict(env.reset(seed=0)[0])[0])
+
+
+DEFERRED: dict[str, Any] = {**EXACT, "kl_mode": "deferred"}
+NOBODY_CHARGES: dict[str, tuple[Any, Any]] = {
+    "gym.make": (lambda: Monitor(gymnasium.make(textrl_env.ENV_ID, **DEFERRED)), evaluate_policy),
+    "DummyVecEnv": (
+        lambda: DummyVecEnv([lambda: Monitor(gymnasium.make(textrl_env.ENV_ID, **DEFERRED))]),
+        evaluate_policy,
+    ),
+    "gym.make_vec": (lambda: gymnasium.make_vec(textrl_env.ENV_ID, num_envs=2, **DEFERRED), evaluated_by_hand),
+}
+
+
+@pytest.mark.parametrize("way", NOBODY_CHARGES)
+def test_an_environment_that_defers_the_kl_to_nobody_refuses_a_policy(way: str, agent: Any):
     """It would pay the score alone: no adapter is there to charge the episode."""
-    deferred = {**EXACT, "kl_mode": "deferred"}
-    single = Monitor(gymnasium.make(textrl_env.ENV_ID, **deferred))
+    make, evaluate = NOBODY_CHARGES[way]
+    env = make()
     with pytest.raises(InvalidAction, match=r"kl_mode='deferred' charges no KL, .* Use kl_mode='auto' or 'log_ratio'"):
-        if kind == "gym.make_vec":
-            env = gymnasium.make_vec(textrl_env.ENV_ID, num_envs=2, **deferred)
-            env.step(agent.predict(env.reset(seed=0)[0])[0])
-        else:
-            evaluate_policy(agent, single if kind == "gym.make" else DummyVecEnv([lambda: single]), n_eval_episodes=1)
+        evaluate(agent, env)
 
 
 def test_a_batch_of_predictions_brings_its_log_probs_to_the_native_environment(agent: Any):

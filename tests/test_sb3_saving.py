@@ -139,12 +139,21 @@ def test_a_table_is_told_of_a_task_it_cannot_hold(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft calls it
-@pytest.mark.parametrize("lora", [None, {"r": 2}])
-def test_weights_travel_as_tensors_and_not_in_the_pickle(lora: Any, tiny_task: Task, tmp_path: Path):
+@pytest.mark.parametrize("given", [None, "lora", "policy_kwargs"])
+def test_weights_travel_as_tensors_and_not_in_the_pickle(
+    given: str | None, tiny_task: Task, make_model: Any, tmp_path: Path
+):
     """What SB3 pickles of a module is its architecture, so the pickles of different weights are alike."""
-    if lora is not None:
+    lora, policy_kwargs = None, None
+    if given == "lora":
         pytest.importorskip("peft")
-    agent = make_agent("ppo", env_kwargs={"task": tiny_task}, lora=lora, n_envs=2, n_steps=4, seed=0)
+        lora = {"r": 2}
+    elif given is not None:
+        policy_kwargs = {"model": make_model("llama")}
+    env_kwargs = {"task": tiny_task}
+    agent = make_agent(
+        "ppo", env_kwargs=env_kwargs, lora=lora, policy_kwargs=policy_kwargs, n_envs=2, n_steps=4, seed=0
+    )
     agent.learn(8)
     agent.save(tmp_path / "agent.zip")
     data = json.loads(zipfile.ZipFile(tmp_path / "agent.zip").read("data"))

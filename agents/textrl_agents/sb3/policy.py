@@ -27,7 +27,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     """A causal language model as an SB3 policy.
 
     model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless
-        `share_model` or it is a peft model, whose reference is itself with the adapter off.
+        `share_model` or it is a peft model, whose reference is itself with the adapter off. In `policy_kwargs` it is
+        given as a ModelCopy, which `make_agent` makes of it: SB3's `save` pickles a bare one with its weights.
     sampling, value_trunk, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the

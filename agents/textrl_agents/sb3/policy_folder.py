@@ -1,4 +1,4 @@
-"""A policy's folder, as `policy.save` writes it: the model in Hugging Face format, its value head, the spaces. No pickle."""
+"""A policy's folder, as `policy.save` writes it: a model in Hugging Face format, its value head, the spaces."""
 
 from __future__ import annotations
 
