@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
-from textrl_agents.sb3.argument_check import check_arguments
+from textrl_agents.sb3.validation import check_arguments
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
