@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from textrl_agents.divergence import check_gradient_norms
+from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 
 
 class TRPO(sb3_contrib.TRPO):
@@ -31,7 +32,9 @@ class TRPO(sb3_contrib.TRPO):
         actor = [weight for weight, _ in used]
         objective = torch.autograd.grad(policy_objective, actor, retain_graph=True)
         # No optimizer takes this step, and its line search would refuse it without a word.
-        check_gradient_norms(map(torch.linalg.vector_norm, objective), self.rollout_buffer.reward_range())
+        buffer = self.rollout_buffer
+        rewards = buffer.reward_range() if isinstance(buffer, EpisodeRolloutBuffer) else None
+        check_gradient_norms(map(torch.linalg.vector_norm, objective), rewards)
         shapes: list[tuple[int, ...]] = [tuple(weight.shape) for weight in actor]
         return (
             actor,
