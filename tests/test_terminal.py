@@ -20,7 +20,7 @@ from test_cli import RUN, Row, textrl
 import textrl_agents.generation
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
-from textrl_agents.evaluation import SampleRecord
+from textrl_agents.evaluation import Evaluation, SampleRecord
 from textrl_agents.generation import Completion
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.tables import sample_table
@@ -115,14 +115,15 @@ def hostile_record() -> SampleRecord:
 def test_sample_file(tmp_path: Path) -> None:
     """It is read with `cat` too."""
     file = SampleFile(tmp_path / "samples.md")
-    file.add(10, [hostile_record()])
+    file.add(10, [hostile_record()], prompts="held-out prompts")
     assert r"\\x1b\[2J\\x1b\]0;owned\\x07" in clean(file.path.read_text(encoding="utf-8"))
 
 
 def test_tables_of_samples() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=400)
-    console.print(sample_table([hostile_record()], [hostile_record()], 1))
+    evaluation = Evaluation(HOSTILE, "heldout", 0, False, 0.1, {}, {}, 0.0, 0.0, [hostile_record()])
+    console.print(sample_table(evaluation, evaluation, 1))
     assert clean(screen.getvalue()).count(AS_TEXT) == 3
 
 
