@@ -25,6 +25,7 @@ LAYERS = [
         "textrl_env.assets",
         "textrl_env.devices",
         "textrl_env.kl",
+        "textrl_env.manifest",
         "textrl_env.mdp",
         "textrl_env.models",
         "textrl_env.picture",

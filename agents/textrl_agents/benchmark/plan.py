@@ -247,7 +247,7 @@ def _check_env(env: Mapping[str, Any]) -> None:
     if not env:
         return
     check_reward_name(env.get("reward"))
-    check_dtype_name(env.get("dtype"))
+    check_dtype_name(env.get("dtype", "auto"))
     import inspect
 
     from textrl_env.tasks.assembly import assemble
