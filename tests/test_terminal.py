@@ -18,6 +18,7 @@ from rich.console import Console
 from test_cli import RUN, Row, textrl
 
 import textrl_agents.generation
+from textrl_agents.benchmark import cell_progress
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.evaluation import Evaluation, SampleRecord
@@ -135,6 +136,27 @@ def test_benchmark_lines() -> None:
         progress.started(cell)
         progress.finished(cell, {"status": "failed", "error": HOSTILE})
     assert clean(screen.getvalue()).count(AS_TEXT) == 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_benchmark_in_a_file_tells_what_runs(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(cell_progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    screen = io.StringIO()
+    console = Console(file=screen, width=400, force_terminal=terminal)
+    with CellProgress(2, console=console) as progress:
+        progress.started(Cell("ppo", "exact", 0, 100))
+        for clock[0] in (1059.0, 1060.0, 1119.0, 1240.0):
+            progress.waiting()
+    lines = screen.getvalue().splitlines()
+    if terminal:
+        assert not any("started" in line or "running" in line for line in lines)
+    else:
+        assert lines == [
+            "[0/2] ppo on exact, seed 0: started",
+            "[0/2] running: ppo on exact, seed 0 (1 min)",
+            "[0/2] running: ppo on exact, seed 0 (4 min)",
+        ]
 
 
 def test_check_and_bench_speed(monkeypatch: pytest.MonkeyPatch) -> None:
