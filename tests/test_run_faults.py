@@ -189,7 +189,7 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     raised: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     """CHECKS 54: it ended with exit code 0 and without a policy."""
-    body = f"if calls > 10: raise {raised}\n    return [float(len(text)) for text in completions]"
+    body = f"if calls > 30: raise {raised}\n    return [float(len(text)) for text in completions]"
     settings = config(tmp_path / "run", reward=reward_file(tmp_path, body), eval_episodes=0)
     with pytest.raises(error, match=message) as caught:
         train(settings)
@@ -197,8 +197,8 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     assert tokens > 0
     verify(checkpoint)
     told = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert f"Continue from checkpoint-{tokens} with --resume" in told
-    result = textrl("train", "--resume", tmp_path / "run")
+    assert f"Continue from checkpoint-{tokens} with: textrl train --resume {tmp_path / 'run'} --trust" in told
+    result = textrl("train", "--resume", tmp_path / "run", "--trust")
     assert result.exit_code == 1
     assert raised.partition("(")[0] in result.output
 

@@ -199,7 +199,10 @@ def test_a_failing_reward_leaves_a_checkpoint(tmp_path: Path) -> None:
     saved = RunFolder(tmp_path / "run").checkpoints()
     assert saved
     assert saved[-1][0] > 0
-    assert f"Continue from checkpoint-{saved[-1][0]} with --resume" in caught.value.__notes__[0]
+    assert (
+        f"Continue from checkpoint-{saved[-1][0]} with: textrl train --resume {tmp_path / 'run'} --trust"
+        in caught.value.__notes__[0]
+    )
     load_policy(tmp_path / "run")
 
 
