@@ -27,6 +27,7 @@ from textrl_agents.sb3.checkpointing import Checkpoints
 from textrl_agents.state_files import load_state, save_state
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, TextRLError
+from textrl_env.manifest import MANIFEST, verify, write_manifest
 from textrl_env.tasks import Task
 
 N_ENVS, N_STEPS = 8, 7  # rollouts that cut episodes: rows are in flight at every boundary
@@ -60,7 +61,7 @@ def learn(agent: Any, folder: Path) -> None:
 
 def files(folder: Path) -> dict[str, Any]:
     """SHA-256 of every file: weights, optimizer, random states, rows in flight, coefficient, counters, records."""
-    return json.loads((folder / atomic.MANIFEST).read_text())
+    return json.loads((folder / MANIFEST).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_every_broken_file_is_named(full_run: Path, tmp_path: Path) -> None:
     source = full_run / f"checkpoint-{LENGTH}"
     agent = new_agent()
     before = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
-    for name in [*files(source), atomic.MANIFEST]:
+    for name in [*files(source), MANIFEST]:
         copy = tmp_path / "copy"
         for damage in ("truncated", "flipped", "missing"):
             subprocess.run(["cp", "-r", str(source), str(copy)], check=True)
@@ -158,7 +159,7 @@ def test_every_broken_file_is_named(full_run: Path, tmp_path: Path) -> None:
             else:
                 (copy / name).unlink()
             # A manifest that is JSON still may accuse any file.
-            blamed = r"copy/\S+ " if name == atomic.MANIFEST else re.escape(f"copy/{name} ")
+            blamed = r"copy/\S+ " if name == MANIFEST else re.escape(f"copy/{name} ")
             with pytest.raises(ModelError, match=blamed + r"|copy has no manifest\.json"):
                 load_checkpoint(agent, copy)
             subprocess.run(["rm", "-r", str(copy)], check=True)
@@ -178,7 +179,7 @@ def test_a_state_of_another_shape_is_refused(state: str, full_run: Path, tmp_pat
         whole = json.loads((copy / "state.json").read_text())
         state = json.dumps({**whole, state.split()[1]: {"torch": 1, "python": [1]}})
     (copy / "state.json").write_text(state)
-    (copy / atomic.MANIFEST).write_text(json.dumps(atomic._manifest(copy)))
+    write_manifest(copy)
     with pytest.raises(
         ModelError, match=r"copy does not hold the state of this kind of run|state\.json cannot be read"
     ):
@@ -258,7 +259,7 @@ def test_an_interruption_at_every_step_of_a_save_leaves_one(tmp_path: Path, monk
             except Killed:
                 changes += 1
         found = atomic.existing(folder)
-        atomic.verify(found)
+        verify(found)
         assert (found / "file").read_text() in ("old", "new")
         if calls < at:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -54,6 +55,16 @@ print(json.dumps(found))
 """
 
 
+def test_names_that_are_known_without_torch_are_those_that_are_there() -> None:
+    from textrl_agents.benchmark.speed import MEASUREMENTS
+    from textrl_agents.benchmark.speed_names import SPEED_NAMES
+    from textrl_env.arguments import ENV_ARGUMENTS
+    from textrl_env.tasks.assembly import assemble
+
+    assert tuple(inspect.signature(assemble).parameters) == ENV_ARGUMENTS
+    assert tuple(MEASUREMENTS) == SPEED_NAMES
+
+
 def run_without(runs: list[tuple[list[str], str]], folder: Path) -> list[tuple[int, str, bool]]:
     """(exit code, what was shown, whether torch is imported by then) of each (hidden packages, command).
 
@@ -91,6 +102,10 @@ WRONG_NAMES = [
     ("bench run --algos ppo --tasks exact --device gpu --out b", "unknown device 'gpu'"),
     ("bench run --algos ppo --tasks exact --env reward=embeded --out b", "unknown reward 'embeded'"),
     ("bench run --preset slow --out b", "unknown preset 'slow'"),
+    ("train --set env.kl_coeff=1", "unknown argument of env 'kl_coeff'"),
+    ("train --set env.device=cpu", "env.device is decided by the run"),
+    ("bench run --algos ppo --tasks exact --env kl_coeff=1 --out b", "unknown argument of the environment 'kl_coeff'"),
+    ("bench speed --only nosuch", "unknown measurement 'nosuch'"),
 ]
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from textrl_agents.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
+from textrl_agents.evaluation import evaluate
 from textrl_agents.policy_files import save_policy_files
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.algorithms import ALGORITHMS
-from textrl_env.errors import TextRLError, TrainingDiverged
+from textrl_env.errors import ModelError, TextRLError, TrainingDiverged
 
 TRAINED = [name for name, recipe in ALGORITHMS.items() if recipe.kind != "table"]
 
@@ -68,12 +69,43 @@ def test_a_gradient_whose_norm_is_infinite(algo: str) -> None:
 @pytest.mark.parametrize("algo", ["ppo", "rloo"])
 def test_log_probs_that_are_not_numbers(algo: str, tmp_path: Path) -> None:
     agent = agent_of(algo)
+    agent.learn(64)  # from a model that is sound
     with torch.no_grad():
         agent.policy.actor_critic.lm.model.get_output_embeddings().weight[0, 0] = torch.nan
     with pytest.raises(TrainingDiverged, match=r"log-probability of a sampled token is nan: its weights overflow"):
         agent.learn(640)
     with pytest.raises(TrainingDiverged, match=r"the weights are not finite .*so they are not saved"):
         save_policy_files(agent.policy.actor_critic, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_broken_before_training() -> None:
+    agent = agent_of("ppo")
+    with torch.no_grad():
+        agent.policy.actor_critic.lm.model.get_output_embeddings().weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM computes numbers that are not finite: .*for float32"):
+        agent.learn(640)
+
+
+def half_precision_policy() -> Any:
+    """With a LoRA adapter whose weights are finite and whose products are too large for float16."""
+    pytest.importorskip("peft")
+    arguments = {"task": "exact", "device": "cpu", "dtype": "float16", "lora": {"r": 2}}
+    core = make_agent("ppo", env_kwargs=arguments, n_envs=8, n_steps=8, seed=0).policy.actor_critic
+    assert np.isfinite(evaluate(core, "exact", episodes=8)["kl"].mean)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            if parameter.requires_grad:
+                parameter.fill_(6e4)
+    return core
+
+
+def test_a_policy_whose_products_overflow_half_precision_is_neither_measured_nor_saved(tmp_path: Path) -> None:
+    core = half_precision_policy()
+    with pytest.raises(TrainingDiverged, match="log-probability of a sampled token is nan"):
+        evaluate(core, "exact", episodes=8)
+    with pytest.raises(TrainingDiverged, match=r"logits are not finite: its weights overflow, so they are not saved"):
+        save_policy_files(core, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

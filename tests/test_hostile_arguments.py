@@ -12,8 +12,9 @@ from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.generation import generate
 from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenEnv, TextGenVectorEnv
-from textrl_env.errors import ConfigError
+from textrl_env.errors import ConfigError, PromptError
 from textrl_env.foreign_text import CONTROLS
+from textrl_env.tokenization import encode_prompt_text
 
 LONGEST = 3000
 HUGE = 10**5000  # Python refuses to write it out
@@ -44,7 +45,7 @@ BUILDS: dict[str, Any] = {
     },
     **{
         name: lambda value, name=name: TextGenEnv(**{"task": "exact", name: value})
-        for name in ("sampling", "split", "render_mode", "stop")
+        for name in ("sampling", "split", "render_mode", "stop", "device", "dtype", "lora")
     },
     **{
         f"sampling.{name}": lambda value, name=name: TextGenEnv("exact", sampling={name: value})
@@ -90,11 +91,38 @@ def test_odd_arguments_of_generate(make_policy: Any, argument: str, value: Any, 
         generate(make_policy(), ["hello"], **{"max_new_tokens": 1, argument: value})
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [HUGE],
+        [{HUGE: 1}],
+        [{"x" * 100_000: 1}],
+        [{"prompt": "a", "x" * 100_000: 1}, {"prompt": "b"}],
+        [["x" * 100_000]],
+        [[{"x" * 100_000: 1}]],
+        [{"prompt": "a", HUGE: 1}],
+        "\x1b[2J" + "x" * 100_000 + ".txt",
+    ],
+    ids=range(8),
+)
+def test_odd_prompts(prompts: Any) -> None:
+    with pytest.raises(PromptError) as caught:
+        TextGenEnv("exact", prompts=prompts)
+    assert len(str(caught.value)) < LONGEST
+    assert not CONTROLS.search(str(caught.value))
+
+
+def test_a_text_that_no_tokenizer_takes(tiny_tokenizer: Any) -> None:
+    for text in ("a\ud800", "\udfff" * 100_000):
+        with pytest.raises(PromptError, match=r"the text holds \\ud[8f][0f]{2} at character [01], half of a surrogate"):
+            encode_prompt_text(tiny_tokenizer, text)
+
+
 @pytest.mark.parametrize("path", ["x" * 5000 + ".py", "\ud800.py", "a\0b.py", "~nobody_/plugin.py", "no.py", "no.txt"])
 def test_plug_ins_that_no_file_can_be(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file"):
+    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file|cannot be used as a path: "):
         Plan.of(algos=["reference"], tasks=["exact"], plugins=[path])
-    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file"):
+    with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file|cannot be used as a path: "):
         load_plugins([path])
 
 

@@ -22,9 +22,11 @@ LAYERS = [
     # What the core is made of: each part may use the others, none may know of tasks or environments.
     [
         "textrl_env.actions",
+        "textrl_env.arguments",
         "textrl_env.assets",
         "textrl_env.devices",
         "textrl_env.kl",
+        "textrl_env.manifest",
         "textrl_env.mdp",
         "textrl_env.models",
         "textrl_env.picture",
@@ -54,6 +56,7 @@ MAKERS = ("textrl_env.assets.build",)
 # May import neither torch nor transformers when they are imported.
 LIGHT = (
     "textrl_env",
+    "textrl_env.arguments",
     "textrl_env.assets",
     "textrl_env.assets.gold",
     "textrl_env.assets.grammar",

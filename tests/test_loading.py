@@ -159,8 +159,11 @@ def test_devices_and_types():
     assert resolve_device(torch.device("meta")).type == "meta", "an outline needs no device"
     with pytest.raises(UnknownName, match=r"Did you mean 'bfloat16'"):
         resolve_dtype("bfloat61", torch.device("cpu"))
-    with pytest.raises(ConfigError, match="device"):
-        resolve_device(3)  # type: ignore[arg-type]
+    for odd in (3, None, True, [["cpu"]], 10**5000, {"cpu": 0}):
+        with pytest.raises(ConfigError, match=r"device must be a name, such as 'auto', 'cpu' or 'cuda:1', got "):
+            resolve_device(odd)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"dtype must be one of auto, float32, bfloat16, float16, got "):
+            resolve_dtype(odd, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("device", ["mps", torch.device("mps"), torch.device("xpu")])
@@ -215,13 +218,24 @@ def test_loading_leaves_the_users_settings(remarks: list[str], folder: Path):
         transformers_logging.enable_progress_bar()
 
 
-def test_a_warning_is_not_held_back(remarks: list[str], folder: Path):
-    """A checkpoint without some of its weights: transformers makes up random ones, and says so."""
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.embed_tokens.weight"])
+def test_a_model_without_some_of_its_weights_is_refused(name: str, remarks: list[str], folder: Path):
+    """Transformers makes up random ones, warns and goes on."""
     weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.0.mlp.up_proj.weight"]
+    del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    load_model(folder, device="cpu")
-    assert any("up_proj" in remark and "MISSING" in remark for remark in remarks)
+    with pytest.raises(ModelError, match=rf"is not a whole causal LM: its files have no weights for {name}\."):
+        load_model(folder, device="cpu")
+    assert remarks == []
+
+
+def test_tied_weights_need_not_be_in_the_files(make_model: Any, tiny_tokenizer: Any, tmp_path: Path):
+    model = make_model("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path, device="cpu").model
+    torch.testing.assert_close(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=0, rtol=0)
 
 
 class TestTheHub:

@@ -295,7 +295,7 @@ def test_a_run_on_own_prompts_and_reward_reports_no_other_task(own_run: RunResul
 
 def test_eval_of_such_a_run_takes_the_prompts_it_held_out(own_run: RunResult):
     def said(*flags: str) -> dict[str, Any]:
-        result = CliRunner().invoke(app, ["eval", str(own_run.folder), "--episodes", "32", "--json", *flags])
+        result = CliRunner().invoke(app, ["eval", str(own_run.folder), "--trust", "--episodes", "32", "--json", *flags])
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import board_steps
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.metrics_file import MetricsFile
@@ -92,6 +93,7 @@ def test_resumed_from_the_middle_it_ends_the_same(finished: Path, tmp_path: Path
     assert 0 < middle < 1600
     resume(tmp_path / "run" / f"checkpoint-{middle}", progress=False)
     assert lines(tmp_path / "run") == lines(finished)
+    assert board_steps(tmp_path / "run", "objective/kl") == board_steps(finished, "objective/kl")
     for name, tensor in weights(finished).items():
         assert torch.equal(weights(tmp_path / "run")[name], tensor), name
 

@@ -17,13 +17,14 @@ from tiny_runs import ROLLOUT, assert_same_run, config, metrics, reward_file
 from typer.testing import CliRunner
 
 from textrl_agents import training
-from textrl_agents.atomic_folder import MANIFEST, atomic_folder, verify
+from textrl_agents.atomic_folder import atomic_folder
 from textrl_agents.cli import app
 from textrl_agents.config import read_settings
 from textrl_agents.policy_files import SETTINGS_COPY
 from textrl_agents.run_folder import RunFolder, load_policy
 from textrl_agents.training import resume, train
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError
+from textrl_env.manifest import MANIFEST, verify
 
 
 def textrl(*arguments: Any) -> Any:
@@ -188,7 +189,7 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     raised: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     """CHECKS 54: it ended with exit code 0 and without a policy."""
-    body = f"if calls > 10: raise {raised}\n    return [float(len(text)) for text in completions]"
+    body = f"if calls > 30: raise {raised}\n    return [float(len(text)) for text in completions]"
     settings = config(tmp_path / "run", reward=reward_file(tmp_path, body), eval_episodes=0)
     with pytest.raises(error, match=message) as caught:
         train(settings)
@@ -196,8 +197,8 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     assert tokens > 0
     verify(checkpoint)
     told = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert f"Continue from checkpoint-{tokens} with --resume" in told
-    result = textrl("train", "--resume", tmp_path / "run")
+    assert f"Continue from checkpoint-{tokens} with: textrl train --resume {tmp_path / 'run'} --trust" in told
+    result = textrl("train", "--resume", tmp_path / "run", "--trust")
     assert result.exit_code == 1
     assert raised.partition("(")[0] in result.output
 
@@ -351,9 +352,18 @@ def test_every_damaged_file_of_a_policy_is_named(run: RunFolder) -> None:
         path.write_bytes(whole)
     load_policy(run.path)
     _flip(run.policy / "model.safetensors")
-    for command in (["eval", run.path], ["generate", run.path, "--prompt", "a"]):
+    _flip(checkpoint / "policy" / "model.safetensors")
+    for command in (
+        ["eval", run.path],
+        ["eval", checkpoint],
+        ["generate", run.path, "--prompt", "a"],
+        ["generate", "--model", run.policy, "--prompt", "a"],
+        ["generate", "--model", checkpoint / "policy", "--prompt", "a"],
+        ["check", "--task", "exact", "--model", run.policy],
+        ["train", "--task", "exact", "--model", run.policy, "--timesteps", "1", "--out", run.path.parent / "next"],
+    ):
         result = textrl(*command)
-        assert result.exit_code == 2
+        assert result.exit_code == 2, command
         assert "model.safetensors is damaged" in result.output
 
 

@@ -61,7 +61,7 @@ def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
 def test_the_policy_that_is_loaded_is_the_one_that_was_trained(algo: str, tmp_path: Path):
     """CHECKS 49: by `load_policy` of a run folder's policy, and by `CausalLMActorCritic.from_pretrained`."""
     core = trained(algo).policy.actor_critic
-    RunFolder(tmp_path).save_policy(core)
+    RunFolder(tmp_path).save_policy(core, 0)
     loaded = load_policy(tmp_path)
     assert type(loaded) is type(core)
     assert same(log_probs(loaded), log_probs(core))

@@ -61,7 +61,7 @@ def test_half_precision_has_a_limit_of_its_own(tiny_task: Task):
 
 @pytest.mark.parametrize("name", [CACHE, RATIO, STEPWISE])
 def test_a_model_that_cannot_be_cached_is_told_not_failed(subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(SlotDecoder, "_probe", lambda self: "it keeps no keys")
+    monkeypatch.setattr(SlotDecoder, "_probe", lambda self, whole: "it keeps no keys")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = run_check(name, subject)
@@ -145,7 +145,7 @@ def test_the_cache_shows_altered_keys(subject: Subject, monkeypatch: pytest.Monk
         return states
 
     decoder = SlotDecoder(subject.lm, subject.rules.max_length)  # the probe itself is left alone
-    monkeypatch.setattr(SlotDecoder, "_cache_fits", lambda self: decoder.cached)
+    monkeypatch.setattr(SlotDecoder, "_cache_fits", lambda self, whole: decoder.cached)
     monkeypatch.setattr(SlotDecoder, "last_hidden", altered)
     result = run_check(CACHE, subject)
     assert not result.ok

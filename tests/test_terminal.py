@@ -18,9 +18,10 @@ from rich.console import Console
 from test_cli import RUN, Row, textrl
 
 import textrl_agents.generation
+from textrl_agents.benchmark import cell_progress
 from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
-from textrl_agents.evaluation import SampleRecord
+from textrl_agents.evaluation import Evaluation, SampleRecord
 from textrl_agents.generation import Completion
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.tables import sample_table
@@ -115,14 +116,15 @@ def hostile_record() -> SampleRecord:
 def test_sample_file(tmp_path: Path) -> None:
     """It is read with `cat` too."""
     file = SampleFile(tmp_path / "samples.md")
-    file.add(10, [hostile_record()])
+    file.add(10, [hostile_record()], prompts="held-out prompts")
     assert r"\\x1b\[2J\\x1b\]0;owned\\x07" in clean(file.path.read_text(encoding="utf-8"))
 
 
 def test_tables_of_samples() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=400)
-    console.print(sample_table([hostile_record()], [hostile_record()], 1))
+    evaluation = Evaluation(HOSTILE, "heldout", 0, False, 0.1, {}, {}, 0.0, 0.0, [hostile_record()])
+    console.print(sample_table(evaluation, evaluation, 1))
     assert clean(screen.getvalue()).count(AS_TEXT) == 3
 
 
@@ -134,6 +136,27 @@ def test_benchmark_lines() -> None:
         progress.started(cell)
         progress.finished(cell, {"status": "failed", "error": HOSTILE})
     assert clean(screen.getvalue()).count(AS_TEXT) == 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_benchmark_in_a_file_tells_what_runs(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(cell_progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    screen = io.StringIO()
+    console = Console(file=screen, width=400, force_terminal=terminal)
+    with CellProgress(2, console=console) as progress:
+        progress.started(Cell("ppo", "exact", 0, 100))
+        for clock[0] in (1059.0, 1060.0, 1119.0, 1240.0):
+            progress.waiting()
+    lines = screen.getvalue().splitlines()
+    if terminal:
+        assert not any("started" in line or "running" in line for line in lines)
+    else:
+        assert lines == [
+            "[0/2] ppo on exact, seed 0: started",
+            "[0/2] running: ppo on exact, seed 0 (1 min)",
+            "[0/2] running: ppo on exact, seed 0 (4 min)",
+        ]
 
 
 def test_check_and_bench_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import ROLLOUT, assert_same_run, config, metrics, reward_file
+from tiny_runs import ROLLOUT, assert_same_run, board_steps, config, metrics, reward_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from textrl_agents.config import TrainConfig, read_settings
@@ -134,6 +134,8 @@ def test_resume_from_an_older_checkpoint_repeats_what_came_after(full: Any, tmp_
     run.config.write_text(config_text.replace(f"timesteps: {7 * ROLLOUT}", f"timesteps: {6 * ROLLOUT}"))
     resume(run.checkpoint(4 * ROLLOUT))
     assert_same_run(full.folder, run.path)
+    for tag in ("rollout/ep_rew_mean", "objective/kl"):  # what the earlier sitting logged is not shown twice
+        assert board_steps(run.path, tag) == board_steps(full.folder, tag), tag
     assert [tokens for tokens, _ in run.checkpoints()] == [4 * ROLLOUT, 6 * ROLLOUT]
 
 
@@ -197,7 +199,10 @@ def test_a_failing_reward_leaves_a_checkpoint(tmp_path: Path) -> None:
     saved = RunFolder(tmp_path / "run").checkpoints()
     assert saved
     assert saved[-1][0] > 0
-    assert f"Continue from checkpoint-{saved[-1][0]} with --resume" in caught.value.__notes__[0]
+    assert (
+        f"Continue from checkpoint-{saved[-1][0]} with: textrl train --resume {tmp_path / 'run'} --trust"
+        in caught.value.__notes__[0]
+    )
     load_policy(tmp_path / "run")
 
 

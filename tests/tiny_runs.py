@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from textrl_agents.config import TrainConfig
 from textrl_agents.metrics_file import MetricsFile
@@ -34,6 +35,12 @@ def config(out: Path, **changes: Any) -> TrainConfig:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = MetricsFile(folder / "metrics.jsonl").read()
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
+
+
+def board_steps(folder: Path, tag: str) -> list[int]:
+    """The steps at which TensorBoard shows a metric."""
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in board.Scalars(tag)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_MESSAGE = 2000
@@ -28,6 +29,13 @@ def shown(value: Any, limit: int = 80) -> str:
     except Exception:
         text = f"<{type(value).__name__} that has no text form>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def names_shown(names: Iterable[Any], limit: int = 300) -> str:
+    """A sorted list of names, such as the keys of a mapping, each as `shown` has it."""
+    listed = [shown(name) for name in names]
+    text = f"[{', '.join(sorted(listed))}]"
+    return text if len(text) <= limit else text[: limit - 4] + "...]"
 
 
 def message_of(error: BaseException) -> str:

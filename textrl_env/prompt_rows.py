@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from textrl_env.errors import PromptError
+from textrl_env.foreign_text import names_shown, shown
 from textrl_env.prompt_datasets import PREFIX, load_prompt_dataset
-from textrl_env.tokenization import check_messages
+from textrl_env.tokenization import check_messages, check_text
 
 PromptText = str | list[dict[str, Any]]
 Row = tuple[PromptText, dict[str, Any]]  # the prompt and its other columns
@@ -103,10 +104,12 @@ def check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
     """Raise PromptError that begins with `where` unless it is a text or a chat, with columns that a reward can get."""
     check_columns(columns, where)
     if isinstance(text, str):
-        _check_text(text, where)
+        check_text(text, where)
         return
     if not isinstance(text, (list, tuple)):
-        raise PromptError(f"{where} must be a text or a list of chat messages, got {type(text).__name__}: {text!r:.80}")
+        raise PromptError(
+            f"{where} must be a text or a list of chat messages, got {type(text).__name__}: {shown(text)}"
+        )
     try:
         check_messages(text)
     except PromptError as error:
@@ -114,26 +117,16 @@ def check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
     for message in text:
         for value in message.values():
             if isinstance(value, str):
-                _check_text(value, where)
+                check_text(value, where)
 
 
 def check_columns(names: Iterable[Any], where: str) -> None:
     """Raise PromptError where a column has a name that rewards get for something else, or none that is a text."""
     for name in names:
         if not isinstance(name, str):
-            raise PromptError(f"{where} has a column {name!r}; the names of columns must be texts")
+            raise PromptError(f"{where} has a column {shown(name)}; the names of columns must be texts")
         if name in RESERVED_COLUMNS:
             raise PromptError(f"{where} has a column {name!r}, a name that rewards get for something else; rename it")
-
-
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = text[error.start].encode("unicode_escape").decode("ascii")
-        raise PromptError(
-            f"{where} holds {half} at character {error.start}, half of a surrogate pair, which is no text; remove it"
-        ) from None
 
 
 def _checked_rows(items: Iterable[tuple[str, Any]]) -> PromptRows:
@@ -143,7 +136,7 @@ def _checked_rows(items: Iterable[tuple[str, Any]]) -> PromptRows:
         row = _row(item, where)
         if rows and row[1].keys() != rows[0][1].keys():
             raise PromptError(
-                f"{where} has the columns {sorted(row[1])}, but the first has {sorted(rows[0][1])}; "
+                f"{where} has the columns {names_shown(row[1])}, but the first has {names_shown(rows[0][1])}; "
                 "every row needs the same ones"
             )
         rows.append(row)
@@ -154,7 +147,7 @@ def _row(item: Any, where: str) -> Row:
     if not isinstance(item, Mapping):
         text, columns = item, {}
     elif "prompt" not in item:
-        raise PromptError(f"{where} has no key 'prompt'; its keys are {sorted(item, key=str)}")
+        raise PromptError(f"{where} has no key 'prompt'; its keys are {names_shown(item)}")
     else:
         text = item["prompt"]
         columns = {name: value for name, value in item.items() if name != "prompt"}
@@ -164,16 +157,16 @@ def _row(item: Any, where: str) -> Row:
 
 def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
     """(where, item) of every line that is not empty."""
-    shown = repr(str(path)) if len(str(path)) <= 200 else f"{str(path)[:200]!r}..."
+    file = shown(str(path), 200)
     try:
         if path.suffix not in (".jsonl", ".txt") or not path.is_file():
             why = "no such file" if path.suffix in (".jsonl", ".txt") else "not a .jsonl or .txt file"
-            raise PromptError(f"prompts {shown}: {why}. For a single prompt, put it in a list: [{shown}]")
+            raise PromptError(f"prompts {file}: {why}. For a single prompt, put it in a list: [{file}]")
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise PromptError(f"{path} is not UTF-8: {error}") from error
     except OSError as error:  # also a name that is too long for a file
-        raise PromptError(f"prompts {shown} cannot be read: {error.strerror}") from error
+        raise PromptError(f"prompts {file} cannot be read: {error.strerror}") from error
     for number, raw in enumerate(lines, start=1):
         line = raw.rstrip("\r")
         if not line.strip():

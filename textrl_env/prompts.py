@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from textrl_env.errors import ConfigError, PromptError, PromptTooLong, UnknownName
+from textrl_env.foreign_text import names_shown, shown
 from textrl_env.prompt_rows import PromptRows, PromptText, check_row, load_rows
 from textrl_env.tokenization import encode_chat, encode_prompt_text
 
@@ -57,7 +58,7 @@ class PromptSet:
     ):
         is_count = isinstance(max_prompt_tokens, (int, np.integer)) and not isinstance(max_prompt_tokens, bool)
         if not is_count or max_prompt_tokens < 1:
-            raise ConfigError(f"max_prompt_tokens must be an integer >= 1, got {max_prompt_tokens!r}")
+            raise ConfigError(f"max_prompt_tokens must be an integer >= 1, got {shown(max_prompt_tokens)}")
         if overflow not in ("truncate", "error"):
             raise UnknownName("overflow", overflow, ("truncate", "error"))
         self.tokenizer = tokenizer
@@ -112,8 +113,8 @@ class PromptSet:
         check_row(text, columns, "the prompt")
         if columns.keys() != self.column_names:
             raise PromptError(
-                f"the prompt has the columns {sorted(columns)}, but the set's prompts have "
-                f"{sorted(self.column_names)}; give exactly these, the reward gets them"
+                f"the prompt has the columns {names_shown(columns)}, but the set's prompts have "
+                f"{names_shown(self.column_names)}; give exactly these, the reward gets them"
             )
         return self._encode(text, columns, -1)
 

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from textrl_env.errors import EmptyPrompt, PromptError
-from textrl_env.foreign_text import shown
+from textrl_env.foreign_text import names_shown, shown
 
 Ids = list[int]
 
@@ -31,13 +31,14 @@ def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
         text: Any text. Control tokens that it spells are encoded as text.
 
     Raises:
+        PromptError: The text holds half of a surrogate pair.
         EmptyPrompt: There is no text, and the tokenizer has no BOS token that could stand in for it.
     """
     plain = _encode(tokenizer, text)
     if not plain:
         if tokenizer.bos_token_id is None:
             raise EmptyPrompt(
-                f"the prompt {text!r} has no tokens, and {type(tokenizer).__name__} has no BOS token "
+                f"the prompt {shown(text)} has no tokens, and {type(tokenizer).__name__} has no BOS token "
                 "to start from; give a prompt with text, or set tokenizer.bos_token"
             )
         return [tokenizer.bos_token_id]
@@ -46,6 +47,17 @@ def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
         if full[start : start + len(plain)] == plain:
             return full[: start + len(plain)]
     return full  # a tokenizer that puts special tokens into the text itself: leave its ids alone
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise `PromptError` that begins with `where` for a text with half of a surrogate pair, which is not Unicode."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode("ascii")
+        raise PromptError(
+            f"{where} holds {half} at character {error.start}, half of a surrogate pair, which is no text; remove it"
+        ) from None
 
 
 def check_messages(messages: Any) -> None:
@@ -62,7 +74,7 @@ def check_messages(messages: Any) -> None:
             )
         for key in ("role", "content"):
             if key not in message:
-                raise PromptError(f"message {number} of a chat has no {key!r}; its keys are {sorted(message)}")
+                raise PromptError(f"message {number} of a chat has no {key!r}; its keys are {names_shown(message)}")
             if not isinstance(message[key], str):
                 raise PromptError(
                     f"{key!r} of message {number} of a chat must be a string, got {type(message[key]).__name__}"
@@ -191,6 +203,7 @@ def _known_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def _encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True) -> Ids:
+    check_text(text, "the text")
     return tokenizer(
         text,
         add_special_tokens=add_special_tokens,

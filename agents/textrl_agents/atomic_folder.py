@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, with a list of what is in them.
+"""Folders that are there whole or not at all.
 
 A folder is written beside its final name and renamed when every byte is on the disk. A process that is killed while
 it writes leaves the previous folder; what it had written so far is a hidden folder that the next write removes.
@@ -7,25 +7,22 @@ it writes leaves the previous folder; what it had written so far is a hidden fol
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from textrl_env.errors import ModelError, TextRLError
-
-MANIFEST = "manifest.json"
+from textrl_env.errors import TextRLError
+from textrl_env.manifest import write_manifest
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `folder`, in place of an older one, when the block ends.
 
-    manifest: add `manifest.json` with the size and SHA-256 of every file, which `verify` checks.
+    manifest: add `manifest.json` with the size and SHA-256 of every file, which `textrl_env.manifest.verify` checks.
 
     Raises TextRLError where it cannot be written; then an older folder is as it was.
     """
@@ -38,7 +35,7 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
         try:
             yield fresh
             if manifest:
-                (fresh / MANIFEST).write_text(json.dumps(_manifest(fresh), indent=1) + "\n")
+                write_manifest(fresh)
             _share(fresh)
             _sync(fresh)
             _replace(folder, fresh)
@@ -68,71 +65,6 @@ def existing(folder: str | Path) -> Path:
     folder = Path(folder)
     previous = _previous(folder)
     return previous if not folder.is_dir() and previous.is_dir() else folder
-
-
-def verify(folder: str | Path, *, only: str = "", elsewhere: Mapping[str, Path | None] | None = None) -> None:
-    """Compare every file with the manifest.
-
-    only: a file, or a folder with all that is in it; what lies beside it is not read. elsewhere: where a listed file
-    lies that was moved out of the folder; None where it need not be anywhere.
-
-    Raises ModelError that names the file that is missing, was changed, or is not in the manifest.
-    """
-    folder = Path(folder)
-    files = _listed(folder)
-    moved = elsewhere or {}
-    within = [name for name in (*_files(folder), *files) if not only or name == only or name.startswith(f"{only}/")]
-    if not within:
-        raise ModelError(f"{folder / only} is missing. Use an older checkpoint.")
-    for name in dict.fromkeys(within):
-        path = folder / name
-        if name not in files:
-            raise ModelError(
-                f"{path} is not in {MANIFEST}: it does not belong here, or the list was cut. Remove it, or use an "
-                "older checkpoint."
-            )
-        if name in moved and not path.is_file():
-            if (place := moved[name]) is None:
-                continue
-            path = place
-        if not path.is_file():
-            raise ModelError(f"{path} is missing. Use an older checkpoint.")
-        if (path.stat().st_size, _sha256(path)) != files[name]:
-            raise ModelError(f"{path} is damaged: it is not the file that was saved. Use an older checkpoint.")
-
-
-def _listed(folder: Path) -> dict[str, tuple[int, str]]:
-    """Name -> (bytes, SHA-256) of every file in the manifest."""
-    try:
-        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {name: (entry["bytes"], entry["sha256"]) for name, entry in expected.items()}
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} has no {MANIFEST}: it is not a checkpoint or policy of a run, or not a whole one"
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder / MANIFEST} cannot be read: {error}. Use an older checkpoint.") from error
-
-
-def _files(folder: Path) -> list[str]:
-    """Names of all files but the manifest and hidden ones, which systems leave in any folder that is looked at."""
-    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [
-        name.as_posix()
-        for name in names
-        if name.as_posix() != MANIFEST and not any(part.startswith(".") for part in name.parts)
-    ]
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, int | str]]:
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _files(folder)
-    }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _share(folder: Path) -> None:

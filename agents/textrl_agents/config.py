@@ -24,6 +24,7 @@ import yaml
 
 from textrl_agents.argument_checks import check_seed
 from textrl_agents.extras import require
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards.make import check_reward_name
@@ -152,22 +153,19 @@ class TrainConfig:
         check_reward_name(self.reward)
         check_device_name(self.device)
         check_dtype_name(self.dtype)
-        require("stable_baselines3" if self.lib == "sb3" else "ray", "matplotlib")
-
-    def resolved(self) -> TrainConfig:
-        """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
-        self.check()
-        import inspect
-
-        from textrl_env.tasks import get_task
-        from textrl_env.tasks.assembly import assemble
-
-        known = [name for name in inspect.signature(assemble).parameters if name not in _NOT_IN_ENV]
+        known = [name for name in ENV_ARGUMENTS if name not in _NOT_IN_ENV]
         for name in self.env:
             if name in _NOT_IN_ENV:
                 raise ConfigError(f"env.{name} is decided by the run; give it as the setting {name!r} if there is one")
             if name not in known:
                 raise UnknownName("argument of env", name, known)
+        require("stable_baselines3" if self.lib == "sb3" else "ray", "matplotlib")
+
+    def resolved(self) -> TrainConfig:
+        """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
+        self.check()
+        from textrl_env.tasks import get_task
+
         task = get_task(self.task)
         return dataclasses.replace(
             self,

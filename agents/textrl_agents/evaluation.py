@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from textrl_agents.divergence import check_log_probs
 from textrl_agents.rlhf_metrics import FINISH_REASONS
 from textrl_agents.statistic import Statistic
 from textrl_env import TextGenVectorEnv
@@ -115,7 +116,8 @@ def evaluate(
     deterministic: greedy decoding; None as the policy was trained to be decoded. The KL is then that of the greedy
         policy, a point mass, and the entropy is 0.
 
-    Neither the caller's random state nor the policy changes.
+    Neither the caller's random state nor the policy changes. Raises TrainingDiverged where a log-probability is not
+    finite.
     """
     if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 2:
         raise ConfigError(f"episodes must be a whole number >= 2 (an interval needs two), got {episodes!r}")
@@ -245,6 +247,7 @@ def _summary(
     at_step = np.concatenate([start + np.arange(n) for (_, _, start, *_), n in zip(finished, lengths, strict=True)])
     at_row = np.repeat([row for _, row, *_ in finished], lengths)
     log_probs = step_log_probs[torch.from_numpy(at_step), torch.from_numpy(at_row)]
+    check_log_probs(log_probs.cpu().numpy())
     kls = response_kls(actor_critic, env, [entry[3] for entry in finished], responses, log_probs)
     bounds = np.cumsum(lengths) - lengths
     surprisals = np.add.reduceat(-log_probs.double().cpu().numpy(), bounds)

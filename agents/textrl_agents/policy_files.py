@@ -13,22 +13,22 @@ from safetensors.torch import load_file, save_file
 
 from textrl_env.errors import ModelError, TrainingDiverged
 from textrl_env.models import CausalLMActorCritic, load_model
-from textrl_env.models.actor_critic import VALUE_HEAD_FILE
+from textrl_env.models.policy_folder import VALUE_HEAD_FILE
 
 POLICY_FOLDER = "policy"
 ADAPTER_FILE = "adapter.safetensors"
 SETTINGS_COPY = "settings.yaml"
+PROBED = 8  # tokens that a policy is run on before it is saved
 
 
 def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | None = None) -> None:
     """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`.
 
     settings: of the run, in YAML, as `settings.yaml`; a run that goes on compares its own with them.
-    Raises TrainingDiverged for weights that are not finite: no checkpoint of them may take the place of a sound one.
+    Raises TrainingDiverged for weights that are not finite, or from which nothing finite is computed: no checkpoint of
+    them may take the place of a sound one.
     """
-    for name, parameter in core.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise TrainingDiverged(f"the weights are not finite ({name}), so they are not saved: lower learning_rate")
+    _require_finite(core)
     if settings is not None:
         (folder / SETTINGS_COPY).write_text(settings, encoding="utf-8")
     core.save_pretrained(folder / POLICY_FOLDER)
@@ -40,6 +40,20 @@ def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | N
             if parameter.requires_grad
         }
         save_file(adapter, folder / ADAPTER_FILE)
+
+
+@torch.no_grad()
+def _require_finite(core: CausalLMActorCritic) -> None:
+    for name, parameter in core.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingDiverged(f"the weights are not finite ({name}), so they are not saved: lower learning_rate")
+    # Finite weights can still be too large for what half precision computes from them.
+    ids = torch.arange(min(PROBED, core.lm.vocab_size), device=core.device)
+    if not torch.isfinite(core.lm.project(core.lm.hidden(ids[None]))).all():
+        raise TrainingDiverged(
+            "the policy's logits are not finite: its weights overflow, so they are not saved. Lower learning_rate, or "
+            "use dtype float32"
+        )
 
 
 def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:

@@ -16,12 +16,13 @@ import re
 import shutil
 from pathlib import Path
 
-from textrl_agents.atomic_folder import MANIFEST, atomic_folder, existing, remove_folder, verify
+from textrl_agents.atomic_folder import atomic_folder, existing, remove_folder
 from textrl_agents.out_folder import foreign_names
 from textrl_agents.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
+from textrl_env.manifest import require_manifest, verify
 from textrl_env.models import CausalLMActorCritic, load_model
-from textrl_env.models.actor_critic import SETTINGS_FILE, VALUE_HEAD_FILE
+from textrl_env.models.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
 from textrl_env.user_path import user_path
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
@@ -124,7 +125,12 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
     source = run.newest_policy or folder
     if source == folder and run.config.is_file():
         raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
-    _verify(source)
+    # `load_model` compares the files with the list of them, which any other model comes without.
+    home = RunFolder(source.resolve().parent)
+    if _CHECKPOINT.fullmatch(home.path.name):
+        require_manifest(home.path)
+    elif home.config.is_file():
+        verify(source, only=VALUE_HEAD_FILE, elsewhere={VALUE_HEAD_FILE: home.value_head})
     if not (source / SETTINGS_FILE).is_file():
         loaded = load_model(source, device=device, dtype=dtype)
         limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
@@ -132,13 +138,3 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
     heads = [path for path in (source / VALUE_HEAD_FILE, source.parent / VALUE_HEAD_FILE) if path.is_file()]
     value_head = heads[0].absolute() if heads else None
     return CausalLMActorCritic.from_pretrained(source, device=device, dtype=dtype, value_head=value_head)
-
-
-def _verify(source: Path) -> None:
-    """Check the files of a policy that a run has written. Any other saved model comes without a manifest."""
-    home = RunFolder(source.resolve().parent)
-    in_run = home.config.is_file()
-    if _CHECKPOINT.fullmatch(home.path.name):
-        verify(home.path, only=source.resolve().name)
-    elif in_run or (source / MANIFEST).is_file():
-        verify(source, elsewhere={VALUE_HEAD_FILE: home.value_head if in_run else None})

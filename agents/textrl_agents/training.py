@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from textrl_agents.atomic_file import write_atomically
-from textrl_agents.atomic_folder import existing, remove_folder, verify
+from textrl_agents.atomic_folder import existing, remove_folder
 from textrl_agents.config import TrainConfig
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.metrics_file import MetricsFile
@@ -26,8 +26,9 @@ from textrl_agents.run_folder import RunFolder
 from textrl_agents.sample_file import SampleFile
 from textrl_agents.stop_signals import StopSignals
 from textrl_agents.trainer import Trainer, make_trainer
-from textrl_agents.trust import require_trust
+from textrl_agents.trust import require_trust, resume_command
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.manifest import verify
 from textrl_env.user_path import user_path
 
 
@@ -135,7 +136,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             write_atomically(run.config, settings)
             _say_least(config, trainer)
             with StopSignals() as stop, TrainingProgress(progress) as bar:
-                finished = trainer.timesteps >= config.timesteps or _learn(trainer, run, bar, stop)
+                finished = trainer.timesteps >= config.timesteps or _learn(trainer, config, run, bar, stop)
                 run.save_policy(trainer.actor_critic, trainer.timesteps)
             plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()}, {config.title}")
         except TextRLError:
@@ -153,7 +154,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
         )
 
 
-def _learn(trainer: Trainer, run: RunFolder, bar: TrainingProgress, stop: StopSignals) -> bool:
+def _learn(trainer: Trainer, config: TrainConfig, run: RunFolder, bar: TrainingProgress, stop: StopSignals) -> bool:
     """Train to the end; False where a signal ended it early. After an error save what can be saved."""
     try:
         return trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
@@ -163,7 +164,8 @@ def _learn(trainer: Trainer, run: RunFolder, bar: TrainingProgress, stop: StopSi
         with contextlib.suppress(TextRLError):  # such as a full disk, which is the error itself then
             trainer.save_after_error(error)
         checkpoints = run.checkpoints()
-        how = f"Continue from {checkpoints[-1][1].name} with --resume {run.path}." if checkpoints else ""
+        command = resume_command(run.path, dataclasses.asdict(config))
+        how = f"Continue from {checkpoints[-1][1].name} with: {command}" if checkpoints else ""
         if _is_out_of_memory(error):
             raise TextRLError(
                 f"out of memory. Lower {', '.join(trainer.memory_settings)}, or use dtype bfloat16 or lora. {how}"

@@ -22,13 +22,12 @@ from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.loading import load_model
 from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
+from textrl_env.models.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
 from textrl_env.models.quiet import quiet_loading
 from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
 from textrl_env.models.vocabulary import Vocabulary
 
-VALUE_HEAD_FILE = "value_head.safetensors"
-SETTINGS_FILE = "actor_critic.json"
 VALUE_TRUNKS = ("shared", "separate")
 
 

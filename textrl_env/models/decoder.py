@@ -32,7 +32,7 @@ class SlotDecoder:
     recomputing, with one warning.
 
     A new decoder runs the model on a row of `max_length` tokens, twice, to see that its numbers are right at every
-    length. Raises ModelError where no batch would be.
+    length. Raises ModelError where no batch would be, and where they are not finite.
     """
 
     def __init__(self, lm: CausalLM, max_length: int, *, cache: bool = True):
@@ -48,6 +48,7 @@ class SlotDecoder:
         self.max_length, self.cached = max_length, False
         if max_length > 1:
             whole = self._whole()
+            self._require_finite(whole)
             self.cached = self._wants_cache and self._cache_fits(whole)
             self._check_prefixes(whole)
 
@@ -131,6 +132,15 @@ class SlotDecoder:
             )
         return reason is None
 
+    def _require_finite(self, whole: torch.Tensor) -> None:
+        if torch.isfinite(whole).all() and torch.isfinite(self.lm.project(whole[-PROBE_STEPS:])).all():
+            return
+        raise ModelError(
+            f"{type(self.lm.model).__name__} computes numbers that are not finite: its weights are broken, or too "
+            f"large for {str(self.lm.dtype).removeprefix('torch.')}. Use another checkpoint, or dtype float32."
+        )
+
+    @torch.no_grad()
     def _probe(self, whole: torch.Tensor) -> str | None:
         """Decode a row that ends at `max_length` beside one that has just begun; compare with one forward over both.
 

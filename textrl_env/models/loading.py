@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.hub import local_files_only
-from textrl_env.models.quiet import quiet_loading
+from textrl_env.models.policy_folder import verify_policy
+from textrl_env.models.pretrained import load_pretrained
 from textrl_env.user_path import user_path
 
 EMBEDDED = "embedded"
@@ -37,9 +39,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = device.type if isinstance(device, torch.device) else str(device).split(":")[0]
     if not isinstance(device, torch.device):
         check_device_name(device)
+    kind = str(device).split(":")[0]
     try:
         resolved = torch.device(device)
         if kind != "meta":
@@ -49,7 +51,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         missing = isinstance(error, NotImplementedError)
         reason = f"torch has no {kind} backend" if missing else str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"device {str(device)!r} cannot be used here: {reason}. Use device='auto' or 'cpu'."
+            f"device {shown(str(device))} cannot be used here: {visible(reason[:200])}. Use device='auto' or 'cpu'."
         ) from error
     return resolved
 
@@ -81,13 +83,16 @@ def load_model(
     lora: keyword arguments of `peft.LoraConfig`, such as `{"r": 8}`: only an adapter is trained, and the reference
         is the same weights with the adapter off.
 
-    Code that comes with a model is never run (`trust_remote_code` stays off). Raises ModelError.
+    Code that comes with a model is never run (`trust_remote_code` stays off). Raises ModelError, also for a policy of a
+    run in which a file is not the one that the run has written.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     outline = place.type == "meta"
     if isinstance(model, (str, Path)):
         source = _source(model)
+        if not outline and os.path.isdir(source):
+            verify_policy(Path(source))
         loaded_tokenizer = _load_tokenizer(tokenizer if tokenizer is not None else source, wanted_by=source)
         module = _load_outline(source) if outline else _load_module(source, kind)
     else:
@@ -121,14 +126,18 @@ def _source(model: str | Path) -> str:
 def _load_module(source: str, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    here = local_files_only(source)
     try:
-        with quiet_loading():
-            return AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, trust_remote_code=False, local_files_only=here
-            )
+        module, missing = load_pretrained(AutoModelForCausalLM, source, dtype)
+    except ModelError:
+        raise
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
         raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
+    if missing:
+        raise ModelError(
+            f"model {shown(source, 300)} is not a whole causal LM: its files have no weights for "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Give one that was saved with all of them"
+        )
+    return module
 
 
 def _load_outline(source: str) -> Any:
@@ -185,11 +194,15 @@ def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
         raise MissingExtra("peft", "peft")
     from peft import LoraConfig, get_peft_model
 
+    if not isinstance(lora, Mapping):
+        raise ConfigError(f"lora takes arguments of peft.LoraConfig, such as {{'r': 8}}; got {shown(lora)}")
     settings = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora}
     try:
-        return get_peft_model(module, LoraConfig(**settings)).eval()
+        with warnings.catch_warnings():  # of peft's about transformers, which no user can follow
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+            return get_peft_model(module, LoraConfig(**settings)).eval()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"lora={dict(lora)} is refused by peft: {_first_lines(error)}") from error
+        raise ConfigError(f"lora={shown(dict(lora), 300)} is refused by peft: {_first_lines(error)}") from error
 
 
 def _first_lines(error: Exception, count: int = 3) -> str:

@@ -14,8 +14,7 @@ _SHARDING = ("transformers.distributed.tensor_parallel", "transformers.integrati
 def quiet_loading() -> Iterator[None]:
     """No progress bar for weights that are read or written here, and no remark on layers that are not sharded.
 
-    Downloads keep their bars, warnings (such as of weights that a checkpoint lacks) are shown, and afterwards the
-    caller's settings are as they were.
+    Downloads keep their bars, other warnings are shown, and afterwards the caller's settings are as they were.
     """
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.models.hub import local_files_only
-from textrl_env.models.quiet import quiet_loading
+from textrl_env.models.pretrained import load_pretrained
 from textrl_env.user_path import user_path
 
 _TOKENIZER_FILES = (
@@ -37,23 +35,15 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
             up a random head for a plain language model and go on.)
     """
     source = _source(model)
-    here = local_files_only(source)
-    log = transformers_logging.get_logger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)  # its report of missing weights; what matters of it is raised below
     try:
-        with quiet_loading():
-            loaded, report = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here
-            )
+        loaded, missing = load_pretrained(AutoModelForSequenceClassification, source, dtype)
+    except ModelError:
+        raise
     except Exception as error:  # OSError, ValueError, SafetensorError ...: which one depends on what is wrong
         raise ModelError(f"reward model {source!r} cannot be loaded: {_first_line(error)}") from error
-    finally:
-        log.setLevel(level)
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
+    if missing:
         raise ModelError(
-            f"reward model {source!r} is no trained classifier: it has no weights for {missing}. "
+            f"reward model {source!r} is no trained classifier: it has no weights for {', '.join(missing[:3])}. "
             "Give a model that was trained and saved as a sequence classifier"
         )
     return loaded

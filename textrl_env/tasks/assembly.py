@@ -92,7 +92,9 @@ def assemble(
         reward=reward,
     )
     if not with_reference and kl_mode != "deferred":
-        raise ConfigError(f"with_reference=False needs kl_mode='deferred'; kl_mode={kl_mode!r} runs it at every step")
+        raise ConfigError(
+            f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
+        )
     for package, extra in task.requires.items():
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(extra, package)

@@ -1,7 +1,8 @@
-"""A benchmark in a terminal: a line for each cell that is done, and a bar of what runs and what is left."""
+"""A benchmark as it is seen: a line for each cell that is done, and what runs as a bar in a terminal, else as lines."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -22,16 +23,24 @@ from textrl_agents.benchmark.cell import Cell
 from textrl_env.foreign_text import visible
 
 SHOWN = ("objective", "kl", "normalized")
+LINE_SECONDS = 60.0
 NAMED = 3  # running cells that are named; of others the number is told
 
 
 class CellProgress:
-    """On stderr, so that stdout is left to results; the bar is for terminals alone. enabled: False shows nothing."""
+    """On stderr, so that stdout is left to results.
+
+    Where stderr is no terminal (a file, nohup, Slurm) a cell that starts is a line too, and so is, every `LINE_SECONDS`
+    without another one, what runs. enabled: False shows nothing.
+    """
 
     def __init__(self, total: int, *, done: int = 0, enabled: bool = True, console: Console | None = None):
         self.console = console or Console(stderr=True)
         self.enabled, self.failed = enabled, 0
+        self._shows_lines = enabled and not self.console.is_terminal
         self._running: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        self._shown_at = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -60,11 +69,21 @@ class CellProgress:
     def note(self, text: str) -> None:
         """A line of its own."""
         if self.enabled:
-            self.console.print(escape(visible(text)), style="yellow", soft_wrap=True, highlight=False)
+            self._print(text, "yellow")
 
     def started(self, cell: Cell) -> None:
-        self._running[cell.key] = f"{cell.algorithm} on {cell.task}, seed {cell.seed}"
+        name = self._running[cell.key] = f"{cell.algorithm} on {cell.task}, seed {cell.seed}"
+        self._since[cell.key] = time.monotonic()
+        if self._shows_lines:
+            self._print(f"[{self._done}/{self._total}] {name}: started")
         self._describe()
+
+    def waiting(self) -> None:
+        """To be called now and then while cells run."""
+        now = time.monotonic()
+        if self._shows_lines and self._running and now - self._shown_at >= LINE_SECONDS:
+            names = [f"{name} ({(now - self._since[key]) / 60:.0f} min)" for key, name in self._running.items()]
+            self._print(f"[{self._done}/{self._total}] running: {'; '.join(names)}")
 
     def finished(self, cell: Cell, line: Mapping[str, Any]) -> None:
         name = self._running.pop(cell.key, f"{cell.algorithm} on {cell.task}, seed {cell.seed}")
@@ -78,9 +97,13 @@ class CellProgress:
             text, style = f"FAILED: {' '.join(str(line['error']).split())}", "red"
         if self.enabled:
             where = f"[{self._done}/{self._total}] {name}: {text}"
-            self.console.print(escape(visible(where)), style=style, soft_wrap=True, highlight=False)
+            self._print(where, style)
         self._progress.advance(self._task)
         self._describe()
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._shown_at = time.monotonic()
+        self.console.print(escape(visible(text)), style=style, soft_wrap=True, highlight=False)
 
     def _describe(self) -> None:
         names = list(self._running.values())

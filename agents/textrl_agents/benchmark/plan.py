@@ -17,6 +17,7 @@ from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
 from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm
 from textrl_agents.config import parse_assignments, read_settings
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.rewards.make import check_reward_name
@@ -247,12 +248,8 @@ def _check_env(env: Mapping[str, Any]) -> None:
     if not env:
         return
     check_reward_name(env.get("reward"))
-    check_dtype_name(env.get("dtype"))
-    import inspect
-
-    from textrl_env.tasks.assembly import assemble
-
-    known = [name for name in inspect.signature(assemble).parameters if name not in _DECIDED]
+    check_dtype_name(env.get("dtype", "auto"))
+    known = [name for name in ENV_ARGUMENTS if name not in _DECIDED]
     for name in env:
         if name in _DECIDED:
             instead = f"use {_DECIDED[name]}" if _DECIDED[name] else "each algorithm and the evaluation need their own"

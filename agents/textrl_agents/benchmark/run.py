@@ -102,10 +102,15 @@ def run_benchmark(
                 shown.finished(cell, line)
 
             with _Stop() as stop:
+
+                def stop_requested() -> bool:
+                    shown.waiting()  # this is asked again and again while cells run
+                    return stop.received is not None
+
                 handlers: dict[str, Any] = {
                     "started": shown.started,
                     "finished": finished,
-                    "stop_requested": lambda: stop.received is not None,
+                    "stop_requested": stop_requested,
                 }
                 if pending and ray:
                     from textrl_agents.benchmark.ray_tune import run_cells_with_tune

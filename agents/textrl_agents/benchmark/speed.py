@@ -17,6 +17,7 @@ import torch
 
 from textrl_agents.benchmark import env_speed, generation_speed, update_memory, update_speed
 from textrl_agents.benchmark.measurement import FULL, QUICK, Measured, Run, Target, compared
+from textrl_agents.benchmark.speed_names import chosen_names
 from textrl_agents.benchmark.subject import Subject, embedded_subject
 from textrl_agents.demo import demo_config
 from textrl_agents.evaluation import paired_difference
@@ -24,7 +25,7 @@ from textrl_agents.extras import missing_extra
 from textrl_agents.quiet import errors_only
 from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training import train
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
 from textrl_env.models.loading import resolve_device
 
@@ -181,7 +182,7 @@ def run_speed(
     """Measure, and return one row a measurement.
 
     device: as for `load_model`. On a CPU everything runs on one thread.
-    only: a part of the names in MEASUREMENTS, or several; every measurement whose name contains one is run.
+    only: a part of the names in `speed_names`, or several; every measurement whose name contains one is run.
     repeats: rounds of each comparison; the value is their median. quick: less work, about a minute in all.
     progress: called with each measurement's name when it starts.
 
@@ -190,7 +191,7 @@ def run_speed(
     """
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats must be a whole number >= 1, got {repeats!r}")
-    names = _chosen(only)
+    names = chosen_names(only)
     place = resolve_device(device)
     subjects: list[Subject] = []
 
@@ -231,13 +232,3 @@ def measure_row(
         "ok": ok,
         "detail": got.detail,
     }
-
-
-def _chosen(only: str | Sequence[str] | None) -> list[str]:
-    if only is None:
-        return list(MEASUREMENTS)
-    wanted = [only] if isinstance(only, str) else list(only)
-    for part in wanted:
-        if not any(part in name for name in MEASUREMENTS):
-            raise UnknownName("measurement", part, MEASUREMENTS)
-    return [name for name in MEASUREMENTS if any(part in name for part in wanted)]

@@ -28,6 +28,9 @@ def speed(
 ) -> None:
     """Measure speed and memory against the same work done by hand, side by side."""
     check_names(device=device)
+    from textrl_agents.benchmark.speed_names import chosen_names
+
+    chosen_names(only)
     from textrl_agents.benchmark.speed import run_speed
 
     with told_on_stderr() as tell:

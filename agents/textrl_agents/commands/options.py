@@ -35,8 +35,10 @@ def check_names(
     if task is not None:
         check_task_name(task)
     check_reward_name(reward)
-    check_device_name(device)
-    check_dtype_name(dtype)
+    if device is not None:
+        check_device_name(device)
+    if dtype is not None:
+        check_dtype_name(dtype)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 from ray import cloudpickle
 from transformers import PreTrainedTokenizerBase
 
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.rewards import make_reward, registered_rewards
 from textrl_env.rewards import registry as rewards
 from textrl_env.tasks import get_task
 from textrl_env.tasks import registry as tasks
-from textrl_env.tasks.assembly import assemble
 
 
 def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     RLlib copies and pickles these arguments for every process. Raises UnknownName, and ConfigError for a model among
     them: each process loads models by name or path.
     """
-    known = [*inspect.signature(assemble).parameters, "autoreset_mode", "max_episode_steps"]
+    known = [*ENV_ARGUMENTS, "autoreset_mode", "max_episode_steps"]
     for name in given:
         if name not in known:
             raise UnknownName("argument of env_config", name, known)

@@ -132,7 +132,9 @@ class RLlibRun:
             )
         progress.start(self.timesteps, config.timesteps)
         started, first, before = time.monotonic(), self.timesteps, self.timesteps
-        with SummaryWriter(str(self.run.path)) as self._board:
+        # What an earlier sitting logged after the checkpoint comes again: TensorBoard then shows the new alone.
+        purge_step = self.timesteps + 1 if self.resumed else 0
+        with SummaryWriter(str(self.run.path), purge_step=purge_step) as self._board:
             while True:
                 done, stopped = self.timesteps >= config.timesteps, stop_requested()
                 self._at_boundary(before, done=done, stopped=stopped)

@@ -13,7 +13,6 @@ from torch import nn
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
-from textrl_agents.sb3.argument_check import check_arguments
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
@@ -23,6 +22,7 @@ from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
 from textrl_agents.sb3.response_buffer import check_whole_responses
 from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.tabular import TabularPolicy
+from textrl_agents.sb3.validation import check_arguments
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName

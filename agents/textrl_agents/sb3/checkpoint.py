@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from textrl_agents.atomic_folder import atomic_folder, existing, verify
+from textrl_agents.atomic_folder import atomic_folder, existing
 from textrl_agents.policy_files import load_policy_files, save_policy_files, with_number_keys
 from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.sb3.policy import CausalLMPolicy
@@ -25,6 +25,7 @@ from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.state_files import expected_state, load_state, save_state
 from textrl_env.errors import ConfigError
+from textrl_env.manifest import verify
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 

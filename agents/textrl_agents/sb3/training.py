@@ -73,9 +73,12 @@ class SB3Run:
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
         self.run, self.resumed = run, checkpoint is not None
-        self.agent.set_logger(sb3_logger.Logger(str(run.path), _log_outputs(run)))
+        outputs: list[sb3_logger.KVWriter] = [_JSONLines(MetricsFile(run.metrics))]
+        self.agent.set_logger(sb3_logger.Logger(str(run.path), outputs))
         if checkpoint is not None:
             load_checkpoint(self.agent, checkpoint)
+        if sb3_logger.SummaryWriter is not None:
+            outputs.append(_board(run, self.agent.num_timesteps + 1 if self.resumed else 0))
 
     def learn(
         self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
@@ -135,8 +138,14 @@ class _JSONLines(sb3_logger.KVWriter):
         """Nothing stays open between two writes."""
 
 
-def _log_outputs(run: RunFolder) -> list[sb3_logger.KVWriter]:
-    outputs: list[sb3_logger.KVWriter] = [_JSONLines(MetricsFile(run.metrics))]
-    if sb3_logger.SummaryWriter is not None:
-        outputs.append(sb3_logger.TensorBoardOutputFormat(str(run.path)))
-    return outputs
+def _board(run: RunFolder, step: int) -> sb3_logger.TensorBoardOutputFormat:
+    """SB3's writer of events. What an earlier sitting logged from `step` on comes again: TensorBoard then shows the new
+    alone, as it does for the `purge_step` of torch's writer, which SB3 does not pass on.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    output = sb3_logger.TensorBoardOutputFormat(str(run.path))
+    events = output.writer.file_writer
+    events.add_event(Event(step=step, file_version="brain.Event:2"))
+    events.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    return output
