@@ -19,6 +19,13 @@ def test_the_course_by_hand(done: float, rate: float):
     assert WarmupSchedule(3.0, warmup=0.1, final=0.2)(1.0 - done) == pytest.approx(3.0 * rate)
 
 
+@pytest.mark.parametrize("beyond", [0.01, 0.3, 20.0])
+def test_beyond_the_end_the_rate_stays(beyond: float):
+    """A rollout is trained on whole, so that the last one may end beyond what was asked for: it was unlearned there."""
+    assert WarmupSchedule(3.0, final=0.2)(-beyond) == pytest.approx(0.6)
+    assert WarmupSchedule(3.0, final=0.0)(-beyond) == 0.0
+
+
 def test_without_warmup_it_starts_at_the_peak():
     assert WarmupSchedule(2.0, warmup=0.0)(1.0) == 2.0
 

@@ -11,7 +11,8 @@ from textrl_env.errors import ConfigError
 class WarmupSchedule:
     """A learning rate that rises linearly over the first `warmup` share of training and then falls to `final` of it.
 
-    Called with SB3's progress (1 at the start, 0 at the end); `points` is the same for RLlib.
+    Called with SB3's progress (1 at the start, 0 at the end, and below 0 where the last rollout goes beyond it: the rate
+    stays at its last then); `points` is the same for RLlib.
     """
 
     def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
@@ -37,7 +38,7 @@ class WarmupSchedule:
             ) from None
 
     def __call__(self, progress_remaining: float) -> float:
-        done = 1.0 - progress_remaining
+        done = 1.0 - max(progress_remaining, 0.0)
         if done < self.warmup:
             return self.peak * done / self.warmup
         return self.peak * (1.0 - (1.0 - self.final) * (done - self.warmup) / (1.0 - self.warmup))
