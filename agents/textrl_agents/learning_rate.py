@@ -11,8 +11,8 @@ from textrl_env.errors import ConfigError
 class WarmupSchedule:
     """A learning rate that rises linearly over the first `warmup` share of training and then falls to `final` of it.
 
-    Called with SB3's progress (1 at the start, 0 at the end, and below 0 where the last rollout goes beyond it: the rate
-    stays at its last then); `points` is the same for RLlib.
+    Called with SB3's progress: 1 at the start, 0 at the end, and below 0 where the last rollout goes beyond it, which
+    keeps the last rate. `points` is the same for RLlib.
     """
 
     def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
