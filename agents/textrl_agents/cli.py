@@ -29,7 +29,8 @@ class _Commands(TyperGroup):
                 raise
             if ctx.params.get("debug"):
                 typer.echo(visible(traceback.format_exc()), err=True)
-            message = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+            *said, last = [str(error), *getattr(error, "__notes__", [])]
+            message = " ".join(" ".join([*(f"{part.rstrip().removesuffix('.')}." for part in said), last]).split())
             typer.secho(f"error: {visible(message)}", fg="red", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from raised
         except KeyboardInterrupt:
