@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -67,19 +71,49 @@ def test_sb3_make_vec_env():
     assert 0 <= mean <= 4, "the score of a response, no penalty"
 
 
+PROCESSES = """
+import textrl_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+if __name__ == "__main__":
+    env = make_vec_env("TextRLHF-Exact-v0", n_envs=2, vec_env_cls=SubprocVecEnv)
+    print(PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu").learn(16).num_timesteps)
+    env.close()
+"""
+
+
 @pytest.mark.slow
-def test_sb3_subproc_vec_env():
-    """A process for each environment."""
+def test_sb3_subproc_vec_env(tmp_path: Path):
+    """A process for each environment. SB3 starts new interpreters, which run a script's imports again."""
+    pytest.importorskip("stable_baselines3")
+    script = tmp_path / "train.py"
+    script.write_text(PROCESSES)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environ())
+    assert done.stdout.split() == ["16"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_sb3_subproc_vec_env_without_a_script(start_method: str):
+    """In a notebook, or here, there are no imports to run again: the id names the package that registers it."""
     env_util = pytest.importorskip("stable_baselines3.common.env_util")
-    sb3 = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    env = env_util.make_vec_env(EXACT, n_envs=2, vec_env_cls=SubprocVecEnv)
+    start = {"start_method": start_method}
+    env = env_util.make_vec_env(f"textrl_env:{EXACT}", 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=start)
     try:
-        agent = sb3.PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu").learn(16)
-        assert agent.num_timesteps == 16
+        assert env.reset().shape == (2, 6)
+        assert env.step([1, EOS])[2].tolist() == [False, True]
     finally:
         env.close()
+
+
+def environ() -> dict[str, str]:
+    """For a new process that imports what stands here."""
+    root = Path(__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "agents")])}
 
 
 def test_maskable_ppo_never_draws_an_unknown_id(tiny_task: Any):

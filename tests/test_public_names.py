@@ -14,7 +14,7 @@ NAMES = {
     "ScriptedModel SlotCache SlotDecoder Vocabulary load_model pack",
     "textrl_env.tasks": "Task get_task register_task task_names",
     "textrl_agents.rllib": "CausalLMModule export_policy make_config policy_of ray_session training_metrics",
-    "textrl_agents.sb3": "CausalLMPolicy EpisodeRolloutBuffer TextVecEnv make_agent",
+    "textrl_agents.sb3": "CausalLMPolicy EpisodeRolloutBuffer ModelCopy TextVecEnv make_agent",
 }
 
 

@@ -380,12 +380,15 @@ def vtrace_seen(wired: Wired, batch: MultiAgentBatch, monkeypatch: pytest.Monkey
     return [array.T.numpy() for array in arrays]
 
 
-@pytest.mark.parametrize("fragment", [3, 14])
+@pytest.mark.parametrize(("fragment", "limit"), [(3, None), (14, None), (14, 2)])
 @pytest.mark.parametrize("algo", ["impala", "appo"])
-def test_vtrace_targets_are_on_policy_returns(algo: str, fragment: int, monkeypatch: pytest.MonkeyPatch):
+def test_vtrace_targets_are_on_policy_returns(
+    algo: str, fragment: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
+):
     """At equal policies V-trace is the lambda = 1 return: nothing after an end, and after a cut the value of the state
-    there, which is why it stands as the reward of the extra column."""
-    wired = wire(algo, rollout_fragment_length=fragment, gamma=0.9)
+    there, which is why it stands as the reward of the extra column. A time limit cuts as a fragment's end does."""
+    env = {} if limit is None else {"max_episode_steps": limit}
+    wired = wire(algo, env=env, rollout_fragment_length=fragment, gamma=0.9)
     if algo == "appo":
         wired.learner.module[DEFAULT_MODULE_ID].target.load_state_dict(wired.core.state_dict())
     reference = letter_model()[0].eval()
@@ -398,6 +401,10 @@ def test_vtrace_targets_are_on_policy_returns(algo: str, fragment: int, monkeypa
     cut = np.array([not episode.is_terminated for episode in episodes])
     assert cut.any()
     assert not cut.all()
+    if limit is not None:
+        cut_off = [episode for episode in episodes if episode.is_truncated and not episode.is_terminated]
+        assert len(cut_off) > 4
+        assert all(np.asarray(episode.get_rewards())[-1] == 0 for episode in cut_off), "no score is paid there"
     for row, episode in enumerate(episodes):
         values = [value_by_plain_model(wired.core, ids) for ids in states_of(episode)]
         rewards = np.asarray(episode.get_rewards()) - 0.5 * kl_by_plain_model(episode, reference)

@@ -287,7 +287,7 @@ def test_a_full_disk_loses_nothing(room: int, full: Path, extended: Path, disk: 
     assert "No space left" in result.output
     assert "Traceback" not in result.output
     errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert errors == result.output.splitlines()[-1:]  # one line, after those that tell the progress
+    assert errors == result.output.splitlines()[-1:], "one line, after those of progress"
     verify(folder / f"checkpoint-{2 * ROLLOUT}")
     assert metrics(folder)[: len(metrics(full))] == metrics(full)
     assert (folder / "samples.md").read_text().startswith((full / "samples.md").read_text())

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 import textrl_env
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_env import Task, TextGenVectorEnv
-from textrl_env.errors import ConfigError, MissingLogProb
+from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb
 from textrl_env.tasks import get_task
 from textrl_env.tasks.enumeration import ExactValue
 
@@ -273,3 +273,37 @@ def test_greedy_evaluation_in_other_processes(agent: Any):
 
 def _one_env() -> Any:
     return Monitor(gymnasium.make(textrl_env.ENV_ID, **EXACT))
+
+
+def evaluated_by_hand(agent: Any, env: Any) -> None:
+    env.step(agent.predict(env.reset(seed=0)[0])[0])
+
+
+DEFERRED: dict[str, Any] = {**EXACT, "kl_mode": "deferred"}
+NOBODY_CHARGES: dict[str, tuple[Any, Any]] = {
+    "gym.make": (lambda: Monitor(gymnasium.make(textrl_env.ENV_ID, **DEFERRED)), evaluate_policy),
+    "DummyVecEnv": (
+        lambda: DummyVecEnv([lambda: Monitor(gymnasium.make(textrl_env.ENV_ID, **DEFERRED))]),
+        evaluate_policy,
+    ),
+    "gym.make_vec": (lambda: gymnasium.make_vec(textrl_env.ENV_ID, num_envs=2, **DEFERRED), evaluated_by_hand),
+}
+
+
+@pytest.mark.parametrize("way", NOBODY_CHARGES)
+def test_an_environment_that_defers_the_kl_to_nobody_refuses_a_policy(way: str, agent: Any):
+    """It would pay the score alone: no adapter is there to charge the episode."""
+    make, evaluate = NOBODY_CHARGES[way]
+    env = make()
+    with pytest.raises(InvalidAction, match=r"kl_mode='deferred' charges no KL, .* Use kl_mode='auto' or 'log_ratio'"):
+        evaluate(agent, env)
+
+
+def test_a_batch_of_predictions_brings_its_log_probs_to_the_native_environment(agent: Any):
+    """As one prediction does to a single environment: the log-ratio is charged, not the cross-entropy."""
+    env = gymnasium.make_vec(textrl_env.ENV_ID, num_envs=3, **EXACT)
+    observations, _ = env.reset(seed=0)
+    tokens, _ = agent.predict(observations)
+    infos = env.step(tokens)[4]
+    np.testing.assert_allclose(infos["kl"] + infos["ref_log_prob"], tokens.log_probs.numpy(), atol=1e-6)
+    assert np.abs(infos["kl"]).min() > 1e-4

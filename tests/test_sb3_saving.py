@@ -139,12 +139,21 @@ def test_a_table_is_told_of_a_task_it_cannot_hold(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft calls it
-@pytest.mark.parametrize("lora", [None, {"r": 2}])
-def test_weights_travel_as_tensors_and_not_in_the_pickle(lora: Any, tiny_task: Task, tmp_path: Path):
+@pytest.mark.parametrize("given", [None, "lora", "policy_kwargs"])
+def test_weights_travel_as_tensors_and_not_in_the_pickle(
+    given: str | None, tiny_task: Task, make_model: Any, tmp_path: Path
+):
     """What SB3 pickles of a module is its architecture, so the pickles of different weights are alike."""
-    if lora is not None:
+    lora, policy_kwargs = None, None
+    if given == "lora":
         pytest.importorskip("peft")
-    agent = make_agent("ppo", env_kwargs={"task": tiny_task}, lora=lora, n_envs=2, n_steps=4, seed=0)
+        lora = {"r": 2}
+    elif given is not None:
+        policy_kwargs = {"model": make_model("llama")}
+    env_kwargs = {"task": tiny_task}
+    agent = make_agent(
+        "ppo", env_kwargs=env_kwargs, lora=lora, policy_kwargs=policy_kwargs, n_envs=2, n_steps=4, seed=0
+    )
     agent.learn(8)
     agent.save(tmp_path / "agent.zip")
     data = json.loads(zipfile.ZipFile(tmp_path / "agent.zip").read("data"))
@@ -211,3 +220,40 @@ def test_every_algorithm_in_a_new_process(tmp_path: Path):
     got = json.loads(done.stdout.splitlines()[-1])
     for algo, wanted in expected.items():
         torch.testing.assert_close(torch.tensor(got[algo], dtype=wanted.dtype), wanted, atol=1e-5, rtol=0, msg=algo)
+
+
+def test_a_soft_policy_is_told_of_another_coefficient(tmp_path: Path):
+    """Its values are soft at the kl_coef it was made for; another environment's would be learned from as if it was."""
+    agent = trained("soft_dqn")
+    agent.save(tmp_path / "agent.zip")
+    loaded = type(agent).load(tmp_path / "agent.zip", env=environment("soft_dqn", kl_coef=3.0), device="cpu")
+    with pytest.raises(ConfigError, match=r"made for kl_coef=0\.5, .* the environment charges 3\.0"):
+        loaded.learn(64)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "nlpo", "dqn", "qrdqn", "soft_dqn"])
+def test_a_policy_alone_is_a_folder_without_a_pickle(algo: str, tmp_path: Path):
+    """`policy.save` and `load`: the same choices and values, and the target network that a new training starts from."""
+    policy = trained(algo).policy
+    if algo == "qrdqn":
+        torch.nn.init.normal_(policy.quantile_net.spread.weight)
+    policy.save(tmp_path / "policy")
+    files = {file.suffix for file in (tmp_path / "policy").rglob("*") if file.is_file()}
+    assert files <= {".json", ".safetensors", ".md", ".jinja"}
+    loaded = type(policy).load(tmp_path / "policy", device="cpu")
+    assert loaded.actor_critic.greedy == policy.actor_critic.greedy == (algo in ("dqn", "qrdqn"))
+    observations = torch.tensor([[0, -1, -1, -1, -1, -1], [0, 3, 2, -1, -1, -1]])
+    for name in ("q_net", "quantile_net", "predict_values"):
+        if hasattr(policy, name):
+            values = getattr(loaded, name)(observations)
+            torch.testing.assert_close(values, getattr(policy, name)(observations), atol=1e-6, rtol=0)
+            if name.endswith("net") and algo != "soft_dqn":
+                torch.testing.assert_close(getattr(loaded, name + "_target")(observations), values)
+    if algo == "soft_dqn":
+        values = loaded.actor_critic.values(observations)
+        torch.testing.assert_close(loaded.q_net_target(observations)[:, 0], values)
+        assert loaded.temperature == policy.temperature == 0.5
+    else:
+        torch.testing.assert_close(
+            loaded.actor_critic.logits(observations), policy.actor_critic.logits(observations), atol=1e-6, rtol=0
+        )

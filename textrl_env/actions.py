@@ -58,7 +58,7 @@ def parse_actions(actions: Any, count: int, vocab_size: int, ignored: np.ndarray
     ignored: bool [N], rows whose action has no effect, whatever it is; it is parsed as token 0. Raises InvalidAction.
     """
     ignored = np.zeros(count, dtype=bool) if ignored is None else ignored
-    if isinstance(actions, TokenAction):
+    if hasattr(actions, "log_prob"):  # a TokenAction, or tokens that an adapter gave them
         return _checked(_array(actions.token), _array(actions.log_prob), ignored, vocab_size)
     if isinstance(actions, (list, tuple)) and any(isinstance(action, TokenAction) for action in actions):
         if len(actions) != count:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from textrl_env.actions import ParsedActions
-from textrl_env.errors import ConfigError, MissingLogProb, ResetNeeded, UnknownName
+from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.models.sampling import SamplingParams
@@ -227,7 +227,7 @@ class TokenMDP:
     def step(self, actions: ParsedActions, live: np.ndarray | None = None) -> Transition:
         """Advance the rows where `live` (bool [N]; all by default) by one token each.
 
-        Raises ResetNeeded, MissingLogProb or a RewardError, and then has changed nothing.
+        Raises ResetNeeded, MissingLogProb, InvalidAction or a RewardError, and then has changed nothing.
         """
         live = np.ones(self.num_rows, dtype=bool) if live is None else live
         if not self.running[live].all():
@@ -273,10 +273,16 @@ class TokenMDP:
         self, actions: ParsedActions, live: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
         """Reference log-probs, displayed KL, charged KL (None if deferred) and the rows' charges after this step."""
+        known = ~np.isnan(actions.log_probs)
         if self._initial_charge == DEFERRED:
+            if (live & known).any():
+                raise InvalidAction(
+                    "kl_mode='deferred' charges no KL, so the log-probability that came with this action would be "
+                    "lost. Use kl_mode='auto' or 'log_ratio'; an adapter that charges whole episodes through "
+                    "env.kl_penalty passes the token ids alone."
+                )
             unknown = np.full(self.num_rows, np.nan)
             return unknown, unknown, None, self.charges
-        known = ~np.isnan(actions.log_probs)
         decided = np.where(known, LOG_RATIO, CROSS_ENTROPY)
         charges = np.where(live & (self.charges == UNDECIDED), decided, self.charges).astype(np.int8)
         if (missing := live & (charges == LOG_RATIO) & ~known).any():

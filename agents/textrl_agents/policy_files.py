@@ -59,12 +59,12 @@ def _require_finite(core: CausalLMActorCritic) -> None:
 def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
     """Put the saved weights into `core`, which was made with the same arguments. Raises ModelError."""
     if _has_adapter(core):
-        weights, source = _tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE
+        weights, source = load_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE
     else:
         # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
         source = folder / POLICY_FOLDER
         weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
-    values = _tensors(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
+    values = load_tensors(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
     result = core.model.load_state_dict(weights, strict=not _has_adapter(core))
     missing = set(core.value_state()) - set(values)
     if result.unexpected_keys or missing:
@@ -72,7 +72,8 @@ def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
     core.load_state_dict(values, strict=False)
 
 
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Of a safetensors file. Raises ModelError."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from torch import nn
 
 from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.reward_probe import probe_reward
@@ -130,14 +131,15 @@ def _policy_kwargs(recipe: Recipe, given: dict[str, Any] | None, vec_env: TextVe
     reference = vec_env.env.kl_penalty.reference
     assert reference is not None  # an environment always has one
     name = vec_env.env.model_name
+    model = (given or {}).get("model", reference.lm.model if name is None else name)
     return {
-        "model": ModelCopy(reference.lm.model) if name is None else name,
         "tokenizer": vec_env.env.tokenizer,
         "sampling": vec_env.env.rules.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
         **recipe.policy,
         **(given or {}),
+        "model": ModelCopy(model) if isinstance(model, nn.Module) else model,
     }
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -16,12 +14,12 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from textrl_agents.divergence import GradientGuard
 from textrl_agents.sb3.model_copy import ModelCopy
+from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
 from textrl_agents.sb3.sampled_tokens import SampledTensor
-from textrl_env.errors import ConfigError, ModelError
+from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, load_model
 from textrl_env.models.packing import pack_observations
 
-SPACES_FILE = "policy_spaces.json"
 IMPOSSIBLE = -1e4  # the logit of an id that cannot be drawn
 
 
@@ -29,7 +27,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     """A causal language model as an SB3 policy.
 
     model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless
-        `share_model` or it is a peft model, whose reference is itself with the adapter off.
+        `share_model` or it is a peft model, whose reference is itself with the adapter off. In `policy_kwargs` it is
+        given as a ModelCopy, which `make_agent` makes of it: SB3's `save` pickles a bare one with its weights.
     sampling, value_trunk, cache: see CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     attention: the attention implementation to run, such as "eager", which alone has second derivatives; None keeps the
@@ -167,30 +166,12 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     def save(self, path: str | Path) -> None:
         """Write a folder: the model in Hugging Face format, the value head, and the spaces. No pickle."""
-        folder = Path(path)
-        self.actor_critic.save_pretrained(folder)
-        shape = {"max_length": int(self.observation_space.shape[0]), "vocab_size": int(self.action_space.n)}  # type: ignore
-        (folder / SPACES_FILE).write_text(json.dumps(shape) + "\n")
+        save_policy_folder(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMPolicy:  # type: ignore[override]
         """Read a folder that `save` wrote."""
-        folder = Path(path)
-        if not (folder / SPACES_FILE).is_file():
-            raise ModelError(f"{folder} is not a folder written by CausalLMPolicy.save: it has no {SPACES_FILE}")
-        shape = json.loads((folder / SPACES_FILE).read_text())
-        core = CausalLMActorCritic.from_pretrained(folder, device=str(device))
-        policy = cls(
-            gymnasium.spaces.Box(-1, shape["vocab_size"] - 1, (shape["max_length"],), np.int64),
-            gymnasium.spaces.Discrete(shape["vocab_size"]),
-            cls._dummy_schedule,
-            model=core.model,
-            tokenizer=core.tokenizer,
-            sampling=core.sampling,
-            value_trunk=core.value_trunk,
-            share_model=True,
-            device=device,
-            **cls._parts_of(core),
-        )
+        core, arguments = load_policy_folder(cls, Path(path), device)
+        policy = cls(**arguments, **cls._parts_of(core))
         policy.actor_critic.load_state_dict(core.value_state(), strict=False)
         return policy

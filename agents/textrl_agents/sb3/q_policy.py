@@ -14,20 +14,26 @@ form above has exactly that V in its value head and that `pi` in its language mo
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
+from safetensors.torch import save_file
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from textrl_agents.divergence import GradientGuard, check_values
+from textrl_agents.policy_files import load_tensors
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
+from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
 from textrl_agents.sb3.sampled_tokens import SampledTensor
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 from textrl_env.models.actor_critic import States
+
+SPREAD_FILE = "quantile_spread.safetensors"
 
 
 class TokenQNetwork(nn.Module):
@@ -111,7 +117,7 @@ class CausalLMQPolicy(BasePolicy):
         # The policy core as every other algorithm here has it; its optimizer is not used.
         core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
         core.greedy = not soft
-        self.n_quantiles = n_quantiles
+        self.n_quantiles, self.soft = n_quantiles, soft
         online = (
             TokenQNetwork(core, q_scale) if n_quantiles is None else TokenQuantileNetwork(core, q_scale, n_quantiles)
         )
@@ -134,6 +140,11 @@ class CausalLMQPolicy(BasePolicy):
         return self._online[0].core
 
     @property
+    def temperature(self) -> float | None:
+        """With `soft` the KL coefficient that the values were learned under."""
+        return self._online[0].q_scale if self.soft else None
+
+    @property
     def device(self) -> torch.device:
         return self.actor_critic.device
 
@@ -143,3 +154,24 @@ class CausalLMQPolicy(BasePolicy):
     def _predict(self, observation: Any, deterministic: bool = True) -> torch.Tensor:
         drawn = self.actor_critic.sample(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder as CausalLMPolicy's, with what makes a Q-function of its model. No pickle."""
+        folder, online = Path(path), self._online[0]
+        save_policy_folder(self, folder, q_scale=online.q_scale, n_quantiles=self.n_quantiles, soft=self.soft)
+        if isinstance(online, TokenQuantileNetwork):
+            save_file(online.spread.state_dict(), folder / SPREAD_FILE)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMQPolicy:  # type: ignore[override]
+        """Read a folder that `save` wrote; the target network is a copy of the other. Raises ModelError."""
+        folder = Path(path)
+        core, arguments = load_policy_folder(cls, folder, device)
+        policy = cls(**arguments)
+        online = policy._online[0]
+        online.core.load_state_dict(core.value_state(), strict=False)
+        if isinstance(online, TokenQuantileNetwork):
+            online.spread.load_state_dict(load_tensors(folder / SPREAD_FILE))
+        target = policy.q_net_target if policy.n_quantiles is None else policy.quantile_net_target
+        target.load_state_dict(online.state_dict())
+        return policy

@@ -36,12 +36,20 @@ class _Stored:
 
 
 def check_charge(action: np.ndarray) -> None:
-    """Raise ConfigError where the environment that took `action` does not charge the cross-entropy."""
-    env = action.env if isinstance(action, SampledTokens) else None  # unknown of uniformly random tokens
-    if env is not None and env.env.rules.kl_mode != "cross_entropy":
+    """Raise ConfigError where the environment that took `action` does not charge what the policy learns from."""
+    if not isinstance(action, SampledTokens) or action.env is None:  # unknown of uniformly random tokens
+        return
+    env = action.env
+    if env.env.rules.kl_mode != "cross_entropy":
         raise ConfigError(
             f"Q-learning learns from the reward of each step: it needs an environment with kl_mode='cross_entropy', "
             f"not {env.env.rules.kl_mode!r}"
+        )
+    temperature = getattr(action.policy, "temperature", None)
+    if temperature is not None and temperature != env.env.kl_penalty.coef:
+        raise ConfigError(
+            f"this policy was made for kl_coef={temperature}, which is its temperature, and the environment charges "
+            f"{env.env.kl_penalty.coef}: give it an environment with its own kl_coef"
         )
 
 

@@ -38,7 +38,7 @@ class SampledToken(np.int64):
 
 
 class SampledTokens(np.ndarray):
-    """Token ids int64, [N] or [N, 1], as SB3 handles them.
+    """Token ids int64, [N] or [N, 1], as SB3 handles them, which an environment takes as it takes a TokenAction.
 
     One of them is a SampledToken: what DummyVecEnv and SubprocVecEnv give an environment, and what `predict` makes of
     one observation. What is computed from them is a plain array.
@@ -49,6 +49,16 @@ class SampledTokens(np.ndarray):
     in_rollout: bool  # a rollout buffer follows, which charges a deferred KL; else they come from `predict`
     env: TextVecEnv | None  # that took them
     ended: list[EndedRow]  # the episodes that were over with them
+
+    @property
+    def token(self) -> np.ndarray:
+        return np.asarray(self)
+
+    @property
+    def log_prob(self) -> torch.Tensor:
+        if self.policy is None:
+            raise AttributeError("these tokens were computed, and not drawn by a policy")
+        return self.log_probs
 
     def __array_finalize__(self, source: Any) -> None:
         for name in _CARRIED:

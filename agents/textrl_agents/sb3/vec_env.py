@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from textrl_agents.sb3.ended_row import EndedRow
 from textrl_agents.sb3.prediction_charge import PredictionCharge
 from textrl_agents.sb3.sampled_tokens import SampledTokens
-from textrl_env import ENV_ID, TextGenVectorEnv, TokenAction
+from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import CutEpisode, Episode
 
@@ -77,7 +77,8 @@ class TextVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         tokens = self._actions
         sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
-        actions: Any = tokens if sampled is None or self._deferred else TokenAction(tokens, sampled.log_probs)
+        # Where the KL is deferred, the environment has no use for their log-probabilities.
+        actions = np.asarray(tokens) if self._deferred else tokens
         observations, rewards, terminated, truncated, vector_infos = self.env.step(actions)
         self.steps += 1
         transition = self.env.transition
