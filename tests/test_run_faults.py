@@ -201,6 +201,7 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     result = textrl("train", "--resume", tmp_path / "run", "--trust")
     assert result.exit_code == 1
     assert raised.partition("(")[0] in result.output
+    assert ". Continue from checkpoint-" in result.output
 
 
 def test_a_file_that_exits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
