@@ -13,10 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLM, SlotDecoder, pack
+from textrl_env.models.context_rules import limited_window
 from textrl_env.models.packing import state_hidden
 
 MAX_LENGTH = 40
 WINDOW = 12
+# Tokens of each row where sampling begins; a long row is before a short one.
+FIRSTS = (25, 1, MAX_LENGTH - 3, WINDOW - 2)
 IDS = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 GPT = {**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 BASE = {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
@@ -168,14 +171,13 @@ def errors(lm: CausalLM, decoder: SlotDecoder) -> tuple[float, float]:
     alone = {}
     sampling = 0.0
     for step in range(4):
-        lengths = [1 + step, WINDOW - 2 + step, 25 + step, MAX_LENGTH - 3 + step]
+        lengths = [first + step for first in FIRSTS]
         observations = ids.masked_fill(torch.arange(MAX_LENGTH) >= torch.tensor(lengths)[:, None], -1)
         got = log_probs(decoder.last_hidden(observations))
         for row, length in enumerate(lengths):
             alone[row, length] = log_probs(lm.hidden(ids[row : row + 1, :length])[0, -1])
             sampling = max(sampling, float((got[row] - alone[row, length]).abs().max()))
-    firsts = [1, WINDOW - 2, 25, MAX_LENGTH - 3]
-    packed = pack([row[: first + 4].numpy() for row, first in zip(ids, firsts, strict=True)], firsts, "cpu")
+    packed = pack([row[: first + 4].numpy() for row, first in zip(ids, FIRSTS, strict=True)], FIRSTS, "cpu")
     trained = log_probs(state_hidden(lm, packed))
     places = zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)
     wanted = torch.stack([alone[row, column + 1] for row, column in places])
@@ -216,6 +218,22 @@ def test_what_no_batch_can_give_is_refused(name: str, cache: bool):
         SlotDecoder(lm, MAX_LENGTH, cache=cache)
     short = SlotDecoder(lm, 6)
     assert short.lm is lm, "within its limit it is taken"
+
+
+@pytest.mark.filterwarnings("ignore:LlamaForCausalLM cannot use the slot cache")
+def test_a_window_may_be_as_long_as_an_episode_and_no_shorter():
+    """By one token: what is refused or recomputed there, and why."""
+    mistral = AutoConfig.for_model("mistral", **{**GROUPED, "sliding_window": WINDOW})
+    assert limited_window(mistral, WINDOW) is None
+    assert limited_window(mistral, WINDOW + 1) is not None
+    phi3 = model_of("phi3", RECOMPUTED["phi3, longrope"][0])
+    assert SlotDecoder(phi3, WINDOW).cached
+    with pytest.warns(UserWarning, match=r"turned another way beyond 12 tokens"):
+        assert not SlotDecoder(phi3, WINDOW + 1).cached
+    dynamic = model_of("llama", REFUSED["llama"][0])
+    assert SlotDecoder(dynamic, WINDOW).cached
+    with pytest.raises(ModelError, match=r"up to 12 tokens, not 13"):
+        SlotDecoder(dynamic, WINDOW + 1)
 
 
 def test_a_window_is_seen_without_its_name(monkeypatch: pytest.MonkeyPatch):

@@ -242,6 +242,29 @@ def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: st
     assert size > 1 or len(ended) - len(trained) == 8  # one response of each row
 
 
+def test_a_second_learn_trains_on_its_first_responses_too():
+    """Its environment counts its steps anew: that is no rollout that was broken off."""
+    agent = make_agent("reinforce", env_kwargs={"task": "exact"}, **LEARNING)
+    agent.learn(84)
+    seen = batches(agent, 4)
+    trained = [ids for batch in seen for ids, _ in batch["sequences"]]
+    ended = [(episode.prompt, *episode.response_ids.tolist()) for batch in seen for episode in batch["episodes"]]
+    assert len(ended) > LEARNING["n_envs"]
+    assert sorted(trained) == sorted(({"a": 0, "c": 2}[prompt], *response) for prompt, *response in ended)
+
+
+def test_a_checkpoint_tells_which_responses_have_lost_tokens():
+    agent = make_agent("reinforce", env_kwargs={"task": "exact"}, **{**LEARNING, "n_steps": 2})
+    agent.learn(10_000, callback=_Stop(3))
+    agent.learn(12, reset_num_timesteps=False)
+    buffer = agent.rollout_buffer
+    lost = set(buffer._incomplete)
+    assert lost, "all have ended: shows nothing"
+    state, buffer._incomplete = buffer.state_dict(), set()
+    buffer.load_state_dict(state)
+    assert buffer._incomplete == lost
+
+
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():
     assert all(issubclass(kind, PPO) for kind in (REINFORCE, RLOO, GRPO))
     env = TextVecEnv(num_envs=4, task="exact", group_size=2)

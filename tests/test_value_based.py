@@ -105,6 +105,7 @@ def test_every_transition_is_as_likely_as_any_other(batch_size: int):
 
 
 def test_the_oldest_episodes_that_are_over_make_room():
+    assert filled(capacity=2).size() == 6, "as many as it may hold"
     buffer = filled(capacity=1)
     assert buffer.size() == 4  # those that go on stay
     assert not any(float(reward) == pytest.approx(0.1) for _ in range(20) for reward in buffer.sample(4).rewards)

@@ -25,7 +25,7 @@ def limited_window(config: Any, max_length: int) -> str | None:
     config: the text configuration of a Hugging Face model.
     """
     kinds = [kind for name in LAYER_KINDS for kind in getattr(config, name, None) or ()]
-    if (kinds and UNLIMITED.issuperset(kinds)) or not getattr(config, "use_sliding_window", True):
+    if kinds and UNLIMITED.issuperset(kinds):
         return None
     for name in WINDOWS:
         width = getattr(config, name, None)
