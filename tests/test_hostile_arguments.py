@@ -9,7 +9,9 @@ import pytest
 from textrl_agents.benchmark.plan import Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.registry import get_algorithm
+from textrl_agents.config import TrainConfig
 from textrl_agents.generation import generate
+from textrl_agents.run_folder import load_policy
 from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenEnv, TextGenVectorEnv
 from textrl_env.errors import ConfigError, PromptError
@@ -130,6 +132,20 @@ def test_plug_ins_that_no_file_can_be(path: str) -> None:
 def test_a_stop_string_that_no_model_can_write(stop: str) -> None:
     with pytest.raises(ConfigError, match=r"the stop string '.*\\ud[8c][08]0' holds half a character"):
         TextGenEnv("exact", stop=[stop])
+
+
+@pytest.mark.parametrize("path", [5, None, b"x", ["a"], HUGE], ids=range(5))
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(ConfigError, match="cannot be used as a path: "):
+        load_policy(path)
+
+
+@pytest.mark.parametrize("name", ["lib", "algo", "task", "seed", "timesteps", "algorithm", "env", "lora", "device"])
+def test_odd_settings(name: str) -> None:
+    for value in (HUGE, [None], nested(5000), -HUGE):
+        with pytest.raises(ConfigError) as caught:
+            TrainConfig(**{name: -HUGE if name == "timesteps" else value})
+        assert len(str(caught.value)) < LONGEST
 
 
 def test_more_top_tokens_than_there_are() -> None:

@@ -201,6 +201,7 @@ def test_a_reward_that_exits_is_an_error_with_a_checkpoint(
     result = textrl("train", "--resume", tmp_path / "run", "--trust")
     assert result.exit_code == 1
     assert raised.partition("(")[0] in result.output
+    assert ". Continue from checkpoint-" in result.output
 
 
 def test_a_file_that_exits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +286,8 @@ def test_a_full_disk_loses_nothing(room: int, full: Path, extended: Path, disk: 
     assert result.exit_code == 1, result.output
     assert "No space left" in result.output
     assert "Traceback" not in result.output
-    assert result.output.count("\n") <= 2  # and a line on the length of the run
+    errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert errors == result.output.splitlines()[-1:], "one line, after those of progress"
     verify(folder / f"checkpoint-{2 * ROLLOUT}")
     assert metrics(folder)[: len(metrics(full))] == metrics(full)
     assert (folder / "samples.md").read_text().startswith((full / "samples.md").read_text())

@@ -78,7 +78,10 @@ def test_a_rewind_loses_nothing_that_is_before_the_newest_checkpoint(full: Path,
 
 def test_samples_that_are_added_or_rewound_are_old_or_new(full: Path, tmp_path: Path) -> None:
     file, old = tmp_path / "samples.md", (full / "samples.md").read_text()
-    for change in (lambda: SampleFile(file).add(9 * ROLLOUT, []), lambda: SampleFile(file).rewind(4 * ROLLOUT)):
+    for change in (
+        lambda: SampleFile(file).add(9 * ROLLOUT, [], prompts="held-out prompts"),
+        lambda: SampleFile(file).rewind(4 * ROLLOUT),
+    ):
         for moment in itertools.count(1):
             file.write_text(old)
             if not killed_at(moment, tmp_path, change):

@@ -307,3 +307,18 @@ def test_a_batch_of_predictions_brings_its_log_probs_to_the_native_environment(a
     infos = env.step(tokens)[4]
     np.testing.assert_allclose(infos["kl"] + infos["ref_log_prob"], tokens.log_probs.numpy(), atol=1e-6)
     assert np.abs(infos["kl"]).min() > 1e-4
+
+
+def test_a_soft_policy_is_evaluated_by_what_it_solves():
+    """In the default mode: score minus KL. It starts as its reference, so that is the score alone."""
+    agent = make_agent("soft_dqn", env_kwargs=EXACT, n_envs=2, seed=0)
+    scores: list[float] = []
+
+    def note(local: dict[str, Any], _: dict[str, Any]) -> None:
+        if local["done"]:
+            scores.append(local["info"]["score"])
+
+    returns, _ = evaluate_policy(
+        agent, TextVecEnv(num_envs=4, **EXACT), 12, deterministic=False, return_episode_rewards=True, callback=note
+    )
+    np.testing.assert_allclose(returns, scores, atol=1e-4)

@@ -183,4 +183,5 @@ def test_the_hint_after_a_signal_names_the_flag_that_is_needed(evil: str, tmp_pa
     from textrl_agents.trust import resume_command
 
     assert resume_command("runs/a", {"reward": "length"}) == "textrl train --resume runs/a"
+    assert resume_command("my runs/a", {}) == "textrl train --resume 'my runs/a'"
     assert resume_command("runs/a", {"reward": evil}) == "textrl train --resume runs/a --trust"

@@ -29,7 +29,9 @@ class _Commands(TyperGroup):
                 raise
             if ctx.params.get("debug"):
                 typer.echo(visible(traceback.format_exc()), err=True)
-            message = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
+            said: list[str] = [str(error), *getattr(error, "__notes__", [])]
+            sentences = [*(f"{part.rstrip().removesuffix('.')}." for part in said[:-1]), said[-1]]
+            message = " ".join(" ".join(sentences).split())
             typer.secho(f"error: {visible(message)}", fg="red", err=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from raised
         except KeyboardInterrupt:

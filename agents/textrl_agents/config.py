@@ -27,6 +27,7 @@ from textrl_agents.extras import require
 from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.devices import check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import shown
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
 
@@ -76,7 +77,7 @@ class TrainConfig:
     threads: int | None = None  # of torch on the CPU
 
     def __post_init__(self) -> None:
-        if self.lib not in ALGORITHMS:
+        if not isinstance(self.lib, str) or self.lib not in ALGORITHMS:
             raise UnknownName("lib", self.lib, ALGORITHMS)
         lowest = {"timesteps": 1, "seed": 0, "n_envs": 1, "eval_every": 0, "eval_episodes": 0, "samples": 0}
         lowest |= {"save_every": 0, "keep_checkpoints": 1, "threads": 1}
@@ -85,19 +86,19 @@ class TrainConfig:
             if value is None and name in ("eval_every", "save_every", "threads"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise ConfigError(f"{name} must be a whole number >= {bound}, got {value!r}")
+                raise ConfigError(f"{name} must be a whole number >= {bound}, got {shown(value)}")
         check_seed(self.seed)
         if self.eval_episodes == 1:
             raise ConfigError("eval_episodes must be 0 (never) or at least 2, since an interval needs two; got 1")
         for name in ("algo", "task", "device", "dtype"):
             if not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} must be a name, got {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be a name, got {shown(getattr(self, name))}")
         if self.out is not None and not isinstance(self.out, str):
-            raise ConfigError(f"out must be a folder's name, got {self.out!r}")
+            raise ConfigError(f"out must be a folder's name, got {shown(self.out)}")
         for name in ("algorithm", "env", "lora"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) and not (name == "lora" and value is None):
-                raise ConfigError(f"{name} must be a mapping of argument names to values, got {value!r}")
+                raise ConfigError(f"{name} must be a mapping of argument names to values, got {shown(value)}")
 
     @classmethod
     def of(cls, *layers: Mapping[str, Any]) -> TrainConfig:

@@ -8,6 +8,7 @@ himself, in a call, by a flag or in the file of `--config`, is his own and is ne
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool |
 
 def resume_command(folder: str | Path, settings: Mapping[str, Any]) -> str:
     """The command that goes on with a run of these settings."""
-    return f"textrl train --resume {folder}{' --trust' if python_named_in(settings) else ''}"
+    return f"textrl train --resume {shlex.quote(str(folder))}{' --trust' if python_named_in(settings) else ''}"
 
 
 def _named(value: Any, place: tuple[str, ...]) -> Iterator[str]:

@@ -91,9 +91,7 @@ class CausalLMActorCritic(nn.Module):
         # bool [V], ids that are never sampled, or None; a buffer, so that it moves with the weights.
         self.banned: torch.Tensor | None
         self.register_buffer("banned", self.vocabulary.banned(self.lm.device), persistent=False)
-        self.value_body = copy.deepcopy(self.lm.body) if value_trunk == "separate" else None
-        if self.value_body is not None:
-            self.value_body.requires_grad_(True)
+        self.value_body = _value_trunk(model) if value_trunk == "separate" else None
         # Zero, so that the first advantages are the returns and no random value disturbs the first update.
         self.value_head = nn.Linear(self.lm.hidden_size, 1, device=self.lm.device)
         nn.init.zeros_(self.value_head.weight)
@@ -305,6 +303,13 @@ class CausalLMActorCritic(nn.Module):
         if unfit:
             raise ModelError(f"{file} does not fit this model: {', '.join(sorted(unfit))}")
         self.load_state_dict(state, strict=False)
+
+
+def _value_trunk(model: Any) -> nn.Module:
+    """A copy of the model's decoder to train as a whole, so without an adapter: saved files have the same names."""
+    plain = standalone(model)
+    body = plain.get_decoder()
+    return (copy.deepcopy(body) if plain is model else body).requires_grad_(True)
 
 
 def standalone(model: Any) -> Any:

@@ -55,7 +55,8 @@ def make_agent(
     The policy starts as a copy of the environment's model, which is the reference. The DQN family cannot report
     log-probabilities, so its environment charges the cross-entropy (`kl_mode="cross_entropy"`). The policy of DQN and
     QR-DQN is greedy; that of soft DQN is sampled, and solves the KL-regularised problem: its values carry the entropy.
-    The tables are charged in the same way.
+    The tables are charged in the same way. `evaluate_policy` of a policy that is sampled belongs in a TextVecEnv in its
+    default mode, which pays `score - kl_coef * KL`: the cross-entropy alone leaves the entropy out.
 
     The reward is called once, on three made-up responses: a wrong number of scores is told here, and not in training.
     """

@@ -37,9 +37,9 @@ class _Stored:
 
 def check_charge(action: np.ndarray) -> None:
     """Raise ConfigError where the environment that took `action` does not charge what the policy learns from."""
-    env = action.env if isinstance(action, SampledTokens) else None
-    if env is None:  # unknown of uniformly random tokens
+    if not isinstance(action, SampledTokens) or action.env is None:  # unknown of uniformly random tokens
         return
+    env = action.env
     if env.env.rules.kl_mode != "cross_entropy":
         raise ConfigError(
             f"Q-learning learns from the reward of each step: it needs an environment with kl_mode='cross_entropy', "

@@ -145,7 +145,7 @@ def _board(run: RunFolder, step: int) -> sb3_logger.TensorBoardOutputFormat:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     output = sb3_logger.TensorBoardOutputFormat(str(run.path))
-    events = output.writer.file_writer
+    events: Any = output.writer.file_writer
     events.add_event(Event(step=step, file_version="brain.Event:2"))
     events.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
     return output
