@@ -199,7 +199,7 @@ def test_ad_hoc_prompts(tokenizer: Any) -> None:
         ("hello there", r"not a .jsonl or .txt file.*put it in a list: \['hello there'\]"),
         ("nowhere.jsonl", "no such file"),
         ("x" * 5000 + ".txt", r"prompts 'xxx.*\.\.\. cannot be read: File name too long"),
-        ([{1: "a", "text": "b"}], r"prompt 0 has no key 'prompt'; its keys are \[1, 'text'\]"),
+        ([{1: "a", "text": "b"}], r"prompt 0 has no key 'prompt'; its keys are \['text', 1\]"),
         ([{"prompt": "a", 1: "b"}], "prompt 0 has a column 1; the names of columns must be texts"),
         (["\ud800"], r"prompt 0 holds \\ud800 at character 0"),
     ],

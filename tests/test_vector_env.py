@@ -47,8 +47,6 @@ def test_equals_single_environments(mode: AutoresetMode, kl_mode: str, tiny_task
     np.testing.assert_array_equal(seen[0], expected[0])
     ends = 0
     for actions in random_actions(320, 40, eos=1):
-        if kl_mode == "deferred":  # takes ids alone
-            actions = actions[:, 0].astype(np.int64)
         seen, expected = native.step(actions), single.step(actions)
         check_step(seen, expected)
         ends += int(seen[2].sum())

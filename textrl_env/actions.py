@@ -34,13 +34,14 @@ class ParsedActions(NamedTuple):
 
     tokens: np.ndarray  # int64 [N], all in [0, V)
     log_probs: np.ndarray  # float64 [N], NaN where not given
+    charge_expected: bool = False  # whether the agent counts on this step to charge the KL
 
 
 def parse_action(action: Any, vocab_size: int) -> ParsedActions:
     """One action of a single environment. Raises InvalidAction."""
     if hasattr(action, "log_prob"):  # a TokenAction, or a token that an adapter gave one
         tokens, log_probs = _array(action.token).reshape(-1), _array(action.log_prob).reshape(-1)
-        return _checked(tokens, log_probs, np.zeros(1, dtype=bool), vocab_size)
+        return _with_expectation(_checked(tokens, log_probs, np.zeros(1, dtype=bool), vocab_size), action)
     array = _array(action)
     if array.shape == (2,) and array.dtype.kind == "f":
         array = array[None]
@@ -59,13 +60,15 @@ def parse_actions(actions: Any, count: int, vocab_size: int, ignored: np.ndarray
     """
     ignored = np.zeros(count, dtype=bool) if ignored is None else ignored
     if hasattr(actions, "log_prob"):  # a TokenAction, or tokens that an adapter gave them
-        return _checked(_array(actions.token), _array(actions.log_prob), ignored, vocab_size)
+        return _with_expectation(
+            _checked(_array(actions.token), _array(actions.log_prob), ignored, vocab_size), actions
+        )
     if isinstance(actions, (list, tuple)) and any(isinstance(action, TokenAction) for action in actions):
         if len(actions) != count:
             raise InvalidAction(f"expected {count} action(s), got {len(actions)}: {_show(actions)}")
         rows = zip(actions, ignored.tolist(), strict=True)
         pairs = [parse_action(0 if skipped else action, vocab_size) for action, skipped in rows]
-        return ParsedActions(*(np.concatenate(column) for column in zip(*pairs, strict=True)))
+        return ParsedActions(*(np.concatenate(column) for column in zip(*(pair[:2] for pair in pairs), strict=True)))
     array = _array(actions)
     if array.ndim == 2 and array.shape == (count, 2) and array.dtype.kind == "f":
         array = np.where(ignored[:, None], 0.0, array)
@@ -74,6 +77,10 @@ def parse_actions(actions: Any, count: int, vocab_size: int, ignored: np.ndarray
             raise InvalidAction(f"rows [token, log_prob] need whole token ids, got {_show(array[:, 0])}")
         return _checked(array[:, 0].astype(np.int64), array[:, 1], ignored, vocab_size)
     return _checked(array, None, ignored, vocab_size)
+
+
+def _with_expectation(parsed: ParsedActions, given: Any) -> ParsedActions:
+    return parsed._replace(charge_expected=getattr(given, "charge_expected", False))
 
 
 def _array(value: Any) -> np.ndarray:

@@ -63,7 +63,7 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
     | `"auto"` | the log-ratio where the first action brings a log-prob, else the cross-entropy; never mixed |
     | `"log_ratio"` | the log-ratio; raises MissingLogProb without a log-prob |
     | `"cross_entropy"` | `-log pi_ref(a_t|s_t)`: KL-regularised RL for an agent whose return carries its entropy |
-    | `"deferred"` | nothing: an adapter charges whole episodes through `env.kl_penalty`; refuses a log-prob |
+    | `"deferred"` | nothing: an adapter charges whole episodes through `env.kl_penalty` |
 
     ## Starting State
     A prompt drawn uniformly with `np_random`. `reset(options={"prompt": text or messages})` or

@@ -273,16 +273,15 @@ class TokenMDP:
         self, actions: ParsedActions, live: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
         """Reference log-probs, displayed KL, charged KL (None if deferred) and the rows' charges after this step."""
-        known = ~np.isnan(actions.log_probs)
         if self._initial_charge == DEFERRED:
-            if (live & known).any():
+            if actions.charge_expected:
                 raise InvalidAction(
-                    "kl_mode='deferred' charges no KL, so the log-probability that came with this action would be "
-                    "lost. Use kl_mode='auto' or 'log_ratio'; an adapter that charges whole episodes through "
-                    "env.kl_penalty passes the token ids alone."
+                    "kl_mode='deferred' charges no KL, and nothing that follows these actions does: what is paid here "
+                    "would be the score alone, and not what is trained. Use kl_mode='auto' or 'log_ratio'."
                 )
             unknown = np.full(self.num_rows, np.nan)
             return unknown, unknown, None, self.charges
+        known = ~np.isnan(actions.log_probs)
         decided = np.where(known, LOG_RATIO, CROSS_ENTROPY)
         charges = np.where(live & (self.charges == UNDECIDED), decided, self.charges).astype(np.int8)
         if (missing := live & (charges == LOG_RATIO) & ~known).any():

@@ -23,6 +23,7 @@ class SampledToken(np.int64):
     """A token id with its log-probability, which an environment takes as it takes a TokenAction."""
 
     log_prob: float
+    charge_expected = True  # an environment that leaves the KL to an adapter refuses it: none follows
 
     def __new__(cls, token: Any, log_prob: float) -> SampledToken:
         made = super().__new__(cls, token)
@@ -49,6 +50,7 @@ class SampledTokens(np.ndarray):
     in_rollout: bool  # a rollout buffer follows, which charges a deferred KL; else they come from `predict`
     env: TextVecEnv | None  # that took them
     ended: list[EndedRow]  # the episodes that were over with them
+    charge_expected = True  # as a SampledToken's; a TextVecEnv that defers the KL passes on plain ids
 
     @property
     def token(self) -> np.ndarray:
