@@ -68,7 +68,8 @@ def parse_actions(actions: Any, count: int, vocab_size: int, ignored: np.ndarray
             raise InvalidAction(f"expected {count} action(s), got {len(actions)}: {_show(actions)}")
         rows = zip(actions, ignored.tolist(), strict=True)
         pairs = [parse_action(0 if skipped else action, vocab_size) for action, skipped in rows]
-        return ParsedActions(*(np.concatenate(column) for column in zip(*(pair[:2] for pair in pairs), strict=True)))
+        tokens, log_probs = (np.concatenate([pair[place] for pair in pairs]) for place in (0, 1))
+        return ParsedActions(tokens, log_probs)
     array = _array(actions)
     if array.ndim == 2 and array.shape == (count, 2) and array.dtype.kind == "f":
         array = np.where(ignored[:, None], 0.0, array)
