@@ -241,8 +241,10 @@ class CausalLMActorCritic(nn.Module):
             standalone(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_file(self.value_state(), folder / VALUE_HEAD_FILE)
-        (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
-        (folder / CARD_FILE).write_text(model_card(self), encoding="utf-8")
+        settings = self._settings()
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        card = model_card(self.model, settings, bans_ids=self.banned is not None and bool(self.banned.any()))
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textrl_env.assets import asset_folder
-
-if TYPE_CHECKING:
-    from textrl_env.models.actor_critic import CausalLMActorCritic
 
 CARD_FILE = "README.md"
 _CARD = """\
@@ -36,15 +34,18 @@ distribution.
 """
 
 
-def model_card(core: CausalLMActorCritic) -> str:
-    """Markdown for the model in `core`."""
-    base = _base_model(core.model)
+def model_card(model: Any, settings: Mapping[str, Any], *, bans_ids: bool) -> str:
+    """Markdown for a policy's model.
+
+    settings: those saved beside it. bans_ids: whether some ids of its head are never sampled.
+    """
+    base = _base_model(model)
     named = base is not None and base != _EMBEDDED
-    mask_top_p = getattr(core, "mask_top_p", None)
+    mask_top_p = settings.get("mask_top_p")
     return _CARD.format(
         base_line=f"base_model: {base}\n" if named else "",
         started_from="" if base is None else f", started from {base}",
-        sampling=_sampling(core),
+        sampling=_sampling(settings, bans_ids),
         mask="" if mask_top_p is None else _MASK.format(top_p=mask_top_p),
     )
 
@@ -63,11 +64,11 @@ def _base_model(model: Any) -> str | None:
     return None if Path(name).exists() or Path(name).is_absolute() else name
 
 
-def _sampling(core: CausalLMActorCritic) -> str:
-    if core.greedy:
+def _sampling(settings: Mapping[str, Any], bans_ids: bool) -> str:
+    if settings["greedy"]:
         return "It is decoded greedily: `model.generate(..., do_sample=False)`."
-    settings = ", ".join(f"{name}={value}" for name, value in vars(core.sampling).items())
-    text = f"It is sampled with {settings}: `model.generate(..., do_sample=True, {settings})`."
-    if core.banned is not None and bool(core.banned.any()):
+    drawn = ", ".join(f"{name}={value}" for name, value in settings["sampling"].items())
+    text = f"It is sampled with {drawn}: `model.generate(..., do_sample=True, {drawn})`."
+    if bans_ids:
         text += "\nIds of its head that the tokenizer does not know are never sampled."
     return text

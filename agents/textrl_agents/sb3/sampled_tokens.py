@@ -14,7 +14,6 @@ import torch
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.ended_row import EndedRow
-    from textrl_agents.sb3.vec_env import TextVecEnv
 
 _CARRIED = ("log_probs", "policy", "in_rollout", "env", "ended")
 
@@ -48,7 +47,7 @@ class SampledTokens(np.ndarray):
     log_probs: torch.Tensor  # float32 [N], of the distribution sampled; 0 where greedy
     policy: Any  # the SB3 policy that drew them
     in_rollout: bool  # a rollout buffer follows, which charges a deferred KL; else they come from `predict`
-    env: TextVecEnv | None  # that took them
+    env: Any  # the TextVecEnv that took them, or None
     ended: list[EndedRow]  # the episodes that were over with them
     charge_expected = True  # as a SampledToken's; a TextVecEnv that defers the KL passes on plain ids
 
