@@ -134,13 +134,17 @@ def test_an_asynchronous_run_goes_on_in_bfloat16(algo: str, tmp_path: Path):
 
 
 SB3 = [
-    *itertools.product(("ppo",), (None, {"r": 2}), ("shared", "separate")),
-    *itertools.product(("a2c", "trpo", "nlpo", "reinforce", "rloo", "grpo"), (None,), ("shared",)),
+    *itertools.product(
+        ("ppo", "a2c", "trpo", "nlpo", "reinforce", "rloo", "grpo"),
+        ("bfloat16", "float32"),
+        (None, {"r": 2}),
+        ("shared", "separate"),
+    )
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algo", "lora", "trunk"), SB3, ids=lambda value: str(value).replace(" ", ""))
-def test_an_sb3_run_is_saved_and_resumed_bit_by_bit(algo: str, lora: Any, trunk: str, tmp_path: Path):
+@pytest.mark.parametrize(("algo", "dtype", "lora", "trunk"), SB3, ids=lambda value: str(value).replace(" ", ""))
+def test_an_sb3_run_is_saved_and_resumed_bit_by_bit(algo: str, dtype: str, lora: Any, trunk: str, tmp_path: Path):
     pytest.importorskip("stable_baselines3")
-    saved_and_resumed(tmp_path / "run", "sb3", algo, "bfloat16", lora, trunk)
+    saved_and_resumed(tmp_path / "run", "sb3", algo, dtype, lora, trunk)
