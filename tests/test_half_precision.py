@@ -119,8 +119,9 @@ def weights(checkpoint: Path) -> dict[str, str]:
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("lora", [None, {"r": 2}], ids=["full", "lora"])
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
-def test_an_rllib_run_is_saved_and_resumed_bit_by_bit(trunk: str, lora: Any, tmp_path: Path):
-    saved_and_resumed(tmp_path / "run", "rllib", "ppo", "bfloat16", lora, trunk)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_rllib_run_is_saved_and_resumed_bit_by_bit(dtype: str, trunk: str, lora: Any, tmp_path: Path):
+    saved_and_resumed(tmp_path / "run", "rllib", "ppo", dtype, lora, trunk)
 
 
 @pytest.mark.slow
