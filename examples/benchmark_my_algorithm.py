@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import torch
 
-from textrl_agents.benchmark.cell import Cell, Record, Trained
-from textrl_agents.benchmark.registry import Algorithm, register_algorithm
+from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.registry import Algorithm, register_algorithm
 from textrl_env import Task, TextGenVectorEnv, register_task
 from textrl_env.models import CausalLMActorCritic, pack
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from textrl_env.assets import HASHES, NAMES, asset_folder, build, preferences, verify
-from textrl_env.assets.corpus import SHARES, collate, documents
-from textrl_env.assets.formats import FORMATS
-from textrl_env.assets.grammar import generate_dialogue, review_prompts
-from textrl_env.assets.preferences import candidates, pair_accuracy
-from textrl_env.assets.reward_training import MARGIN, score_texts
-from textrl_env.assets.tokenizer import TURN_END, TURN_START
-from textrl_env.assets.training import held_out_losses, sample_completions, well_formed_share
+from textrl_env.embedded import HASHES, NAMES, asset_folder, build, preferences, verify
+from textrl_env.embedded.corpus import SHARES, collate, documents
+from textrl_env.embedded.preferences import candidates, pair_accuracy
+from textrl_env.embedded.reward_training import MARGIN, score_texts
+from textrl_env.embedded.tokenizer import TURN_END, TURN_START
+from textrl_env.embedded.training import held_out_losses, sample_completions, well_formed_share
 from textrl_env.errors import AssetError, UnknownName
+from textrl_env.language.formats import FORMATS
+from textrl_env.language.grammar import generate_dialogue, review_prompts
 
 ROOT = asset_folder("policy").parent
 MEGABYTE = 1_000_000
@@ -86,7 +86,7 @@ def test_a_flipped_bit_is_detected_and_the_file_named(copy: Path, path: str) -> 
     data = bytearray((copy / path).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / path).write_bytes(data)
-    with pytest.raises(AssetError, match=rf"{path} was changed.*python -m textrl_env\.assets\.build"):
+    with pytest.raises(AssetError, match=rf"{path} was changed.*python -m textrl_env\.embedded\.build"):
         verify(copy, name)
     other = "reward" if name == "policy" else "policy"
     assert verify(copy, other) == copy / other

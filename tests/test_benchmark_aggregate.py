@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from result_lines import failed, line, study
 
-from textrl_agents.benchmark.aggregate import latest, summarize
-from textrl_agents.benchmark.statistics import Estimate
+from textrl_agents.benchmark.report.aggregate import latest, summarize
+from textrl_agents.benchmark.report.statistics import Estimate
 from textrl_env.errors import ConfigError
 
 

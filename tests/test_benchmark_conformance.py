@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from textrl_agents.benchmark import registry
-from textrl_agents.benchmark.cell import Cell, Record, Trained
+from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.conformance import check_algorithm
-from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env import Task, register_task
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
@@ -176,7 +176,7 @@ def test_an_entry_point_brings_an_algorithm(tmp_path: Path, monkeypatch: pytest.
     from textrl_env.plugins import plugins
 
     (tmp_path / "their_package.py").write_text(
-        "from textrl_agents.benchmark.registry import Algorithm\n"
+        "from textrl_agents.algorithms.registry import Algorithm\n"
         "THEIRS = Algorithm('theirs', 'their_package:train')\nBROKEN = 3\n"
     )
     info = tmp_path / "their_package-1.0.dist-info"

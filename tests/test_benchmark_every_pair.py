@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.benchmark.cell import Cell
-from textrl_agents.benchmark.registry import algorithm_names, get_algorithm
+from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
 from textrl_agents.benchmark.run_cell import run_cell
 from textrl_env.tasks import task_names
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.benchmark.cell import Cell, Trained
-from textrl_agents.benchmark.entries import best_of_n, expert_iteration, reference
-from textrl_agents.benchmark.entries.best_of_n import best, heldout_prompts, kl_bound
-from textrl_agents.benchmark.entries.expert_iteration import kept
-from textrl_agents.benchmark.sampling import Response, Samples, sample_groups
-from textrl_agents.benchmark.start import training_env
-from textrl_agents.evaluation import evaluate, paired_difference, sibling_env
+from textrl_agents.algorithms import best_of_n, expert_iteration, reference
+from textrl_agents.algorithms.best_of_n import best, heldout_prompts, kl_bound
+from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.expert_iteration import kept
+from textrl_agents.algorithms.response_groups import Response, Samples, sample_groups
+from textrl_agents.algorithms.setup import training_env
+from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference, sibling_env
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.mdp import Episode
 from textrl_env.models import ScriptedModel
-from textrl_env.prompts import Prompt
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue
+from textrl_env.text.prompts import Prompt
 
 
 def cell(algorithm: str, budget: int = 0, task: Any = "exact", **settings: Any) -> Cell:

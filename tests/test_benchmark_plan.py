@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.benchmark import presets, registry
-from textrl_agents.benchmark.cell import Cell, Record, Trained
+from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
+from textrl_agents.benchmark import presets
 from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.presets import get_preset, preset_names
-from textrl_agents.benchmark.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.tasks import task_names
@@ -190,7 +191,7 @@ def test_assignments_of_the_command_line() -> None:
 def test_a_plug_in_registers_once_and_its_errors_name_it(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from textrl_agents.benchmark.registry import Algorithm, register_algorithm\n"
+        "from textrl_agents.algorithms.registry import Algorithm, register_algorithm\n"
         "register_algorithm(Algorithm('mine', 'somewhere:train', 'my own'))\n"
     )
     for _ in range(2):

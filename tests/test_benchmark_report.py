@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from result_lines import failed, line, study
 
-from textrl_agents.benchmark import figures
-from textrl_agents.benchmark.aggregate import summarize
 from textrl_agents.benchmark.plan import PLAN, Pairing, Plan
-from textrl_agents.benchmark.report import write_report
+from textrl_agents.benchmark.report import figures
+from textrl_agents.benchmark.report.aggregate import summarize
+from textrl_agents.benchmark.report.report import write_report
 from textrl_env.errors import MissingExtra, TextRLError
 
 pytest.importorskip("matplotlib")
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatc
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("textrl_agents.benchmark.report.os.replace", full)
+    monkeypatch.setattr("textrl_agents.benchmark.report.report.os.replace", full)
     with pytest.raises(TextRLError, match=r"cannot be written: .*No space left on device.*unchanged"):
         write_report(tmp_path, [line(score=9.0)])
     assert page.read_bytes() == before

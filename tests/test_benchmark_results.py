@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.results import ResultsFile, failed, new_line
 from textrl_env.errors import TextRLError
 

@@ -15,12 +15,12 @@ import pytest
 from hang_guard import HANG, attempts
 from typer.testing import CliRunner
 
-from textrl_agents.benchmark import registry
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.registry import Algorithm, register_algorithm
 from textrl_agents.benchmark.plan import Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
-from textrl_agents.benchmark.registry import Algorithm, register_algorithm
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.benchmark.run import run_benchmark
 from textrl_agents.benchmark.run_cell import LearningCurve, run_cell
@@ -34,9 +34,9 @@ PLUGIN = """
 import copy, dataclasses, os, signal, subprocess, sys, time
 from pathlib import Path
 import torch
-from textrl_agents.benchmark.cell import Trained
-from textrl_agents.benchmark.registry import Algorithm, register_algorithm
-from textrl_agents.evaluation import evaluate
+from textrl_agents.algorithms.cell import Trained
+from textrl_agents.algorithms.registry import Algorithm, register_algorithm
+from textrl_agents.evaluation.fresh_samples import evaluate
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 

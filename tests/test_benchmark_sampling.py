@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.benchmark.cell import Cell
-from textrl_agents.benchmark.pairs import collect_pairs, pair_of
-from textrl_agents.benchmark.sampling import Response, Samples, pack_responses, prompt_stream, sample_groups
-from textrl_agents.benchmark.start import initial_policy, training_env
+from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.preference_pairs import collect_pairs, pair_of
+from textrl_agents.algorithms.response_groups import Response, Samples, pack_responses, prompt_stream, sample_groups
+from textrl_agents.algorithms.setup import initial_policy, training_env
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import Episode
 from textrl_env.models import ScriptedModel, SlotDecoder
-from textrl_env.prompts import Prompt
 from textrl_env.tasks import Task
+from textrl_env.text.prompts import Prompt
 
 
 def env_of(task: Any, rows: int = 4, **arguments: Any) -> TextGenVectorEnv:

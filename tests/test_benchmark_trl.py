@@ -12,10 +12,10 @@ import torch
 from huggingface_hub import constants
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from textrl_agents.benchmark.cell import Cell
-from textrl_agents.benchmark.entries import trl as entry
-from textrl_agents.benchmark.sampling import sample_groups
-from textrl_agents.benchmark.start import initial_policy, training_env
+from textrl_agents.algorithms import trl as entry
+from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.response_groups import sample_groups
+from textrl_agents.algorithms.setup import initial_policy, training_env
 from textrl_agents.trl import EnvironmentReward, OnlineRun, prompt_dataset, prompt_processor, train_offline
 from textrl_agents.trl.offline import dpo_row, orpo_row
 from textrl_agents.trl.session import trl_session

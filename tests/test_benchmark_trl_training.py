@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.benchmark import trl_rows
-from textrl_agents.benchmark.cell import Cell, Trained
-from textrl_agents.benchmark.entries import trl as entry
-from textrl_agents.benchmark.measurement import FULL, Run
-from textrl_agents.benchmark.start import initial_policy, training_env
-from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.algorithms import trl as entry
+from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.setup import initial_policy, training_env
+from textrl_agents.speed import trl_rows
+from textrl_agents.speed.measurement import FULL, Run
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
 from textrl_agents.trl.session import trl_session
 from textrl_env import TextGenVectorEnv

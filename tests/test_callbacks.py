@@ -11,11 +11,11 @@ import pytest
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from textrl_agents.evaluation import SampleRecord, sibling_env
-from textrl_agents.run_evaluations import RunEvaluations
-from textrl_agents.sample_file import SampleFile
+from textrl_agents.evaluation.fresh_samples import SampleRecord, sibling_env
+from textrl_agents.runs.run_evaluations import RunEvaluations
+from textrl_agents.runs.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.callbacks import Evaluations, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.runs.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
 

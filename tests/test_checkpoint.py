@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents import atomic_folder as atomic
-from textrl_agents.random_state import random_state, set_random_state
-from textrl_agents.run_folder import RunFolder
+from textrl_agents.runs import atomic_folder as atomic
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.runs.state_files import load_state, save_state
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.checkpoint import capture, load_checkpoint, save_checkpoint
-from textrl_agents.sb3.checkpointing import Checkpoints
-from textrl_agents.state_files import load_state, save_state
+from textrl_agents.sb3.runs.checkpoint import capture, load_checkpoint, save_checkpoint
+from textrl_agents.sb3.runs.checkpointing import Checkpoints
+from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, TextRLError
-from textrl_env.manifest import MANIFEST, verify, write_manifest
+from textrl_env.models.storage.manifest import MANIFEST, verify, write_manifest
 from textrl_env.tasks import Task
 
 N_ENVS, N_STEPS = 8, 7  # rollouts that cut episodes: rows are in flight at every boundary

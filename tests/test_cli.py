@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import textrl_env
-from textrl_agents import demo
 from textrl_agents.cli import app
-from textrl_agents.config import read_settings
+from textrl_agents.runs import demo
+from textrl_agents.runs.config import read_settings
 
 COMMANDS = (
     ["train"],
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("textrl_agents.sb3.checkpoint.save_state", full)
+    monkeypatch.setattr("textrl_agents.sb3.runs.checkpoint.save_state", full)
     result = textrl("train", *RUN, "--timesteps", 160, "--eval-episodes", 0, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert re.search(r"error: .*checkpoint-160 cannot be written: .*No space left on device", result.stderr)
@@ -235,7 +235,7 @@ def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch:
     rows = [Row("ratio", True, 1e-7, 1e-5, ""), Row("[red]cache", ok, 2e-3, 1e-5, "too far")]
     seen: dict[str, Any] = {}
     stand_in = SimpleNamespace(run_checks=lambda **arguments: seen.update(arguments) or rows)
-    monkeypatch.setitem(sys.modules, "textrl_agents.self_check", stand_in)
+    monkeypatch.setitem(sys.modules, "textrl_agents.check.self_check", stand_in)
     result = textrl("check", "--task", "exact", "--reward", "length", "--json")
     assert result.exit_code == (0 if ok else 1)
     assert json.loads(result.stdout) == [row._asdict() for row in rows]
@@ -248,7 +248,7 @@ def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch:
 def test_bench_speed_prints_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"name": "rollout", "value": 0.5, "unit": "x", "target": ">= 1", "ok": False, "detail": "5 against 9"}]
     stand_in = SimpleNamespace(run_speed=lambda **arguments: rows)
-    monkeypatch.setitem(sys.modules, "textrl_agents.benchmark.speed", stand_in)
+    monkeypatch.setitem(sys.modules, "textrl_agents.speed.speed", stand_in)
     result = textrl("bench", "speed", "--json", "--quick")
     assert result.exit_code == 0  # a missed target is a measurement, not a failure
     assert json.loads(result.stdout) == rows

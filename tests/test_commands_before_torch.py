@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.config import ALGORITHMS, WITHOUT_CHECKPOINTS
-from textrl_agents.extras import EXTRAS, missing_extra, require
-from textrl_env.devices import DEVICE_KINDS, DTYPE_NAMES
+from textrl_agents.runs.config import ALGORITHMS, WITHOUT_CHECKPOINTS
+from textrl_agents.training.extras import EXTRAS, missing_extra, require
+from textrl_env.arguments import DEVICE_KINDS, DTYPE_NAMES
 from textrl_env.errors import MissingExtra, UnknownName
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +56,8 @@ print(json.dumps(found))
 
 
 def test_names_that_are_known_without_torch_are_those_that_are_there() -> None:
-    from textrl_agents.benchmark.speed import MEASUREMENTS
-    from textrl_agents.benchmark.speed_names import SPEED_NAMES
+    from textrl_agents.speed.names import SPEED_NAMES
+    from textrl_agents.speed.speed import MEASUREMENTS
     from textrl_env.arguments import ENV_ARGUMENTS
     from textrl_env.tasks.assembly import assemble
 
@@ -218,7 +218,7 @@ def test_the_names_known_without_the_libraries_are_the_libraries_own() -> None:
 def test_names_of_devices_and_types_are_torchs() -> None:
     import torch
 
-    from textrl_env.models.loading import resolve_device, resolve_dtype
+    from textrl_env.models.storage.loading import resolve_device, resolve_dtype
 
     for kind in DEVICE_KINDS[1:]:
         assert torch.device(kind).type == kind

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
-from textrl_agents.evaluation import evaluate
-from textrl_agents.policy_files import save_policy_files
+from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.runs.policy_files import save_policy_files
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.algorithms import ALGORITHMS
+from textrl_agents.training.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
 from textrl_env.errors import ModelError, TextRLError, TrainingDiverged
 
 TRAINED = [name for name, recipe in ALGORITHMS.items() if recipe.kind != "table"]
@@ -255,7 +255,7 @@ def test_rllib_refuses_log_probs_that_are_not_numbers() -> None:
 def trl_run(reward: Any = None) -> tuple[Any, Any]:
     """An environment of `exact` as TRL's entries have it, and a policy to train in it."""
     pytest.importorskip("trl")
-    from textrl_agents.benchmark.start import initial_policy
+    from textrl_agents.algorithms.setup import initial_policy
     from textrl_env import TextGenVectorEnv
 
     arguments = {"device": "cpu", "autoreset_mode": "SAME_STEP", "kl_mode": "deferred"}

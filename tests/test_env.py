@@ -27,8 +27,8 @@ from textrl_env.errors import (
     RewardRaised,
     StepError,
 )
-from textrl_env.picture import text_picture
 from textrl_env.tasks import Task, task_names
+from textrl_env.text.picture import text_picture
 
 ROOT = Path(__file__).parents[1]
 EOS = 5  # of task "exact"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.evaluation import Evaluation, evaluate, paired_difference, sibling_env
-from textrl_agents.statistic import Statistic
+from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate, paired_difference, sibling_env
+from textrl_agents.evaluation.statistic import Statistic
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, SamplingParams, ScriptedModel, load_model
 from textrl_env.tasks import Task, get_task
+from textrl_env.tasks.built_in.exact import letter_model
 from textrl_env.tasks.enumeration import ExactValue
-from textrl_env.tasks.exact import letter_model
 
 
 def length_gold(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:

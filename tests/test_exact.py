@@ -13,8 +13,8 @@ from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, ScriptedModel
 from textrl_env.rewards import TokenFunctionReward
+from textrl_env.tasks.built_in.exact import letter_model, letter_tokenizer, steps_forward
 from textrl_env.tasks.enumeration import ExactValue, enumerate_responses
-from textrl_env.tasks.exact import letter_model, letter_tokenizer, steps_forward
 
 EOS = 5
 

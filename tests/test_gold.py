@@ -7,12 +7,12 @@ from statistics import fmean, stdev
 
 import pytest
 
-from textrl_env.assets.gold import gold_sentiment
-from textrl_env.assets.grammar import continue_review, generate_review, review_prompts
-from textrl_env.assets.lexicon import POLARITY
-from textrl_env.assets.review_rules import RULES
-from textrl_env.assets.topics import TOPICS
 from textrl_env.errors import ConfigError
+from textrl_env.language.gold import gold_sentiment
+from textrl_env.language.grammar import continue_review, generate_review, review_prompts
+from textrl_env.language.lexicon import POLARITY
+from textrl_env.language.review_rules import RULES
+from textrl_env.language.topics import TOPICS
 
 SOUP = "The soup was"
 TABLE = [

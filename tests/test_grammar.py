@@ -11,16 +11,16 @@ from statistics import fmean
 
 import pytest
 
-from textrl_env.assets import grammar
-from textrl_env.assets.lexicon import POLARITY
-from textrl_env.assets.review_rules import MAX_SENTENCES, OPENINGS, RULES
-from textrl_env.assets.topics import TOPICS
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.prompt_splits import SPLITS
+from textrl_env.language import grammar
+from textrl_env.language.lexicon import POLARITY
+from textrl_env.language.review_rules import MAX_SENTENCES, OPENINGS, RULES
+from textrl_env.language.topics import TOPICS
+from textrl_env.text.prompt_splits import SPLITS
 
 DIGEST_OF_EVERYTHING = """
 import hashlib, random
-from textrl_env.assets import grammar
+from textrl_env.language import grammar
 rng = random.Random(7)
 kinds = grammar.derive_review, grammar.generate_dialogue, grammar.generate_fact
 made = [[kind(rng) for kind in kinds] for _ in range(200)]
@@ -51,7 +51,7 @@ def test_other_seeds_give_other_text() -> None:
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import sys, textrl_env.assets, textrl_env.assets.grammar, textrl_env.assets.gold, textrl_env.assets.formats\n"
+        "import sys, textrl_env.embedded, textrl_env.language.gold, textrl_env.language.formats\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.config import TrainConfig
-from textrl_agents.run_folder import RunFolder, load_policy
-from textrl_agents.training import resume, train
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.run_folder import RunFolder, load_policy
+from textrl_agents.runs.train import resume, train
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # peft still asks transformers for an attribute under its old name.

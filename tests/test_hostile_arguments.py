@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
+from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.plan import Plan
 from textrl_agents.benchmark.plugins import load_plugins
-from textrl_agents.benchmark.registry import get_algorithm
-from textrl_agents.config import TrainConfig
-from textrl_agents.generation import generate
-from textrl_agents.run_folder import load_policy
+from textrl_agents.evaluation.generation import generate
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.run_folder import load_policy
 from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenEnv, TextGenVectorEnv
 from textrl_env.errors import ConfigError, PromptError
 from textrl_env.foreign_text import CONTROLS
-from textrl_env.tokenization import encode_prompt_text
+from textrl_env.text.tokenization import encode_prompt_text
 
 LONGEST = 3000
 HUGE = 10**5000  # Python refuses to write it out

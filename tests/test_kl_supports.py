@@ -13,8 +13,8 @@ import torch
 from textrl_env import KLPenalty, TextGenVectorEnv, TokenAction
 from textrl_env.kl import KL_ESTIMATORS
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, Reference, SamplingParams, ScriptedModel, pack
+from textrl_env.tasks.built_in.exact import letter_model
 from textrl_env.tasks.enumeration import enumerate_responses
-from textrl_env.tasks.exact import letter_model
 
 STEPS = 3
 PROMPT = 0  # the letter a
@@ -230,7 +230,7 @@ def test_k3_lacks_the_references_mass_outside_the_cut(enumerated: Enumerated):
 def test_the_masks_of_nlpo_are_the_policys_alone():
     """What its lagged copy masks is part of the policy, of which `full` sees the whole; the reference has no mask."""
     pytest.importorskip("stable_baselines3")
-    from textrl_agents.sb3.nlpo import MaskedActorCritic
+    from textrl_agents.sb3.own.nlpo import MaskedActorCritic
 
     env = TextGenVectorEnv(2, "exact", prompts=["a"], kl_estimator="full", kl_mode="deferred", device="cpu")
     model, tokenizer = letter_model()

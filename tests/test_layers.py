@@ -23,25 +23,14 @@ LAYERS = [
     [
         "textrl_env.actions",
         "textrl_env.arguments",
-        "textrl_env.assets",
-        "textrl_env.devices",
         "textrl_env.kl",
-        "textrl_env.manifest",
+        "textrl_env.language",
         "textrl_env.mdp",
         "textrl_env.models",
-        "textrl_env.picture",
         "textrl_env.plugins",
-        "textrl_env.prompt_datasets",
-        "textrl_env.prompt_groups",
-        "textrl_env.prompt_rows",
-        "textrl_env.prompt_splits",
-        "textrl_env.prompts",
-        "textrl_env.python_file",
         "textrl_env.rewards",
-        "textrl_env.seeding",
-        "textrl_env.stopping",
-        "textrl_env.tokenization",
-        "textrl_env.user_path",
+        "textrl_env.text",
+        "textrl_env.embedded",
     ],
     ["textrl_env.tasks"],
     ["textrl_env.pickling", "textrl_env.render", "textrl_env.env"],
@@ -52,22 +41,22 @@ LAYERS = [
     ["textrl_agents"],
 ]
 # How the assets are made is above everything, and nothing uses it at run time.
-MAKERS = ("textrl_env.assets.build",)
+MAKERS = ("textrl_env.embedded.build",)
 # May import neither torch nor transformers when they are imported.
 LIGHT = (
     "textrl_env",
     "textrl_env.arguments",
-    "textrl_env.assets",
-    "textrl_env.assets.gold",
-    "textrl_env.assets.grammar",
-    "textrl_env.devices",
+    "textrl_env.embedded",
+    "textrl_env.language.gold",
+    "textrl_env.language.grammar",
+    "textrl_env.arguments",
     "textrl_env.errors",
     "textrl_env.foreign_text",
-    "textrl_env.prompts",
+    "textrl_env.text.prompts",
     "textrl_env.rewards",
     "textrl_env.tasks.registry",
     "textrl_agents",
-    "textrl_agents.extras",
+    "textrl_agents.training.extras",
 )
 
 

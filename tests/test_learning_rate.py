@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
+from textrl_agents.training.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_env.errors import ConfigError
 
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from textrl_env import TextGenEnv
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SamplingParams, Vocabulary, load_model, pack
-from textrl_env.models.loading import resolve_device, resolve_dtype
+from textrl_env.models.storage.loading import resolve_device, resolve_dtype
 from textrl_env.rewards import ClassifierReward
 
 # peft still asks transformers for an attribute under its old name.

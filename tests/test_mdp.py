@@ -18,7 +18,7 @@ from textrl_env.models import ScriptedModel
 from textrl_env.rewards import TokenFunctionReward
 from textrl_env.tasks import Task
 from textrl_env.tasks.assembly import assemble
-from textrl_env.tasks.exact import letter_tokenizer
+from textrl_env.tasks.built_in.exact import letter_tokenizer
 
 NAN = np.nan
 EOS = 5  # of task "exact"

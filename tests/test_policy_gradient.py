@@ -12,9 +12,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_agents.sb3.advantages import group_relative, leave_one_out, reward_to_go
+from textrl_agents.sb3.buffers.advantages import group_relative, leave_one_out, reward_to_go
+from textrl_agents.sb3.own.policy_gradient import GRPO, REINFORCE, RLOO
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.policy_gradient import GRPO, REINFORCE, RLOO
 from textrl_env.errors import ConfigError
 
 LEARNING = {"n_envs": 6, "n_steps": 7, "learning_rate": 0.0, "seed": 0}
@@ -290,7 +290,7 @@ def test_group_sizes_that_cannot_work():
 @pytest.mark.parametrize("algo", ["reinforce", "rloo", "grpo"])
 def test_they_learn(algo: str):
     """CHECKS 30, a short run: most of the way to the known optimum. The benchmark runs to its end."""
-    from textrl_agents.benchmark.registry import get_algorithm
+    from textrl_agents.algorithms.registry import get_algorithm
     from textrl_env.tasks.enumeration import ExactValue
 
     agent = make_agent(algo, env_kwargs={"task": "exact"}, seed=0, **get_algorithm(algo).settings_for("exact"))

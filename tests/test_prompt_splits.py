@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.setup import training_env
 from textrl_agents.benchmark.run_cell import judging_env, run_cell
-from textrl_agents.benchmark.start import training_env
 from textrl_agents.cli import app
-from textrl_agents.config import TrainConfig
-from textrl_agents.evaluation import evaluate, sibling_env
-from textrl_agents.plots import plot_run
-from textrl_agents.tables import comparison_table, evaluation_table, sample_table
-from textrl_agents.training import RunResult, train
+from textrl_agents.evaluation.fresh_samples import evaluate, sibling_env
+from textrl_agents.evaluation.tables import comparison_table, evaluation_table, sample_table
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.plots import plot_run
+from textrl_agents.runs.train import RunResult, train
 from textrl_env import Task, TextGenEnv, TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.prompt_rows import load_rows
-from textrl_env.prompt_splits import SPLITS, prompt_item, split_places
 from textrl_env.tasks import get_task
 from textrl_env.tasks.registry import BUILT_IN
 from textrl_env.tasks.splits import best_split, own_task, split_rows
+from textrl_env.text.prompt_rows import load_rows
+from textrl_env.text.prompt_splits import SPLITS, prompt_item, split_places
 
 OWN = [first + second for first, second in itertools.product("abcde", repeat=2)][:24]  # prompts over exact's letters
 EIGHTHS = {"heldout": 8, "validation": 8}

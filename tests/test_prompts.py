@@ -11,7 +11,7 @@ import pytest
 from tiny_tokenizer import tiny_tokenizer
 
 from textrl_env.errors import ConfigError, EmptyPrompt, PromptError, PromptTooLong, UnknownName
-from textrl_env.prompts import PromptSet
+from textrl_env.text.prompts import PromptSet
 
 TEXT = "the soup at the old hotel was"
 CHAT = [{"role": "user", "content": "hello"}]

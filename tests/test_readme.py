@@ -13,8 +13,8 @@ import pytest
 import typer.main
 from conftest import pytest_collection_modifyitems
 
+from textrl_agents.algorithms.registry import algorithm_names
 from textrl_agents.benchmark.presets import preset_names
-from textrl_agents.benchmark.registry import algorithm_names
 from textrl_agents.cli import app
 from textrl_env.tasks import task_names
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 # Folders that the tree names without listing what is in them.
-WHOLE = {"commands", "entries", "formats"}
+WHOLE = {"algorithms", "built_in", "commands", "formats"}
 # What a block is known by -> shorter, in the test, what it says of sizes; the rest runs as it stands.
 SHORTER: dict[str, dict[str, str]] = {
     "gym.make_vec": {},

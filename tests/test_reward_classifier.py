@@ -274,9 +274,9 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_embedded_reward_model() -> None:
-    import textrl_env.assets
+    import textrl_env.embedded
 
-    if not (Path(textrl_env.assets.__file__).parent / "reward" / "config.json").exists():
+    if not (Path(textrl_env.embedded.__file__).parent / "reward" / "config.json").exists():
         pytest.skip("the embedded reward model has not been built")
     reward = make_reward("embedded")
     good, bad = reward(["The soup at the old hotel was"] * 2, [" wonderful and warm.", " awful and cold."])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from test_cli import RUN, textrl
 
-from textrl_agents import reward_probe
-from textrl_agents.reward_probe import probe_reward
 from textrl_agents.rllib import make_config
 from textrl_agents.sb3 import make_agent
+from textrl_agents.training import reward_probe
+from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardTimeout, WrongScoreCount
 from textrl_env.rewards import FunctionReward, TokenFunctionReward

@@ -402,7 +402,7 @@ def test_bad_token_scores_are_refused() -> None:
 def test_importing_rewards_and_prompts_imports_neither_torch_nor_transformers() -> None:
     """`import textrl_env` is to take under 0.3 s."""
     code = (
-        "import sys, textrl_env.rewards, textrl_env.prompts\n"
+        "import sys, textrl_env.rewards, textrl_env.text.prompts\n"
         "textrl_env.rewards.make_reward([('length', 1.0), lambda prompts, completions: [0.0]])\n"
         "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     )

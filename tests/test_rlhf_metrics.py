@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.rlhf_metrics import EndedEpisode, rlhf_metrics
+from textrl_agents.training.rlhf_metrics import EndedEpisode, rlhf_metrics
 
 
 def ended(**changes: Any) -> EndedEpisode:

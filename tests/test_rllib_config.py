@@ -24,11 +24,11 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils import force_list
 
-from textrl_agents.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_agents.rllib import make_config
 from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.validation import check_config
+from textrl_agents.training.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_env import Task, register_task
 from textrl_env.errors import ConfigError, RewardRaised, TextRLError, UnknownName
 from textrl_env.kl import AdaptiveKL
@@ -36,7 +36,7 @@ from textrl_env.models import SamplingParams
 from textrl_env.rewards import register_reward
 from textrl_env.rewards import registry as rewards
 from textrl_env.tasks import registry as tasks
-from textrl_env.tasks.exact import letter_model, steps_forward
+from textrl_env.tasks.built_in.exact import letter_model, steps_forward
 
 EXACT = {"task": "exact", "device": "cpu"}
 

@@ -17,7 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.utils.torch_utils import update_target_network
 
-from textrl_agents.rllib.batch import FIRST, IDS, STATES, PackedBatch
+from textrl_agents.rllib.connectors.batch import FIRST, IDS, STATES, PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
 from textrl_agents.rllib.module import CausalLMModule, TargetCausalLMModule
 from textrl_env import Task

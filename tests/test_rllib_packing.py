@@ -27,10 +27,10 @@ from ray.rllib.utils.minibatch_utils import MiniBatchCyclicIterator, ShardEpisod
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from textrl_agents.rllib import make_config
-from textrl_agents.rllib.batch import FIRST, IDS, STATES
+from textrl_agents.rllib.connectors.batch import FIRST, IDS, STATES
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_env import Task
-from textrl_env.tasks.exact import letter_model
+from textrl_env.tasks.built_in.exact import letter_model
 
 EOS = 5  # of task "exact"
 SAMPLINGS: list[dict[str, Any]] = [{}, {"temperature": 0.7, "top_k": 3}]

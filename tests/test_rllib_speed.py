@@ -11,11 +11,12 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
-from textrl_agents.benchmark import oracle, rllib_rows, rllib_speed, speed
-from textrl_agents.benchmark.measurement import FULL, Run
-from textrl_agents.benchmark.rllib_speed import InProcess
-from textrl_agents.benchmark.speed import MEASUREMENTS, measure_row
 from textrl_agents.rllib import make_config
+from textrl_agents.speed import one_token_task as oracle
+from textrl_agents.speed import rllib_rows, rllib_speed, speed
+from textrl_agents.speed.measurement import FULL, Run
+from textrl_agents.speed.rllib_speed import InProcess
+from textrl_agents.speed.speed import MEASUREMENTS, measure_row
 from textrl_env.tasks.assembly import assemble
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import board_steps
 
-from textrl_agents.config import TrainConfig
-from textrl_agents.metrics_file import MetricsFile
-from textrl_agents.run_folder import RunFolder, load_policy
-from textrl_agents.training import resume, train
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.run_folder import RunFolder, load_policy
+from textrl_agents.runs.train import resume, train
 from textrl_env.errors import ConfigError, RewardError, UnknownName
 
 pytestmark = [
@@ -117,8 +117,8 @@ def test_it_says_the_least_that_it_trains_on(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_stopped_early_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textrl_agents import training
-    from textrl_agents.rllib.training import RLlibRun
+    from textrl_agents.rllib.run import RLlibRun
+    from textrl_agents.runs import train as training
 
     learn = RLlibRun.learn
 

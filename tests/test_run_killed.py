@@ -13,14 +13,14 @@ from killed import killed_at
 from safetensors.torch import load_file
 from tiny_runs import ROLLOUT, assert_same_run, config, metrics
 
-from textrl_agents import training
-from textrl_agents.atomic_file import write_atomically
-from textrl_agents.metrics_file import MetricsFile
-from textrl_agents.run_folder import RunFolder, load_policy
-from textrl_agents.sample_file import SampleFile
-from textrl_agents.training import resume, train
+from textrl_agents.runs import train as training
+from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.run_folder import RunFolder, load_policy
+from textrl_agents.runs.sample_file import SampleFile
+from textrl_agents.runs.train import resume, train
 from textrl_env.errors import ConfigError
-from textrl_env.manifest import verify
+from textrl_env.models.storage.manifest import verify
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from textrl_agents.evaluation import evaluate
-from textrl_agents.generation import generate
-from textrl_agents.run_folder import RunFolder, load_policy
+from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation.generation import generate
+from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.sb3 import CausalLMPolicy, make_agent
 from textrl_agents.sb3.algorithms import ALGORITHMS
-from textrl_agents.sb3.checkpoint import save_checkpoint
-from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
+from textrl_agents.sb3.own.nlpo import MaskedCausalLMPolicy
+from textrl_agents.sb3.runs.checkpoint import save_checkpoint
 from textrl_env import Task
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic
@@ -191,7 +191,7 @@ NEW_PROCESS = """
 import json, sys
 sys.path.insert(0, "tests")
 from test_saved_policy import log_probs
-from textrl_agents.run_folder import load_policy
+from textrl_agents.runs.run_folder import load_policy
 print(json.dumps({folder: log_probs(load_policy(folder)).exp().tolist() for folder in sys.stdin.read().split()}))
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.algorithms import ALGORITHMS
-from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
 
 ROLLOUT = {"n_envs": 8, "n_steps": 48}
 ONE_PASS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.exact import train_exact
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env import Task
 from textrl_env.rewards import ClassifierReward
 from textrl_env.tasks.enumeration import ExactValue

@@ -12,7 +12,7 @@ import torch
 from textrl_env import TextGenEnv, TokenAction
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, ScriptedModel, pack
-from textrl_env.tasks.exact import letter_tokenizer
+from textrl_env.tasks.built_in.exact import letter_tokenizer
 
 EOS = 5
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from textrl_agents import self_check
-from textrl_agents.check_subject import Subject
-from textrl_agents.self_check import CHECKS, CheckResult, run_check, run_checks
+from textrl_agents.check import self_check
+from textrl_agents.check.material import Subject
+from textrl_agents.check.self_check import CHECKS, CheckResult, run_check, run_checks
 from textrl_env import vector_env
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty

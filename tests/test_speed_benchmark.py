@@ -14,20 +14,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from textrl_agents.benchmark import (
-    env_speed,
-    generation_speed,
-    speed,
-    timing,
-    update_memory,
-    update_speed,
-)
-from textrl_agents.benchmark.by_hand import ByHand
-from textrl_agents.benchmark.speed import FULL, MEASUREMENTS, Measured, Run, Target, measure_row, run_speed
-from textrl_agents.benchmark.subject import Subject
-from textrl_agents.benchmark.timing import Comparison, compare
 from textrl_agents.sb3 import EpisodeRolloutBuffer
 from textrl_agents.sb3.exact import ExactResult
+from textrl_agents.speed import env_speed, generation_speed, speed, timing, update_memory, update_speed
+from textrl_agents.speed.speed import FULL, MEASUREMENTS, Measured, Run, Target, measure_row, run_speed
+from textrl_agents.speed.timing import Comparison, compare
+from textrl_agents.speed.transformers_baseline import ByHand
+from textrl_agents.speed.workload import Subject
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import Reference, SamplingParams, Vocabulary, pack

@@ -9,8 +9,8 @@ import pytest
 
 from textrl_env import TextGenEnv
 from textrl_env.errors import ConfigError
-from textrl_env.stopping import StopStrings
 from textrl_env.tasks import Task
+from textrl_env.text.stopping import StopStrings
 
 
 def say(env: TextGenEnv, tokens: list[int]) -> tuple:

@@ -13,21 +13,21 @@ from typing import Any
 
 import pytest
 
-from textrl_env.assets.formats import FORMATS, Format
-from textrl_env.assets.formats.detoxify import fluency
-from textrl_env.assets.formats.expression import MAX_CHARACTERS, read_expression
-from textrl_env.assets.formats.phrases import Phrases
-from textrl_env.assets.formats.recommend import GROUP_OF, GROUPS
-from textrl_env.assets.formats.summarize import VALUES
-from textrl_env.assets.insults import find_insults
 from textrl_env.errors import UnknownName
-from textrl_env.prompt_splits import SPLITS
+from textrl_env.language.expression import MAX_CHARACTERS, read_expression
+from textrl_env.language.formats import FORMATS, Format
+from textrl_env.language.formats.detoxify import fluency
+from textrl_env.language.formats.recommend import GROUP_OF, GROUPS
+from textrl_env.language.formats.summarize import VALUES
+from textrl_env.language.insults import find_insults
+from textrl_env.language.phrases import Phrases
 from textrl_env.rewards import make_reward, score_episodes
 from textrl_env.tasks import get_task
+from textrl_env.text.prompt_splits import SPLITS
 
 DIGEST = """
 import hashlib, random
-from textrl_env.assets.formats import FORMATS
+from textrl_env.language.formats import FORMATS
 rng, made = random.Random(7), []
 for form in FORMATS.values():
     rows = [form.draw(rng) for _ in range(50)]

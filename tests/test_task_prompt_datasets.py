@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from textrl_env.errors import MissingExtra, PromptError, UnknownName
-from textrl_env.prompt_datasets import load_prompt_dataset
-from textrl_env.prompts import PromptSet
+from textrl_env.text.prompt_datasets import load_prompt_dataset
+from textrl_env.text.prompts import PromptSet
 
 datasets = pytest.importorskip("datasets")
 

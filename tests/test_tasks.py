@@ -16,7 +16,7 @@ from textrl_env.errors import ConfigError, ModelError, PromptError, UnknownName
 from textrl_env.models import SamplingParams, ScriptedModel, pack
 from textrl_env.tasks import get_task, registry, task_names
 from textrl_env.tasks.assembly import assemble_model, assemble_reference
-from textrl_env.tasks.exact import letter_tokenizer, steps_forward
+from textrl_env.tasks.built_in.exact import letter_tokenizer, steps_forward
 
 EOS = 5  # of task "exact"
 

@@ -17,14 +17,14 @@ from hang_guard import HANG
 from rich.console import Console
 from test_cli import RUN, Row, textrl
 
-import textrl_agents.generation
+import textrl_agents.evaluation.generation
+from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark import cell_progress
-from textrl_agents.benchmark.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
-from textrl_agents.evaluation import Evaluation, SampleRecord
-from textrl_agents.generation import Completion
-from textrl_agents.sample_file import SampleFile
-from textrl_agents.tables import sample_table
+from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
+from textrl_agents.evaluation.generation import Completion
+from textrl_agents.evaluation.tables import sample_table
+from textrl_agents.runs.sample_file import SampleFile
 from textrl_env import TextGenEnv
 from textrl_env.foreign_text import CONTROLS
 from textrl_env.tasks import Task
@@ -49,7 +49,7 @@ def hostile_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(policy: Any, prompts: list[str], **settings: Any) -> list[Completion]:
         return [Completion(prompt, HOSTILE, "eos", 3, -1.0) for prompt in prompts]
 
-    monkeypatch.setattr(textrl_agents.generation, "generate", sample)
+    monkeypatch.setattr(textrl_agents.evaluation.generation, "generate", sample)
     monkeypatch.setattr("textrl_agents.commands.generate._policy", lambda *arguments: None)
 
 
@@ -100,7 +100,8 @@ def test_an_error_that_nobody_foresaw() -> None:
     code = (
         "import sys\nfrom textrl_agents import cli\nfrom textrl_agents.commands import demo\n"
         "def broken(*a, **k): raise RuntimeError('\\x1b[2J\\x9b')\n"
-        "import textrl_agents.demo\ntextrl_agents.demo.run_demo = broken\nsys.argv = ['textrl', 'demo']\ncli.main()\n"
+        "import textrl_agents.runs.demo\ntextrl_agents.runs.demo.run_demo = broken\n"
+        "sys.argv = ['textrl', 'demo']\ncli.main()\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG, env=environment)
@@ -161,10 +162,12 @@ def test_a_benchmark_in_a_file_tells_what_runs(terminal: bool, monkeypatch: pyte
 
 def test_check_and_bench_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Row("ratio", False, 1.0, 1e-5, HOSTILE)]
-    monkeypatch.setitem(sys.modules, "textrl_agents.self_check", SimpleNamespace(run_checks=lambda **arguments: rows))
+    monkeypatch.setitem(
+        sys.modules, "textrl_agents.check.self_check", SimpleNamespace(run_checks=lambda **arguments: rows)
+    )
     measured = [{"name": "rollout", "value": 0.5, "unit": "x", "target": ">= 1", "ok": False, "detail": HOSTILE}]
     stand_in = SimpleNamespace(run_speed=lambda **arguments: measured)
-    monkeypatch.setitem(sys.modules, "textrl_agents.benchmark.speed", stand_in)
+    monkeypatch.setitem(sys.modules, "textrl_agents.speed.speed", stand_in)
     monkeypatch.setenv("COLUMNS", "400")
     for command in (["check"], ["bench", "speed"]):
         assert AS_TEXT in clean(textrl(*command).stdout), command

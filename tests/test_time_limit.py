@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks import get_task

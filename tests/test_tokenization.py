@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from textrl_env.errors import EmptyPrompt, PromptError
-from textrl_env.tokenization import (
+from textrl_env.text.tokenization import (
     check_messages,
     decode_response,
     decode_responses,

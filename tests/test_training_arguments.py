@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.config import TrainConfig
-from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.sb3 import make_agent
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env.errors import ConfigError
 
 NUMBERS = [

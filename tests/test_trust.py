@@ -13,8 +13,8 @@ from test_cli import RUN, textrl
 
 from textrl_agents.benchmark.plan import Plan
 from textrl_agents.benchmark.run import run_benchmark
-from textrl_agents.training import resume
-from textrl_agents.trust import python_named_in
+from textrl_agents.runs.train import resume
+from textrl_agents.training.trust import python_named_in
 from textrl_env.errors import ConfigError
 
 
@@ -100,7 +100,7 @@ def test_a_run_with_a_reward_of_the_users_own(evil: str, marker: Path, tmp_path:
 def test_at_a_terminal_it_asks(
     answer: str, code: int, foreign_run: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textrl_agents import trust
+    from textrl_agents.training import trust
 
     class Terminal:
         def __init__(self, stream: Any):
@@ -173,14 +173,14 @@ def test_what_names_python(settings: dict[str, Any], named: list[str]) -> None:
 
 def test_no_shipped_settings_ask_for_trust() -> None:
     """A benchmark with the tuned settings of every algorithm goes on without a flag."""
-    from textrl_agents.benchmark.registry import SETTINGS_FILE
-    from textrl_agents.config import read_settings
+    from textrl_agents.algorithms.registry import SETTINGS_FILE
+    from textrl_agents.runs.config import read_settings
 
     assert python_named_in({"settings": read_settings(SETTINGS_FILE)}) == []
 
 
 def test_the_hint_after_a_signal_names_the_flag_that_is_needed(evil: str, tmp_path: Path) -> None:
-    from textrl_agents.trust import resume_command
+    from textrl_agents.training.trust import resume_command
 
     assert resume_command("runs/a", {"reward": "length"}) == "textrl train --resume runs/a"
     assert resume_command("my runs/a", {}) == "textrl train --resume 'my runs/a'"

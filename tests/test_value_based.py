@@ -11,11 +11,11 @@ import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
-from textrl_agents.benchmark.registry import get_algorithm
+from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.sb3.own.tabular import TabularPolicy
 from textrl_agents.sb3.policy import IMPOSSIBLE
-from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
-from textrl_agents.sb3.tabular import TabularPolicy
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import pack
 from textrl_env.tasks import Task

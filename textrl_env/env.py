@@ -9,15 +9,15 @@ import gymnasium
 import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
+from textrl_env.arguments import check_seed
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
-from textrl_env.prompts import Prompt, PromptSet
 from textrl_env.render import RENDER_MODES, Renderer
-from textrl_env.seeding import check_seed
 from textrl_env.tasks.assembly import assemble
+from textrl_env.text.prompts import Prompt, PromptSet
 
 RESET_OPTIONS = ("prompt", "prompt_index", "columns")
 

@@ -20,10 +20,10 @@ from textrl_env.foreign_text import shown
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.vocabulary import Vocabulary
-from textrl_env.prompts import Prompt, PromptSet
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
-from textrl_env.stopping import StopStrings
-from textrl_env.tokenization import decode_responses
+from textrl_env.text.prompts import Prompt, PromptSet
+from textrl_env.text.stopping import StopStrings
+from textrl_env.text.tokenization import decode_responses
 
 UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import EpisodeRules, TokenMDP
-from textrl_env.prompts import PromptSet
+from textrl_env.text.prompts import PromptSet
 
 
 class Portable:

@@ -1,8 +1,12 @@
-"""Names that installed packages bring: entry points, listed without loading any and loaded by name."""
+"""Code that others bring: entry points of installed packages, listed without loading any, and Python files."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textrl_env.errors import ConfigError
@@ -43,6 +47,21 @@ def load_plugin(group: str, name: str) -> Any:
 def broken_plugin(group: str, name: str, what: str) -> ConfigError:
     """The error to raise about an entry point."""
     return ConfigError(f"the entry point {name!r} of group {group!r}, {_shown(plugins(group)[name])}, {what}")
+
+
+def run_python_file(path: Path, module_name: str, what: str) -> ModuleType:
+    """Run the file and keep it as `module_name`. Raises ConfigError, which calls it `what`, where it fails."""
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{what} {str(path)!r} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # `sys.exit()` in the file must not end the program as if all were done
+        sys.modules.pop(module_name, None)  # the file may have removed itself
+        raise ConfigError(f"{what} {str(path)!r} failed with {type(error).__name__}: {message_of(error)}") from error
+    return module
 
 
 def _shown(entry: EntryPoint) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from textrl_env.foreign_text import visible
 from textrl_env.mdp import Episode
-from textrl_env.picture import text_picture
-from textrl_env.tokenization import decode_response
+from textrl_env.text.picture import text_picture
+from textrl_env.text.tokenization import decode_response
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 DIM, RESET = "\x1b[2m", "\x1b[0m"

@@ -11,15 +11,15 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
+from textrl_env.arguments import check_seed
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.pickling import Portable
-from textrl_env.prompt_groups import PromptGroups
-from textrl_env.seeding import check_seed, restored_generator
 from textrl_env.tasks.assembly import assemble
+from textrl_env.text.prompt_groups import PromptGroups, restored_generator
 
 
 class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):

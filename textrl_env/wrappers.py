@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 
 from textrl_env.env import TextGenEnv
 from textrl_env.errors import ConfigError
-from textrl_env.tokenization import decode_response
+from textrl_env.text.tokenization import decode_response
 
 
 class HFObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, np.ndarray], RecordConstructorArgs):

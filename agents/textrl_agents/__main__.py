@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from textrl_agents.extras import COMMAND_LINE, require
+from textrl_agents.training.extras import COMMAND_LINE, require
 from textrl_env.errors import MissingExtra
 
 

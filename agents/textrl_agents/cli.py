@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from textrl_agents.commands import bench, check, demo, evaluate, generate, train
-from textrl_agents.extras import missing_extra
+from textrl_agents.training.extras import missing_extra
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import visible
 

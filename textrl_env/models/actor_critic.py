@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from textrl_env.errors import ConfigError, ModelError
-from textrl_env.models.card import CARD_FILE, model_card
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
-from textrl_env.models.loading import load_model
 from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
-from textrl_env.models.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
-from textrl_env.models.quiet import quiet_loading
 from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
+from textrl_env.models.storage.card import CARD_FILE, model_card
+from textrl_env.models.storage.loading import load_model
+from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
+from textrl_env.models.storage.quiet import quiet_loading
 from textrl_env.models.vocabulary import Vocabulary
 
 VALUE_TRUNKS = ("shared", "separate")

@@ -17,8 +17,8 @@ from textrl_env.models.actor_critic import CausalLMActorCritic, standalone
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.packing import PackedEpisodes, state_hidden
-from textrl_env.models.quiet import quiet_loading
 from textrl_env.models.sampling import SamplingParams, scale, truncate
+from textrl_env.models.storage.quiet import quiet_loading
 
 MASK_FOLDER = "mask"  # in the policy's
 # Subtracted from the logits of masked tokens. Not infinite, because the mask's edge can fall elsewhere in the last bit

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from textrl_env.errors import ConfigError, RewardError
-from textrl_env.models.loading import resolve_device, resolve_dtype
+from textrl_env.models.storage.loading import resolve_device, resolve_dtype
 from textrl_env.rewards.classifier_loading import (
     label_index,
     load_classifier,
@@ -19,7 +19,7 @@ from textrl_env.rewards.classifier_loading import (
     settle_padding,
 )
 from textrl_env.rewards.protocol import Scores, Text, completion_text
-from textrl_env.tokenization import encode_chat
+from textrl_env.text.tokenization import encode_chat
 
 # Below this many texts, waking the tokenizer's thread pool costs more than it saves.
 FEW_TEXTS = 16

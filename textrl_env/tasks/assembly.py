@@ -14,15 +14,15 @@ from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, check_limit
-from textrl_env.models.loading import LoadedModel, load_model
 from textrl_env.models.reference import Reference
 from textrl_env.models.sampling import SamplingParams
+from textrl_env.models.storage.loading import LoadedModel, load_model
 from textrl_env.models.vocabulary import Vocabulary
-from textrl_env.prompts import PromptSet
 from textrl_env.rewards import make_reward
-from textrl_env.stopping import StopStrings
 from textrl_env.tasks.registry import Task, get_task
 from textrl_env.tasks.splits import missing_split, own_task, split_rows
+from textrl_env.text.prompts import PromptSet
+from textrl_env.text.stopping import StopStrings
 
 
 class Assembly(NamedTuple):

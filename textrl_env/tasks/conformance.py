@@ -10,12 +10,12 @@ import numpy as np
 
 from textrl_env.env import TextGenEnv
 from textrl_env.errors import ConfigError, PromptError, RewardError
-from textrl_env.prompt_splits import LABELS, SPLITS, prompt_item
-from textrl_env.prompts import PromptSet
 from textrl_env.rewards import check_reward, make_reward
 from textrl_env.tasks.assembly import Assembly, assemble
 from textrl_env.tasks.registry import Task, get_task
 from textrl_env.tasks.splits import best_split
+from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
+from textrl_env.text.prompts import PromptSet
 from textrl_env.vector_env import TextGenVectorEnv
 
 COMPLETIONS = (

@@ -17,9 +17,9 @@ import torch
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import EpisodeRules
 from textrl_env.models.packing import PackedEpisodes, pack
-from textrl_env.prompts import PromptSet
 from textrl_env.rewards.scoring import score_episodes
-from textrl_env.tokenization import decode_responses
+from textrl_env.text.prompts import PromptSet
+from textrl_env.text.tokenization import decode_responses
 
 MAX_RESPONSES = 200_000
 

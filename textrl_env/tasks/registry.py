@@ -11,14 +11,14 @@ from typing import Any, Literal
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import message_of
 from textrl_env.plugins import broken_plugin, load_plugin, plugins
-from textrl_env.prompt_splits import Item
+from textrl_env.text.prompt_splits import Item
 
 
 @dataclass(frozen=True)
 class Task:
     """Prompts, reward, model and limits of one problem; every argument of the environment overrides its part.
 
-    prompts: a source that `textrl_env.prompts.PromptSet` takes (a list of texts, chats or rows, a path, a dataset), or
+    prompts: a source that `PromptSet` takes (a list of texts, chats or rows, a path, a dataset), or
         a function that returns one. They are trained on.
     validation_prompts, heldout_prompts: the same, for evaluations while training and every choice of settings, and for
         what is reported. None takes an eighth of `prompts` away for each, where there are at least 16 different ones;
@@ -115,9 +115,9 @@ def get_task(name: str | Task) -> Task:
     if isinstance(name, Task):
         return name
     if name in BUILT_IN:
-        return importlib.import_module(f"textrl_env.tasks.{name}").TASK
+        return importlib.import_module(f"textrl_env.tasks.built_in.{name}").TASK
     if isinstance(name, str) and name.startswith(REASONING_GYM):
-        module = importlib.import_module("textrl_env.tasks.reasoning_gym")
+        module = importlib.import_module("textrl_env.tasks.built_in.reasoning_gym")
         return module.reasoning_task(name.removeprefix(REASONING_GYM))
     if not isinstance(name, str) or name not in _REGISTERED:
         if not isinstance(name, str) or name not in plugins(GROUP):

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.prompt_rows import PromptRows, load_rows
-from textrl_env.prompt_splits import FEWEST, LABELS, SPLITS, prompt_item, split_places
 from textrl_env.rewards import reward_name
 from textrl_env.tasks.registry import Task, get_task
+from textrl_env.text.prompt_rows import PromptRows, load_rows
+from textrl_env.text.prompt_splits import FEWEST, LABELS, SPLITS, prompt_item, split_places
 
 OWN_SHARES = {"heldout": 8, "validation": 8}  # an eighth each
 

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms.cell import Cell
 from textrl_env.foreign_text import visible
 
 SHOWN = ("objective", "kl", "normalized")

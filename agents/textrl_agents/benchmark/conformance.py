@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from textrl_agents.benchmark.cell import Cell, Trained
-from textrl_agents.benchmark.registry import Algorithm
+from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.registry import Algorithm
 from textrl_agents.benchmark.run_cell import LearningCurve, judging_env
-from textrl_agents.evaluation import Evaluation
+from textrl_agents.evaluation.fresh_samples import Evaluation
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of

@@ -22,7 +22,7 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_env.foreign_text import message_of

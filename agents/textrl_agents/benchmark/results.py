@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark import provenance
-from textrl_agents.benchmark.cell import Cell
 from textrl_env.errors import TextRLError
 from textrl_env.tasks import get_task
 from textrl_env.tasks.splits import own_task

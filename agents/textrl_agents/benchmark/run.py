@@ -14,20 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from textrl_agents.atomic_file import write_atomically
-from textrl_agents.benchmark.cell import Cell
+from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
-from textrl_agents.extras import require
-from textrl_agents.out_folder import foreign_names, locked_folder
-from textrl_agents.stop_signals import StopSignals
-from textrl_agents.trust import require_trust
+from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.out_folder import foreign_names, locked_folder
+from textrl_agents.training.extras import require
+from textrl_agents.training.stop_signals import StopSignals
+from textrl_agents.training.trust import require_trust
+from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError
-from textrl_env.user_path import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
 
@@ -175,7 +175,7 @@ def _left_to_ray(cells: Sequence[Cell], shown: CellProgress) -> list[Cell]:
 
 
 def _default_jobs(device: str) -> int:
-    from textrl_env.models.loading import resolve_device
+    from textrl_env.models.storage.loading import resolve_device
 
     return cores() if resolve_device(device).type == "cpu" else 1
 

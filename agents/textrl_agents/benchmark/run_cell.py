@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from textrl_agents.benchmark.cell import Cell, Trained
+from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
-from textrl_agents.benchmark.registry import get_algorithm
 from textrl_agents.benchmark.results import failed, new_line
-from textrl_agents.evaluation import Evaluation, SampleRecord
-from textrl_agents.run_evaluations import EVAL_ROWS
+from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
+from textrl_agents.runs.run_evaluations import EVAL_ROWS
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue

@@ -28,10 +28,10 @@ def speed(
 ) -> None:
     """Measure speed and memory against the same work done by hand, side by side."""
     check_names(device=device)
-    from textrl_agents.benchmark.speed_names import chosen_names
+    from textrl_agents.speed.names import chosen_names
 
     chosen_names(only)
-    from textrl_agents.benchmark.speed import run_speed
+    from textrl_agents.speed.speed import run_speed
 
     with told_on_stderr() as tell:
         rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=tell)

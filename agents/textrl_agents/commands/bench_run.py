@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from textrl_agents.commands.options import DEVICE_HELP, AsJson, Trust, print_json
-from textrl_agents.extras import require
+from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
 
@@ -163,9 +163,9 @@ def report(
 
 def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the algorithms, tasks and presets, with what each is."""
+    from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
     from textrl_agents.benchmark.plugins import load_plugins
     from textrl_agents.benchmark.presets import get_preset, preset_names
-    from textrl_agents.benchmark.registry import algorithm_names, get_algorithm
     from textrl_env.tasks import get_task, task_names
 
     load_plugins(plugin or [])
@@ -201,14 +201,14 @@ def _trusted(out: Path) -> str:
     """The flag that going on with the benchmark in `out` needs."""
     from textrl_agents.benchmark.plan import Plan
     from textrl_agents.benchmark.run import PLAN
-    from textrl_agents.trust import python_named_in
+    from textrl_agents.training.trust import python_named_in
 
     return " --trust" if python_named_in(Plan.read(out / PLAN).to_dict()) else ""
 
 
 def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) -> tuple[Path, Path]:
     """silent: where stdout is JSON."""
-    from textrl_agents.benchmark.report import write_report
+    from textrl_agents.benchmark.report.report import write_report
 
     paths = write_report(folder, lines)
     if not silent:
@@ -222,8 +222,8 @@ def _print_tables(folder: Path, lines: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from textrl_agents.benchmark.number_text import mean_text
-    from textrl_agents.benchmark.report import summary_of
+    from textrl_agents.benchmark.report.number_text import mean_text
+    from textrl_agents.benchmark.report.report import summary_of
 
     summary = summary_of(folder, lines)
     if summary.is_partial:

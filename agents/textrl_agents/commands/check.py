@@ -34,7 +34,7 @@ def check(
     """Check that a model and a reward work here as they should: ratio 1, KL 0, cache and padding parity, and more."""
     check_names(task=task, reward=reward, device=device, dtype=dtype)
     set_threads(threads)
-    from textrl_agents.self_check import run_checks
+    from textrl_agents.check.self_check import run_checks
 
     with told_on_stderr() as tell:
         results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype, progress=tell)

@@ -18,6 +18,6 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Align the embedded model in about a minute, and show what it writes before and after."""
-    from textrl_agents.demo import run_demo
+    from textrl_agents.runs.demo import run_demo
 
     exit_if_stopped(run_demo(out=out, timesteps=timesteps, seed=seed, threads=threads))

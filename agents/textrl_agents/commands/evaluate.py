@@ -52,12 +52,12 @@ def evaluate(
 ) -> None:
     """Measure a policy on held-out prompts: score, gold score, KL, length, entropy, each with its 95% interval."""
     check_names(task=task, reward=reward, device=device, dtype=dtype)
-    from textrl_agents.run_folder import RunFolder, load_policy
-    from textrl_agents.trust import require_trust
+    from textrl_agents.runs.run_folder import RunFolder, load_policy
+    from textrl_agents.training.trust import require_trust
 
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
     set_threads(threads)
-    from textrl_agents.evaluation import evaluate as measure
+    from textrl_agents.evaluation.fresh_samples import evaluate as measure
 
     given = {"model": reference, "reward": reward}
     given = {name: value for name, value in given.items() if value is not None}
@@ -80,14 +80,14 @@ def evaluate(
         return
     from rich.console import Console
 
-    from textrl_agents.tables import evaluation_table
+    from textrl_agents.evaluation.tables import evaluation_table
 
     Console().print(evaluation_table(result))
 
 
 def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
     """The environment a run was trained in, where the task is the same; the folder may be one of its checkpoints."""
-    from textrl_agents.config import TrainConfig
+    from textrl_agents.runs.config import TrainConfig
 
     home = next((candidate for candidate in (run, parent) if candidate.config.is_file()), None)
     config = TrainConfig.of_run(home.config) if home is not None else TrainConfig()

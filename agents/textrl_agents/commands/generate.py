@@ -48,7 +48,7 @@ def generate(
     check_names(device=device, dtype=dtype)
     prompts = list(prompt or []) or _from_stdin()
     set_threads(threads)
-    from textrl_agents.generation import generate as sample
+    from textrl_agents.evaluation.generation import generate as sample
 
     completions = sample(
         _policy(folder, model, device, dtype),
@@ -77,7 +77,7 @@ def _from_stdin() -> list[str]:
 
 
 def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> Any:
-    from textrl_agents.run_folder import load_policy
+    from textrl_agents.runs.run_folder import load_policy
 
     if folder is not None:
         return load_policy(folder, device=device, dtype=dtype)

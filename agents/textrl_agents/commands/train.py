@@ -91,9 +91,9 @@ def exit_if_stopped(result: Any) -> None:
     """Say how to continue a run that a signal has stopped, and end with its exit code."""
     if result.finished:
         return
-    from textrl_agents.config import read_settings
-    from textrl_agents.run_folder import RunFolder
-    from textrl_agents.trust import resume_command
+    from textrl_agents.runs.config import read_settings
+    from textrl_agents.runs.run_folder import RunFolder
+    from textrl_agents.training.trust import resume_command
 
     command = resume_command(result.folder, read_settings(RunFolder(result.folder).config))
     typer.echo(
@@ -103,13 +103,13 @@ def exit_if_stopped(result: Any) -> None:
 
 
 def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> Any:
-    from textrl_agents.config import TrainConfig, parse_assignments, read_settings
+    from textrl_agents.runs.config import TrainConfig, parse_assignments, read_settings
 
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []
     given = TrainConfig.of(*layers, parse_assignments(settings), flags)
     given.check()
-    from textrl_agents.training import train as train_run
+    from textrl_agents.runs.train import train as train_run
 
     return train_run(given)
 
@@ -121,7 +121,7 @@ def _resume(folder: Path, flags: dict[str, Any], others: Any, trust: bool) -> An
             f"--resume continues a run with its own settings; only --timesteps can change, "
             f"and {', '.join(refused) or '--config and --set'} cannot"
         )
-    from textrl_agents.training import resume as resume_run
+    from textrl_agents.runs.train import resume as resume_run
 
     return resume_run(folder, timesteps=flags.get("timesteps"), trust=trust or None)
 
@@ -130,7 +130,7 @@ def _report(result: Any) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from textrl_agents.tables import comparison_table, evaluation_table
+    from textrl_agents.evaluation.tables import comparison_table, evaluation_table
 
     console = Console()
     if result.before is not None and result.after is not None:

@@ -13,13 +13,13 @@ from typing import Any
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from textrl_agents.atomic_folder import atomic_folder, existing
-from textrl_agents.policy_files import load_policy_files, save_policy_files, with_number_keys
-from textrl_agents.random_state import random_state, set_random_state
 from textrl_agents.rllib.policy import packer_of, policy_of
-from textrl_agents.state_files import expected_state, load_state, save_state
+from textrl_agents.runs.atomic_folder import atomic_folder, existing
+from textrl_agents.runs.policy_files import load_policy_files, save_policy_files, with_number_keys
+from textrl_agents.runs.state_files import expected_state, load_state, save_state
+from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env.errors import ConfigError, ModelError
-from textrl_env.manifest import verify
+from textrl_env.models.storage.manifest import verify
 
 # What must be the same for a run to go on.
 _SIZES = ("num_envs_per_env_runner", "num_env_runners", "num_learners", "rollout_fragment_length")

@@ -14,22 +14,22 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
-from textrl_agents.argument_checks import check_learning_rate, check_number, check_seed, check_whole
-from textrl_agents.learning_rate import WarmupSchedule
-from textrl_agents.reward_probe import probe_reward
 from textrl_agents.rllib.callbacks import TextCallbacks
+from textrl_agents.rllib.connectors.packing import PackEpisodes, PackForPPO, PackForVTrace
+from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.learners import TextAPPOLearner, TextIMPALALearner, TextPPOLearner
 from textrl_agents.rllib.module import MODEL_ARGUMENTS, CausalLMModule, TargetCausalLMModule
-from textrl_agents.rllib.packing import PackEpisodes, PackForPPO, PackForVTrace
 from textrl_agents.rllib.portable import portable_arguments
-from textrl_agents.rllib.runner_connectors import SendTokens, StackObservations
 from textrl_agents.rllib.validation import check_config
+from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
+from textrl_agents.training.learning_rate import WarmupSchedule
+from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import ENV_ID
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, Reference
-from textrl_env.models.loading import resolve_device
+from textrl_env.models.storage.loading import resolve_device
 from textrl_env.rewards.make import file_and_function
 from textrl_env.tasks import get_task
 from textrl_env.tasks.assembly import assemble, assemble_model, assemble_reference

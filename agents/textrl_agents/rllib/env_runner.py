@@ -11,9 +11,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from textrl_agents.random_state import random_state, set_random_state
+from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env.errors import TextRLError
-from textrl_env.models.loading import resolve_device
+from textrl_env.models.storage.loading import resolve_device
 
 
 class TextEnvRunner(SingleAgentEnvRunner):

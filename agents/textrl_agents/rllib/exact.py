@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.enumeration import ExactValue

@@ -12,9 +12,9 @@ from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
-from textrl_agents.divergence import RewardRange, check_gradient_norms
 from textrl_agents.rllib.arrays import to_arrays
-from textrl_agents.rllib.packing import PackEpisodes
+from textrl_agents.rllib.connectors.packing import PackEpisodes
+from textrl_agents.training.divergence import RewardRange, check_gradient_norms
 from textrl_env.errors import TrainingDiverged
 
 # Near the optimum gradients are small, and torch's default of 1e-8 would blow their noise up to full steps.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from textrl_agents.rlhf_metrics import EndedEpisode
+from textrl_agents.training.rlhf_metrics import EndedEpisode
 from textrl_env.kl import KLPenalty
 
 # Episodes in `rollout/ep_rew_mean`, as many as in SB3's.

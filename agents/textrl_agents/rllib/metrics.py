@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from textrl_agents.rllib.packing import METRICS_KEY
+from textrl_agents.rllib.connectors.packing import METRICS_KEY
 
 # RLlib's name in the learner's results, and SB3's. PPO's, then those of APPO and IMPALA where they differ.
 _LEARNER_NAMES = {

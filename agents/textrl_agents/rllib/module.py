@@ -18,7 +18,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
 from textrl_agents.rllib.arrays import to_arrays
-from textrl_agents.rllib.batch import PackedBatch
+from textrl_agents.rllib.connectors.batch import PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from textrl_agents.rllib.packing import PackEpisodes
+from textrl_agents.rllib.connectors.packing import PackEpisodes
 from textrl_env.models import CausalLMActorCritic
 
 

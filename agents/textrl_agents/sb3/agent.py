@@ -10,20 +10,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from textrl_agents.learning_rate import WarmupSchedule
-from textrl_agents.reward_probe import probe_reward
 from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
+from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.sb3.buffers.response_buffer import check_whole_responses
+from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.model_copy import ModelCopy
-from textrl_agents.sb3.nlpo import MaskedCausalLMPolicy
+from textrl_agents.sb3.own.nlpo import MaskedCausalLMPolicy
+from textrl_agents.sb3.own.tabular import TabularPolicy
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.progress_lines import ProgressLines
 from textrl_agents.sb3.q_policy import CausalLMQPolicy
-from textrl_agents.sb3.replay_buffer import EpisodeReplayBuffer
-from textrl_agents.sb3.response_buffer import check_whole_responses
-from textrl_agents.sb3.rollout_buffer import EpisodeRolloutBuffer
-from textrl_agents.sb3.tabular import TabularPolicy
+from textrl_agents.sb3.runs.progress_lines import ProgressLines
 from textrl_agents.sb3.validation import check_arguments
 from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.training.learning_rate import WarmupSchedule
+from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import FixedKL

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from textrl_agents.extras import require
+from textrl_agents.training.extras import require
 from textrl_env.errors import UnknownName
 
 Kind = Literal["critic", "responses", "value", "table"]
@@ -71,7 +71,7 @@ class Recipe:
         return getattr(importlib.import_module(module), name)
 
 
-_SB3, _HERE = "stable_baselines3", "textrl_agents.sb3"
+_SB3, _HERE = "stable_baselines3", "textrl_agents.sb3.own"
 ALGORITHMS: dict[str, Recipe] = {
     "ppo": Recipe(f"{_SB3}:PPO", "critic", {**_ON_POLICY, **_LOSS, **_CRITIC, **_PPO}, minibatches=4),
     "a2c": Recipe(f"{_SB3}:A2C", "critic", {**_ON_POLICY, **_LOSS, **_CRITIC, **_A2C}),

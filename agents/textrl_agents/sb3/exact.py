@@ -13,10 +13,10 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from textrl_agents.learning_rate import WarmupSchedule
 from textrl_agents.sb3.agent import make_agent
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env.tasks.enumeration import ExactValue
 
 ITERATIONS = 250

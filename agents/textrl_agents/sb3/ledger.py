@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from textrl_agents.sb3.sampled_tokens import SampledTokens
+from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 
 if TYPE_CHECKING:
-    from textrl_agents.sb3.ended_row import EndedRow
+    from textrl_agents.sb3.buffers.ended_row import EndedRow
     from textrl_agents.sb3.vec_env import TextVecEnv
 
 

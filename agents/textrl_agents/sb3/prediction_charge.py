@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from textrl_agents.evaluation import response_kls
-from textrl_agents.sb3.ended_row import EndedRow
-from textrl_agents.sb3.sampled_tokens import SampledTokens
+from textrl_agents.evaluation.fresh_samples import response_kls
+from textrl_agents.sb3.buffers.ended_row import EndedRow
+from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import MissingLogProb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from textrl_agents.argument_checks import check_learning_rate, check_number, check_seed, check_whole
+from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError
 
 # Whole numbers, and the least that each can be.

@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from textrl_agents.sb3.ended_row import EndedRow
+from textrl_agents.sb3.buffers.ended_row import EndedRow
+from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_agents.sb3.prediction_charge import PredictionCharge
-from textrl_agents.sb3.sampled_tokens import SampledTokens
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import CutEpisode, Episode

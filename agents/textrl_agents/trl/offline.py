@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.import_utils import TRLExperimentalWarning
 
-from textrl_agents.learning_rate import default_learning_rate
+from textrl_agents.training.learning_rate import default_learning_rate
 from textrl_agents.trl.arguments import trl_arguments
 from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv

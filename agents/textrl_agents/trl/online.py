@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from textrl_agents.learning_rate import WarmupSchedule
+from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl.arguments import trl_arguments
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward

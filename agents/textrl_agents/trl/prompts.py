@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from textrl_env.prompts import Prompt, PromptSet
+from textrl_env.text.prompts import Prompt, PromptSet
 
 
 def prompt_name(index: int) -> str:

@@ -12,9 +12,9 @@ import datasets
 from huggingface_hub import constants
 from transformers import PrinterCallback, TrainerCallback
 
-from textrl_agents.divergence import GradientGuard, RewardRange
-from textrl_agents.quiet import errors_only
-from textrl_env.models.quiet import quiet_loading
+from textrl_agents.training.divergence import GradientGuard, RewardRange
+from textrl_agents.training.quiet import errors_only
+from textrl_env.models.storage.quiet import quiet_loading
 
 LOGGERS = ("trl", "accelerate", "datasets")
 

@@ -1,0 +1,95 @@
+"""Best of n: sample n responses and answer with the one that the trained reward likes best. Nothing is trained.
+
+Its distribution cannot be written down token by token, so its KL is not measured: `log n - (n - 1) / n` is reported, an
+upper bound on it that is nearly reached where no two responses have the same score (Beirami et al. 2024,
+https://arxiv.org/abs/2401.01879). It costs n responses at every answer, for ever, where training costs once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+
+from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.response_groups import Response, sample_groups
+from textrl_agents.algorithms.setup import initial_policy, settings_of, training_env
+from textrl_agents.evaluation.fresh_samples import Evaluation, evaluation_of, record_of
+from textrl_agents.training.argument_checks import check_whole
+from textrl_env import TextGenVectorEnv
+from textrl_env.errors import ConfigError
+from textrl_env.models import CausalLMActorCritic
+from textrl_env.text.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """n: candidates for each answer."""
+
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("n", self.n, 1)
+
+
+class BestOfN:
+    """Answers prompts with the best of `n` responses.
+
+    tokens: generated so far, candidates that were not chosen included.
+    """
+
+    def __init__(self, policy: CausalLMActorCritic, n: int):
+        self.policy, self.n, self.tokens = policy, n, 0
+
+    def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
+        """Answers to the prompts that `textrl_agents.evaluation.evaluate` takes with that seed, in its order.
+
+        A record's `kl` is the bound, and its `entropy` that of the policy which drew the candidates.
+        """
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+            torch.manual_seed(seed)
+            samples = sample_groups(self.policy, env, heldout_prompts(env, episodes, seed), self.n)
+        self.tokens += samples.tokens
+        chosen = [best(group) for group in samples.groups]
+        kl, coef = kl_bound(self.n), env.kl_penalty.coef
+        records = [
+            record_of(response.episode, kl=kl, kl_coef=coef, entropy=float(-response.log_probs.sum(dtype=np.float64)))
+            for response in chosen
+        ]
+        return evaluation_of(env, records, [response.episode.response_ids for response in chosen], seed=seed)
+
+
+def best(group: list[Response]) -> Response:
+    """The response with the highest score; of equal ones the first."""
+    return max(group, key=lambda response: response.score)
+
+
+def kl_bound(n: int) -> float:
+    """The most that best-of-n can differ from what it samples from, in nats a response."""
+    return math.log(n) - (n - 1) / n
+
+
+def heldout_prompts(env: TextGenVectorEnv, episodes: int, seed: int) -> list[Prompt]:
+    """The prompts that `env`'s rows draw after `reset(seed=seed)`, ceil(episodes / rows) each, round by round."""
+    if episodes < 2:
+        raise ConfigError(f"episodes must be a whole number >= 2 (an interval needs two), got {episodes}")
+    generators = [gymnasium.utils.seeding.np_random(seed + row)[0] for row in range(env.num_envs)]
+    rounds = math.ceil(episodes / env.num_envs)
+    return [env.prompts.sample(generator) for _ in range(rounds) for generator in generators]
+
+
+def train(cell: Cell, record: Record) -> Trained:
+    """Nothing is trained; `tokens` grows with each evaluation by what all its candidates cost."""
+    chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, Settings).n)
+    trained = Trained(chooser.policy, tokens=0)
+
+    def evaluation(env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
+        result = chooser.evaluate(env, episodes, seed)
+        trained.tokens = chooser.tokens
+        return result
+
+    trained.evaluation = evaluation
+    return trained

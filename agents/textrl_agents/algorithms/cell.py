@@ -1,0 +1,92 @@
+"""One cell of the benchmark: an algorithm on a task with a seed and a budget; and what training it gives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # names and plans are read without waiting for torch
+    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_env import TextGenVectorEnv
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be run. Plain data, so that it travels to other processes and machines.
+
+    budget: tokens that may be generated in training, all of them: samples, candidates and pairs alike.
+    settings: the algorithm's arguments, its tuned defaults included. env: the environment's arguments besides the task
+        (`model`, `reward`, `kl_coef`, `max_new_tokens`, ...). split: the prompts that judge it: "heldout" to report,
+        "validation" to choose settings by; the training prompts where the task has no such.
+    """
+
+    algorithm: str
+    task: str
+    seed: int
+    budget: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, Any] = field(default_factory=dict)
+    eval_episodes: int = 256
+    device: str = "auto"
+    split: str = "heldout"
+
+    @property
+    def key(self) -> str:
+        """The same for two cells that are the same experiment; another device does not make another experiment."""
+        parts = [self.algorithm, self.task, self.seed, self.budget, dict(self.settings), dict(self.env)]
+        parts += [self.eval_episodes, *([] if self.split == "heldout" else [self.split])]
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def env_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the environment that is trained in, its task included."""
+        return {"task": self.task, "device": self.device, "split": "train", **self.env}
+
+
+class Record(Protocol):
+    """Takes a point of the learning curve: means over the episodes since the last one."""
+
+    def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
+        """tokens: generated so far. kl: nats a response, from the reference; None where the algorithm does not know.
+
+        length: tokens a response.
+        """
+
+
+@dataclass
+class Trained:
+    """What an algorithm's training gave.
+
+    policy: a CausalLMActorCritic, or anything with its `act`, `evaluate` and `clear_cache`.
+    tokens: generated in training. deterministic: whether the policy acts greedily.
+    evaluation: how fresh samples are taken and judged, as `textrl_agents.evaluation.evaluate` does it; only what is not
+        a policy over tokens (best-of-n) needs another.
+    close: called when the cell is done.
+    """
+
+    policy: Any
+    tokens: int
+    deterministic: bool = False
+    evaluation: Callable[[TextGenVectorEnv, int, int], Evaluation] | None = None
+    close: Callable[[], None] = lambda: None
+
+    def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
+        """Fresh samples in `env`, which is in SAME_STEP and deferred mode."""
+        if self.evaluation is not None:
+            return self.evaluation(env, episodes, seed)
+        from textrl_agents.evaluation.fresh_samples import evaluate
+
+        return evaluate(self.policy, env=env, episodes=episodes, seed=seed, deterministic=self.deterministic)
+
+
+class TrainFunction(Protocol):
+    """An algorithm, as the benchmark calls it.
+
+    It trains on `cell.task` with `cell.seed` until `cell.budget` tokens were generated, and calls `record` on the way.
+    """
+
+    def __call__(self, cell: Cell, record: Record) -> Trained: ...

@@ -1,0 +1,257 @@
+"""From the lines of results.jsonl to tables: each task by itself, and all tasks on one scale."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from textrl_agents.algorithms.registry import algorithm_names
+from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across, compare
+from textrl_agents.benchmark.report.number_text import finite_number
+from textrl_agents.benchmark.report.statistics import Estimate
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
+from textrl_env.text.prompt_splits import LABELS
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure of a cell. key: in a line's `metrics`, or in the line itself. digits: shown after the point."""
+
+    key: str
+    title: str
+    digits: int
+    meaning: str
+    cost: bool = False  # of training, not of the policy it gave
+
+
+COLUMNS = (
+    Column("objective", "objective", 3, "score - kl_coef * KL: what the algorithms maximise. Tables of tasks without "
+           "a known optimum are sorted by it."),
+    Column("score", "score", 3, "what the reward model gives a response. It is what is trained on, and a proxy of "
+           "what is wanted."),
+    Column("gold_score", "gold score", 3, "what a judge that is never trained on gives the same response. Where the "
+           "score rises and the gold score does not, the algorithm exploits the reward model."),
+    Column("kl", "KL", 2, "how far the policy moved from the reference, the untouched model: the Kullback-Leibler "
+           "divergence of the policy from it, in nats a response."),
+    Column("normalized", "normalized", 3, "on tasks whose optimum is known: 0 is the reference's objective, 1 the "
+           "optimum's. It is the exact value of a policy, where the objective is a mean of samples, so these tables "
+           "are sorted by it. (Only best_of_n, which is no policy, has it from samples.)"),
+    Column("length", "length", 1, "tokens of a response, its end-of-sequence token included."),
+    Column("distinct_1", "distinct-1", 3, "different tokens / all tokens of all responses. Low values are repetition, "
+           "within responses or between them."),
+    Column("distinct_2", "distinct-2", 3, "the same of pairs of neighbouring tokens."),
+    Column("tokens", "tokens", 0, "generated in training, samples that were thrown away included. A run ends with a "
+           "whole rollout, so it can be more than the budget.", cost=True),
+    Column("train_seconds", "seconds", 1, "of training, without loading and without the evaluation.", cost=True),
+    Column("tokens_per_second", "tokens/s", 0, "generated tokens by seconds of training.", cost=True),
+    Column("peak_memory_mib", "peak MiB", 0, "the most memory that the run's process held, in MiB, libraries "
+           "included.", cost=True),
+)  # fmt: skip
+_MUST_BE_FINITE = ("score", "kl", "objective", "gold_score", "normalized")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that gave no result. Such a cell counts in no mean."""
+
+    task: str
+    algorithm: str
+    seed: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm on a task. label: its name, with what sets it apart from other runs of the same algorithm.
+
+    lines: of the seeds that finished, by seed. estimates: of each column that they have. settings, env: of its lines.
+    """
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+    env: Mapping[str, Any]
+    lines: tuple[Line, ...]
+    failures: tuple[Failure, ...]
+    estimates: Mapping[str, Estimate]
+
+    def values(self, key: str) -> list[float]:
+        """The column's value of each seed that has one."""
+        return [value for line in self.lines if (value := _value(line, key)) is not None]
+
+    def by_seed(self, key: str) -> dict[int, float]:
+        """Seed -> the column's value, of the seeds that have one."""
+        return {line["seed"]: value for line in self.lines if (value := _value(line, key)) is not None}
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """A task and its algorithms: the highest mean of `measure` first, those without a result last.
+
+    measure: key of the best quantity that is known of them: "normalized" where there is one, else "objective".
+    prompts: which ones were answered, in words: "held-out prompts"; "" where nothing says so.
+    """
+
+    label: str
+    name: str
+    rows: tuple[Row, ...]
+    measure: str = "objective"
+    prompts: str = ""
+
+    @property
+    def finished(self) -> list[Row]:
+        return [row for row in self.rows if row.lines]
+
+    def columns(self, *, cost: bool) -> list[Column]:
+        """Those that any row has."""
+        return [
+            column
+            for column in COLUMNS
+            if column.cost is cost and any(column.key in row.estimates for row in self.rows)
+        ]
+
+    def row(self, label: str) -> Row | None:
+        """The row of that label, if it has a result."""
+        return next((row for row in self.finished if row.label == label), None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a report shows. lines: the last one of each cell, in the order in which cells first appear.
+
+    planned: how many runs the benchmark has; done: how many of them gave a result. Where some are missing, `across` is
+    empty: which algorithm leads over all tasks would hang on which runs came first.
+    """
+
+    lines: tuple[Line, ...]
+    tasks: tuple[TaskTable, ...]
+    across: Across
+    planned: int
+    done: int
+
+    @property
+    def is_partial(self) -> bool:
+        return self.done < self.planned
+
+    @property
+    def labels(self) -> list[str]:
+        """Of all algorithms, in the registry's order: the same from one report of them to the next."""
+        names = {row.label: row.name for table in self.tasks for row in table.rows}
+        place = {name: number for number, name in enumerate(algorithm_names())}
+        return sorted(names, key=lambda label: (place.get(names[label], len(place)), label))
+
+
+def summarize(results: Sequence[Line], planned: Collection[str] | None = None) -> Summary:
+    """Tables of the lines of results.jsonl. Raises ConfigError for no lines, or a line that is not a cell's.
+
+    planned: the keys of all cells of the benchmark; None takes those that have a line.
+    """
+    lines = latest(results)
+    tables = tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
+    keys = {line["key"] for line in lines} if planned is None else set(planned)
+    done = sum(line["key"] in keys and line["status"] == "done" for line in lines)
+    across = compare(tables) if done == len(keys) else Across()
+    return Summary(tuple(lines), tables, across, planned=len(keys), done=done)
+
+
+def latest(results: Sequence[Line]) -> list[Line]:
+    """The last line of each key: a cell that was tried again counts once."""
+    if not results:
+        raise ConfigError("there are no results to report: run `textrl bench run` into this folder first")
+    last: dict[Hashable, Line] = {}
+    for number, line in enumerate(results, 1):
+        missing = [name for name in ("key", "algorithm", "task", "seed", "status") if name not in line]
+        if missing:
+            raise ConfigError(
+                f"line {number} of the results is not a benchmark cell's: it lacks {', '.join(missing)}. Remove it."
+            )
+        last[line["key"]] = line
+    return list(last.values())
+
+
+def _title(line: Line) -> str:
+    """What was asked and judged: the task's name, but where prompts or reward were not the task's own."""
+    return str(line.get("title") or line["task"])
+
+
+def _algorithm(line: Line) -> str:
+    return str(line["algorithm"])
+
+
+def _problem(line: Line) -> dict[str, Any]:
+    """What makes a task another one under the same name."""
+    return {**(line.get("env") or {}), "eval_episodes": line.get("eval_episodes")}
+
+
+def _method(line: Line) -> dict[str, Any]:
+    """What makes an algorithm another one under the same name."""
+    return {**(line.get("settings") or {}), "budget": line.get("budget")}
+
+
+def _groups(
+    lines: Iterable[Line], name_of: Callable[[Line], str], parameters: Callable[[Line], dict[str, Any]]
+) -> dict[str, list[Line]]:
+    """Lines by name; where lines of one name differ in a parameter, the label names it: `ppo (ent_coef=0.1)`."""
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        by_name.setdefault(name_of(line), []).append(line)
+    groups: dict[str, list[Line]] = {}
+    for name, members in by_name.items():
+        texts = [
+            {k: json.dumps(v, sort_keys=True, default=str) for k, v in parameters(line).items()} for line in members
+        ]
+        names = sorted({k for text in texts for k in text})
+        differing = [k for k in names if len({text.get(k) for text in texts}) > 1]
+        for line, text in zip(members, texts, strict=True):
+            suffix = ", ".join(f"{k}={text[k]}" for k in differing if k in text)
+            groups.setdefault(f"{name} ({suffix})" if suffix else name, []).append(line)
+    return groups
+
+
+def _table(label: str, lines: list[Line]) -> TaskTable:
+    rows = [_row(label, name, group) for name, group in _groups(lines, _algorithm, _method).items()]
+    is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
+    measure = "normalized" if is_known else "objective"
+
+    def place(row: Row) -> tuple[float, ...]:
+        return tuple(-row.estimates[key].value if key in row.estimates else math.inf for key in (measure, "objective"))
+
+    splits = dict.fromkeys(str(line["split"]) for line in lines if line.get("split"))
+    prompts = " and ".join(LABELS.get(split, split) for split in splits)
+    return TaskTable(label, _title(lines[0]), tuple(sorted(rows, key=place)), measure, prompts)
+
+
+def _row(task: str, label: str, lines: list[Line]) -> Row:
+    lines = sorted(lines, key=lambda line: line["seed"])
+    errors = [(line, _error(line)) for line in lines]
+    done = tuple(line for line, error in errors if error is None)
+    failures = tuple(Failure(task, label, line["seed"], error) for line, error in errors if error is not None)
+    estimates = {}
+    for column in COLUMNS:
+        values = [value for line in done if (value := _value(line, column.key)) is not None]
+        if values:
+            estimates[column.key] = Estimate.of(values)
+    settings = {"budget": lines[0].get("budget"), **(lines[0].get("settings") or {})}
+    return Row(label, str(lines[0]["algorithm"]), settings, lines[0].get("env") or {}, done, failures, estimates)
+
+
+def _error(line: Line) -> str | None:
+    """Why the line is no result. A run whose policy came apart has numbers that no mean can hold."""
+    if line["status"] != "done":
+        return str(line.get("error") or f"status {line['status']!r}")
+    metrics = line.get("metrics") or {}
+    for name in _MUST_BE_FINITE:
+        needed = name in metrics or name in ("score", "kl", "objective")
+        if needed and _value(line, name) is None:
+            return f"the run finished, but its {name} is {shown(metrics.get(name))} and no finite number"
+    return None
+
+
+def _value(line: Line, key: str) -> float | None:
+    return finite_number((line.get("metrics") or {}).get(key, line.get(key)))

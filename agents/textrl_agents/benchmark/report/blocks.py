@@ -1,0 +1,85 @@
+"""What a report is made of. Whatever others wrote is text in it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from textrl_agents.benchmark.report.figures import DPI
+from textrl_env.foreign_text import visible
+
+AGARWAL, BEIRAMI = "https://arxiv.org/abs/2108.13264", "https://arxiv.org/abs/2401.01879"
+_SOURCE = re.compile(f"({re.escape(AGARWAL)}|{re.escape(BEIRAMI)})")  # the only links of a report
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs, or the items of a list. What stands in backticks is code."""
+
+    lines: Sequence[str]
+    bullets: bool = False
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text. numbers: whether all columns but the first hold numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    numbers: bool = True
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG. name: of its file beside report.md."""
+
+    name: str
+    png: bytes = field(repr=False)
+    alt: str
+    caption: str
+    kind: ClassVar[str] = "picture"
+
+    @property
+    def width(self) -> int:
+        """CSS pixels, of which 96 are an inch; a PNG's own width stands in bytes 16 to 19."""
+        return int.from_bytes(self.png[16:20], "big") * 96 // DPI
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt, and (algorithm, its scores, its response) for each algorithm."""
+
+    prompt: str
+    answers: Sequence[tuple[str, str, str]]
+    kind: ClassVar[str] = "sample"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: Sequence[Text | Table | Picture | Sample]
+
+
+def prose(text: str) -> list[tuple[str, str]]:
+    """The pieces of a text of the report's own: ("code" | "link" | "text", piece)."""
+    pieces = []
+    for number, part in enumerate(visible(text).split("`")):
+        if number % 2:
+            pieces.append(("code", part))
+        else:
+            pieces += [
+                ("link" if _SOURCE.fullmatch(piece) else "text", piece) for piece in _SOURCE.split(part) if piece
+            ]
+    return pieces

@@ -1,0 +1,96 @@
+"""`report.md` and `report.html`: what a benchmark found, for a reader who knows nothing of it.
+
+Both show the same sections. What models wrote, and whatever else a results file brings, stays text in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from textrl_agents.benchmark.plan import PLAN, Plan
+from textrl_agents.benchmark.report import figures
+from textrl_agents.benchmark.report.aggregate import Summary, summarize
+from textrl_agents.benchmark.report.blocks import Picture, Section, Table, Text
+from textrl_agents.benchmark.report.html import html
+from textrl_agents.benchmark.report.markdown import FIGURES, markdown
+from textrl_agents.benchmark.report.number_text import counted
+from textrl_agents.benchmark.report.runs import settings, what_was_run
+from textrl_agents.benchmark.report.sections import (
+    all_tasks,
+    caveats,
+    findings,
+    glossary,
+    intervals,
+    samples,
+    shortened,
+    task_section,
+    too_few,
+)
+from textrl_env.errors import TextRLError
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Path, Path]:
+    """Write report.md, the figures beside it, and report.html, which needs no other file; returns the first and last.
+
+    results: the lines of results.jsonl; where the folder holds the benchmark's plan, the report says how many of its
+    runs they are. A report that is there already is replaced as a whole file, or left as it is.
+    Raises ConfigError where there is nothing to report, MissingExtra without matplotlib, TextRLError where a file
+    cannot be written.
+    """
+    folder = Path(folder)
+    summary = summary_of(folder, results)
+    found = sections(summary)
+    title = f"Benchmark: {counted(len(summary.labels), 'algorithm')} on {counted(len(summary.tasks), 'task')}"
+    for section in found:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                _write(folder / FIGURES / block.name, block.png)
+    _write(folder / MARKDOWN, markdown(title, found).encode("utf-8", "backslashreplace"))
+    _write(folder / HTML, html(title, found).encode("utf-8", "backslashreplace"))
+    return folder / MARKDOWN, folder / HTML
+
+
+def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
+    """What the lines of results.jsonl say, and how many of the runs they are that the folder's plan has, if it has
+    one.
+    """
+    plan = folder / PLAN
+    return summarize(results, [cell.key for cell in Plan.read(plan).cells] if plan.is_file() else None)
+
+
+def sections(summary: Summary) -> list[Section]:
+    """The report's sections, in the order in which they are read."""
+    looks = figures.styles(summary.labels)
+    found = [
+        Section("In short", [Text(findings(summary), bullets=True), *too_few(summary)]),
+        Section("What was run", what_was_run(summary)),
+        Section("How to read the numbers", [glossary(summary), Text(intervals())]),
+        *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
+        Section("All tasks together", all_tasks(summary, looks)),
+        *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
+    ]
+    failures = [failure for table in summary.tasks for row in table.rows for failure in row.failures]
+    if failures:
+        rows = [(f.algorithm, f.task, str(f.seed), shortened(f.error)) for f in failures]
+        table = Table(("algorithm", "task", "seed", "error"), rows, numbers=False)
+        found.append(Section("Failures", [Text(["These runs gave no result. They count in no mean."]), table]))
+    return [*found, Section("Caveats", [Text(caveats(summary), bullets=True)]), settings(summary)]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace `path` as a whole; a reader never sees a part of it."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise TextRLError(f"{path} cannot be written: {error}. What was there before is unchanged.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)

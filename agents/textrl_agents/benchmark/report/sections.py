@@ -1,0 +1,273 @@
+"""What a report says of the results: all sections but those on what was run and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from textrl_agents.benchmark.report import figures
+from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across
+from textrl_agents.benchmark.report.aggregate import COLUMNS, Summary, TaskTable
+from textrl_agents.benchmark.report.blocks import AGARWAL, BEIRAMI, Picture, Sample, Section, Table, Text
+from textrl_agents.benchmark.report.number_text import counted, mean_text, number_text, range_text
+from textrl_agents.benchmark.report.runs import machines
+from textrl_agents.benchmark.report.statistics import MIN_SEEDS
+from textrl_agents.runs.sample_file import prompt_text
+
+SAMPLE_PROMPTS = 4  # of each task
+SAMPLE_LENGTH = 1_200  # characters of a text that are shown
+_SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
+
+
+def findings(summary: Summary) -> list[str]:
+    """How much of the benchmark there is, a sentence on each task, and one on all of them if all runs are there."""
+    lines = []
+    if summary.is_partial:
+        lines.append(
+            f"{summary.done} of {summary.planned} runs: what follows is of these alone, and nothing is said of all "
+            "tasks together. The benchmark goes on with `textrl bench run --out FOLDER`."
+        )
+    lines += [_finding(table) for table in summary.tasks]
+    across, ranked = summary.across, summary.across.ranked
+    if len(across.scales) > 1 and ranked and across.iqm[ranked[0]].interval is not None:
+        best = across.iqm[ranked[0]]
+        line = f"All {len(across.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
+        line += f"normalised scores, {range_text(best, 3)}."
+        lines.append(line + _unsettled([label for label in ranked[1:] if best.overlaps(across.iqm[label])]))
+    return lines
+
+
+def _finding(table: TaskTable) -> str:
+    """Which algorithm leads on a task, if its runs can tell."""
+    key = table.measure
+    ranked = [row for row in table.finished if row.name != REFERENCE and key in row.estimates]
+    if not ranked:
+        return f"{table.label}: no algorithm has a result."
+    best, *others = ranked
+    value = best.estimates[key]
+    zero = next((row.estimates[key] for row in table.finished if row.name == REFERENCE and key in row.estimates), None)
+    untouched = f" (the untouched model: {mean_text(zero, 3)})" if zero else ""
+    what = {"normalized": "share of the optimum", "objective": "mean objective"}[key]
+    if value.interval is None:
+        values = [row.estimates[key].value for row in ranked]
+        reached = " to ".join(dict.fromkeys(number_text(each, 3) for each in (min(values), max(values))))
+        seeds = counted(value.seeds, "seed")
+        return f"{table.label}: {what} {reached}{untouched}; {seeds} cannot tell which algorithm is best."
+    near = [row.label for row in others if value.overlaps(row.estimates[key])]
+    return f"{table.label}: {best.label} has the highest {what}, {mean_text(value, 3)}{untouched}.{_unsettled(near)}"
+
+
+def _unsettled(near: Sequence[str]) -> str:
+    return f" Its interval overlaps with {', '.join(near)}: their order is not settled." if near else ""
+
+
+def too_few(summary: Summary) -> list[Text]:
+    """A warning where results have too few seeds for an interval; else nothing."""
+    few = [
+        f"{row.label} on {table.label} ({len(row.lines)})"
+        for table in summary.tasks
+        for row in table.finished
+        if len(row.lines) < MIN_SEEDS
+    ]
+    if not few:
+        return []
+    which = "all results" if len(few) == sum(len(table.finished) for table in summary.tasks) else ", ".join(few)
+    return [
+        Text(
+            [
+                f"Too few seeds: an interval needs at least {MIN_SEEDS} runs that differ in their seed alone. Fewer "
+                f"stand behind {which}: a mean without an interval, whose differences may be chance."
+            ]
+        )
+    ]
+
+
+def glossary(summary: Summary) -> Table:
+    """What the columns mean that the report has."""
+    shown = {column.key for table in summary.tasks for cost in (False, True) for column in table.columns(cost=cost)}
+    rows = [(column.title, column.meaning) for column in COLUMNS if column.key in shown]
+    rows.append(("seeds", "runs behind a row; they differ in their random seed alone."))
+    return Table(("column", "meaning"), rows, numbers=False)
+
+
+def intervals() -> list[str]:
+    """What stands behind a `±`."""
+    return [
+        "Values are means over seeds ± half the width of a 95% interval of the mean (Student's t). It tells how "
+        "much the mean could differ with other seeds, not how much single runs differ.",
+    ]
+
+
+def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style]) -> Section:
+    """A task's tables and figures. number: sets the files of its figures apart from other tasks'."""
+    blocks: list[Text | Table | Picture | Sample] = []
+    if table.finished:
+        prompts = f" on {table.prompts}" if table.prompts else ""
+        first = next(column.title for column in COLUMNS if column.key == table.measure)
+        blocks.append(_results(table, cost=False, caption=f"Results{prompts}, the highest mean {first} first."))
+        if table.columns(cost=True):
+            blocks.append(_results(table, cost=True, caption="What training took."))
+    else:
+        blocks.append(Text(["No run finished."]))
+    name = f"{number}-{_slug(table.label)}.png"
+    if (png := figures.frontier(table, looks)) is not None:
+        caption = (
+            "What the KL bought: points high and to the left reach a score near the reference. Bars are 95% intervals "
+            "over seeds. A rise in score without one in gold score is the reward model being exploited."
+        )
+        alt = f"Score against KL from the reference on {table.label}, a point for each algorithm; see the table above."
+        blocks.append(Picture(f"frontier-{name}", png, alt, caption))
+    if (png := figures.learning_curves(table, looks)) is not None:
+        caption = (
+            "Score of the responses sampled in training, against the tokens generated so far: the mean over seeds, "
+            "with a band from the lowest to the highest. Algorithms that do not train have no curve."
+        )
+        alt = f"Score in training against generated tokens on {table.label}, a line for each algorithm."
+        blocks.append(Picture(f"curves-{name}", png, alt, caption))
+    return Section(f"Task: {table.label}", blocks)
+
+
+def _results(table: TaskTable, *, cost: bool, caption: str) -> Table:
+    columns = table.columns(cost=cost)
+    rows = [
+        (row.label, str(len(row.lines)), *[mean_text(row.estimates.get(c.key), c.digits) for c in columns])
+        for row in table.finished
+    ]
+    return Table(("algorithm", "seeds", *[column.title for column in columns]), rows, caption)
+
+
+def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Text | Table | Picture]:
+    """The scale on which tasks are put together, and how the algorithms compare on it; not while runs are missing."""
+    if summary.is_partial:
+        return [
+            Text(
+                [
+                    f"Only {summary.done} of {summary.planned} runs have a result. Algorithms are compared over all "
+                    "tasks when all have one: before, it would hang on which runs came first."
+                ]
+            )
+        ]
+    across = summary.across
+    notes = [
+        f"{scale.task}: 0 is the reference, 1 the known optimum."
+        if scale.known
+        else f"{scale.task}: 0 is the reference's mean objective ({scale.zero:.3f}), 1 that of {scale.best} "
+        f"({scale.one:.3f}), which is the best of the same runs and no goal from outside: with other algorithms among "
+        "them the scale would differ, and a 1 here says nothing of the optimum."
+        for scale in across.scales
+    ]
+    notes += [f"{task} is left out: {reason}." for task, reason in across.without_scale.items()]
+    notes += [f"{label} is left out: {reason}." for label, reason in across.left_out.items()]
+    scale = Text(["Objectives of different tasks cannot be added up. They are put on one scale first:"])
+    blocks: list[Text | Table | Picture] = [scale, Text(notes, bullets=True)]
+    ranked = across.ranked
+    if not ranked:
+        return [*blocks, Text(["So there is nothing to compare over all tasks."])]
+    rows = [
+        (label, str(len(across.scores[label])), range_text(across.iqm[label], 3),
+         *[number_text(value, 3) for value in across.scores[label].mean(axis=0)])
+        for label in ranked
+    ]  # fmt: skip
+    blocks += [
+        Text(
+            [
+                "The interquartile mean (IQM) is the mean of the middle half of all runs on all tasks, so that a few "
+                "very good or very bad runs do not decide. Intervals are 95%, by a bootstrap that draws each task's "
+                f"runs anew (Agarwal et al. 2021, {AGARWAL}), and with them the ends of the scales: the reference's "
+                "mean and, where no optimum is known, the highest mean of the draw. With fewer than about ten seeds "
+                "they are too narrow: with three, they hold the truth in about 85% of cases."
+            ]
+        ),
+        Table(("algorithm", "seeds", "IQM", *[scale.task for scale in across.scales]), rows,
+              "Normalised scores: the interquartile mean, and each task's mean."),
+    ]  # fmt: skip
+    for name, png, alt, caption in (
+        ("iqm.png", figures.iqm_intervals(across, looks), "Interquartile means; see the table above.",
+         "Interquartile means of the normalised scores with 95% intervals. 0 is the reference."),
+        ("profiles.png", figures.performance_profiles(across, looks),
+         "Share of runs above each normalised score, a line for each algorithm.",
+         "Performance profiles: of an algorithm's runs on all tasks, the share above each score, with pointwise 95% "
+         "intervals. A line above another all the way is the better algorithm."),
+    ):  # fmt: skip
+        if png is not None:
+            blocks.append(Picture(name, png, alt, caption))
+    if len(ranked) > 1:
+        blocks.append(_improvement(across, ranked))
+    return blocks
+
+
+def _improvement(across: Across, ranked: Sequence[str]) -> Table:
+    def cell(x: str, y: str) -> str:
+        if x == y:
+            return ""
+        estimate = across.improvement[x, y]
+        settled = estimate.interval is not None and not estimate.interval[0] <= 0.5 <= estimate.interval[1]
+        return f"{estimate.value:.2f}{'*' if settled else ''}"
+
+    caption = (
+        "Probability of improvement: how likely a run of the row's algorithm is above one of the column's, on average "
+        "over tasks. 0.5 is a tie; * where the 95% interval leaves 0.5 out."
+    )
+    return Table(("algorithm", *ranked), [(x, *[cell(x, y) for y in ranked]) for x in ranked], caption)
+
+
+def samples(table: TaskTable) -> list[Sample]:
+    """The first prompts, with what each algorithm's first seed answered."""
+    answers: dict[tuple[str, int], list[tuple[str, str, str]]] = {}
+    for row in table.finished:
+        seen: dict[str, int] = {}
+        for sample in row.lines[0].get("samples") or []:
+            prompt = prompt_text(sample["prompt"])
+            seen[prompt] = seen.get(prompt, 0) + 1  # a task may ask the same several times
+            found = [(title, sample.get(key)) for key, title in _SAMPLE_SCORES]
+            scores = [f"{title} {number_text(value, 2)}" for title, value in found if isinstance(value, (int, float))]
+            answer = (row.label, ", ".join(scores), shortened(sample["response"]))
+            answers.setdefault((prompt, seen[prompt]), []).append(answer)
+    return [Sample(shortened(prompt), given) for (prompt, _), given in list(answers.items())[:SAMPLE_PROMPTS]]
+
+
+def caveats(summary: Summary) -> list[str]:
+    """What the numbers do not tell: of every benchmark, and of this one."""
+    lines = [
+        "The score is a proxy. A policy can please the reward model and nobody else; look at the gold score, at "
+        "distinct-n and at the samples.",
+        "The budget is equal in generated tokens, not in compute: algorithms differ in what they do with a token. See "
+        "tokens/s and seconds.",
+        "Speed and memory are those of these machines as they were used; runs side by side share their cores.",
+        "Settings may be tuned to different degrees; an algorithm's place here is that of the settings listed below.",
+        "Runs that failed are left out of means, so an algorithm that often fails can look better than it is.",
+        "Intervals are about seeds: the tasks and the model are the same in all runs. All algorithms answer the same "
+        "prompts in a seed, and others in another.",
+    ]
+    same = [
+        f"{row.label} on {table.label}"
+        for table in summary.tasks
+        for row in table.finished
+        if len(row.lines) > 1 and len(set(row.values("objective"))) == 1
+    ]
+    if same:
+        lines.append(
+            f"Every seed gave the very same result for {', '.join(same)}. An interval of ± 0 says that nothing in the "
+            "run depended on the seed, not that the value is exact."
+        )
+    if any(row.name == "best_of_n" for table in summary.tasks for row in table.finished):
+        lines.append(
+            f"The KL of best_of_n is the bound log n - (n - 1)/n of Beirami et al. 2024 ({BEIRAMI}), no measurement, "
+            "and it is no policy: when it is used it takes n times the tokens and asks the reward, which on verifiable "
+            "tasks knows the answer. At that KL hardly anything beats it: of normally distributed scores the best of 4 "
+            "is 1.03 standard deviations up, and the optimal policy of the same KL, "
+            "sqrt(2 KL), 1.13. Training pays beyond it, where n would have to grow like exp(KL)."
+        )
+    if len(machines(summary.lines)) > 1:
+        lines.append("The runs are from different machines, so their speeds and memory cannot be compared.")
+    return lines
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "x"
+
+
+def shortened(text: str) -> str:
+    """Its first `SAMPLE_LENGTH` characters, and how many are missing."""
+    rest = len(text) - SAMPLE_LENGTH
+    return text if rest <= 0 else f"{text[:SAMPLE_LENGTH]}… ({counted(rest, 'more character')})"

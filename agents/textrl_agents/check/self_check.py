@@ -1,0 +1,299 @@
+"""`textrl check`: does everything that alignment rests on hold for this model and this reward?
+
+Each check measures, on the user's own model, an error that would spoil a training run in silence: a cache that does not
+fit, padding that leaks, a KL that is not the one trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+
+from textrl_agents.check.material import ROWS, STEPS, Subject, collect
+from textrl_agents.sb3.exact import train_exact
+from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
+from textrl_env.foreign_text import message_of
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, pack
+from textrl_env.models.packing import state_hidden
+from textrl_env.rewards import check_reward
+from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
+from textrl_env.text.tokenization import decode_response, encode_prompt_text
+
+SUM_TOLERANCE = 1e-5  # of summed rewards, relative to the score where that is above 1; whatever the model's precision
+OPTIMUM = 0.98
+
+TEXTS = (
+    "The soup at the old hotel was warm; the room was not.",
+    "Tabs\tand\nlines, two  spaces, 3.14 and \u00e9\u00fc\u00df.",
+    "Emoji: \U0001f600 \U0001f469\u200d\U0001f680 \U0001f1ef\U0001f1f5",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u3053\u3093\u306b\u3061\u306f \uc548\ub155",
+    "<|im_start|>a<|im_end|> </s> <|endoftext|> [PAD]",
+)
+
+
+class CheckResult(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    ok: bool
+    value: float  # the measured error, or the share of the optimum that was reached; NaN where the check broke off
+    limit: float  # the value may be at most this; the share must be at least this; NaN where the check broke off
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON can say them: null where a number is not finite."""
+        fields = self._asdict()
+        return {
+            name: None if field != field or field in (math.inf, -math.inf) else field for name, field in fields.items()
+        }
+
+
+class Found(NamedTuple):
+    """What a check measured."""
+
+    value: float
+    limit: float
+    detail: str
+
+
+def ratio(subject: Subject) -> Found:
+    """The update computes the log-probabilities that the rollout recorded."""
+    policy, buffer, _ = collect(subject.agent())
+    policy.set_training_mode(True)  # as PPO.train does
+    worst = 0.0
+    with torch.no_grad():
+        for batch in buffer.get(ROWS * STEPS // 2):
+            _, log_probs, _ = policy.evaluate_actions(batch.observations, batch.actions)
+            worst = max(worst, _largest((log_probs - batch.old_log_prob).exp() - 1))
+    return Found(worst, subject.tolerance, f"pi_new / pi_old - 1 over {ROWS * STEPS} tokens")
+
+
+def kl_at_start(subject: Subject) -> Found:
+    """The policy is the reference before its first update, where nothing is cut: a cut leaves -log of what it keeps."""
+    _, buffer, env = collect(subject.agent(sampling=dataclasses.replace(subject.sampling, top_k=0, top_p=1.0)))
+    (batch,) = buffer.get()
+    assert isinstance(batch.observations, PackedEpisodes)
+    kl = env.env.kl_penalty(batch.observations, batch.old_log_prob).kl
+    return Found(_largest(kl), subject.tolerance, f"the largest of {len(kl)} tokens, nats")
+
+
+@torch.no_grad()
+def padding(subject: Subject) -> Found:
+    """Left padding with a mask, right padding without one, and no padding give the same log-probabilities."""
+    lm, sequences = subject.lm, [subject.sequence() for _ in range(ROWS)]
+    width = max(map(len, sequences))
+    ids = torch.zeros((ROWS, width), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.from_numpy(sequence)
+        mask[row, width - len(sequence) :] = 1
+    ids, mask = ids.to(lm.device), mask.to(lm.device)
+    left = lm.hidden(ids, attention_mask=mask, position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0))
+    packed = pack(sequences, [1] * ROWS, lm.device)
+    right = subject.log_probs(state_hidden(lm, packed), packed.actions).split([len(s) - 1 for s in sequences])
+    worst = {"left": 0.0, "right": 0.0}
+    for row, sequence in enumerate(sequences):
+        alone = torch.from_numpy(sequence).to(lm.device)
+        wanted = subject.log_probs(lm.hidden(alone[None])[0, :-1], alone[1:])
+        got = subject.log_probs(left[row, width - len(sequence) : -1], alone[1:])
+        worst["left"] = max(worst["left"], _error(got, wanted))
+        worst["right"] = max(worst["right"], _error(right[row], wanted))
+    detail = f"left {worst['left']:.1e}, right {worst['right']:.1e}, nats"
+    return Found(max(worst.values()), subject.tolerance, detail)
+
+
+@torch.no_grad()
+def cache(subject: Subject) -> Found:
+    """Cached decoding gives what recomputing every prefix gives, while rows grow, end and start again."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decoders = [SlotDecoder(subject.lm, subject.rules.max_length, cache=cached) for cached in (True, False)]
+    if not decoders[0].cached:
+        return Found(0.0, subject.tolerance, "; ".join(str(warning.message) for warning in caught))
+    rows = [subject.sequence() for _ in range(ROWS)]
+    worst = 0.0
+    for _ in range(STEPS):
+        observations = np.full((ROWS, subject.rules.max_length), -1)
+        for row, ids in enumerate(rows):
+            observations[row, : len(ids)] = ids
+        tokens = torch.from_numpy(subject.random.choice(subject.known, size=ROWS)).to(subject.lm.device)
+        shown = torch.from_numpy(observations).to(subject.lm.device)
+        cached, recomputed = (subject.log_probs(decoder.last_hidden(shown), tokens) for decoder in decoders)
+        worst = max(worst, _error(cached, recomputed))
+        for row, token in enumerate(tokens.tolist()):
+            ends = len(rows[row]) + 1 >= subject.rules.max_length or subject.random.random() < 0.1
+            rows[row] = subject.sequence() if ends else np.append(rows[row], token)
+    return Found(worst, subject.tolerance, f"{ROWS} rows over {STEPS} steps, nats")
+
+
+@torch.no_grad()
+def stepwise_and_deferred(subject: Subject) -> Found:
+    """The KL that `step` charges token by token is the one that `KLPenalty` charges to whole episodes."""
+    arguments = {**subject.env_kwargs(), "kl_mode": "log_ratio", "autoreset_mode": AutoresetMode.SAME_STEP}
+    env = TextGenVectorEnv(ROWS, **arguments)
+    trained, length = subject.perturbed_model(), env.rules.max_length
+    policy = CausalLMActorCritic(trained, env.tokenizer, max_length=length, sampling=subject.sampling)
+    observations, _ = env.reset(seed=0)
+    starts = [row[row >= 0] for row in observations]
+    taken: list[list[tuple[int, float, float]]] = [[] for _ in range(ROWS)]  # token, log-prob, KL
+    running = np.ones(ROWS, dtype=bool)
+    while running.any():
+        action = policy.act(torch.from_numpy(observations).to(policy.device))
+        tokens, log_probs = action.tokens.cpu().numpy(), action.log_probs.cpu().numpy()
+        observations, _, terminated, _, _ = env.step(TokenAction(tokens, log_probs))
+        assert env.transition is not None
+        for row in np.flatnonzero(running):
+            taken[row].append((tokens[row], log_probs[row], env.transition.kl[row]))
+        running &= ~terminated
+    sequences = [np.append(start, [t for t, _, _ in row]) for start, row in zip(starts, taken, strict=True)]
+    packed = pack(sequences, [len(start) for start in starts], policy.device)
+    given = torch.tensor([log_prob for row in taken for _, log_prob, _ in row], device=policy.device)
+    deferred = env.kl_penalty(packed, given).kl.double().cpu()
+    stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)
+    detail = f"{len(given)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
+    return Found(_error(deferred, stepwise), subject.tolerance, detail)
+
+
+def reward_identity(subject: Subject) -> Found:
+    """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
+    policy_kwargs = {"model": subject.perturbed_model()}
+    _, buffer, env = collect(subject.agent(reward=subject.rules.reward, policy_kwargs=policy_kwargs))
+    assert env.env.transition is not None
+    worst, seen, episodes = 0.0, 0, iter(buffer.episodes)  # row by row, in time
+    for row in range(ROWS):
+        starts = [*np.flatnonzero(buffer.episode_starts[:, row]), STEPS]
+        ends = starts[1:] if env.env.transition.terminated[row] else starts[1:-1]
+        for start, end in zip(starts, ends, strict=False):
+            episode = next(episodes)
+            paid = float(buffer.rewards[start:end, row].astype(np.float64).sum())
+            wanted = episode.score - episode.kl_coef * episode.kl_sum
+            worst = max(worst, abs(paid - wanted) / max(1.0, abs(episode.score)))
+            seen += 1
+    return Found(worst, SUM_TOLERANCE, f"{seen} episodes of a perturbed policy")
+
+
+def round_trip(subject: Subject) -> Found:
+    """Text comes back as it was, and text that spells a control token stays text."""
+    tokenizer = subject.rules.tokenizer
+    own = [prompt.text for prompt in (subject.prompts[i] for i in range(min(len(subject.prompts), 16)))]
+    texts = [*TEXTS, *(text for text in own if isinstance(text, str) and text)]
+
+    def writes(character: str) -> bool:
+        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == character.strip()
+
+    def returns(text: str) -> bool:
+        return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text
+
+    # A small alphabet is no fault; to lose what the tokenizer by itself can write is one.
+    writable = [text for text in texts if all(writes(character) for character in set(text))]
+    lost = [text for text in writable if not returns(text)]
+    detail = f"{len(writable)} texts" + (f"; changed: {lost[0]!r}" if lost else "")
+    if skipped := len(texts) - len(writable):
+        detail += f"; {skipped} have characters that this tokenizer cannot write"
+    return Found(len(lost) if writable else math.inf, 0.0, detail)
+
+
+def vector_and_single(subject: Subject) -> Found:
+    """Row i of the vector environment with seed s is the single environment with seed s + i."""
+    arguments = {**subject.env_kwargs(), "kl_mode": "log_ratio"}
+    vector = TextGenVectorEnv(ROWS, **arguments, autoreset_mode=AutoresetMode.SAME_STEP)
+    single = TextGenEnv(**arguments)
+    script = subject.random.choice(subject.known, size=(STEPS, ROWS))
+    first, _ = vector.reset(seed=0)
+    batched = [vector.step(TokenAction(tokens, np.full(ROWS, -1.0)))[:3] for tokens in script]
+    worst = 0.0
+    for row in range(ROWS):
+        observation, _ = single.reset(seed=row)
+        same = np.array_equal(observation, first[row])
+        for tokens, (observations, rewards, terminated) in zip(script, batched, strict=True):
+            observation, reward, ended, _, _ = single.step(TokenAction(int(tokens[row]), -1.0))
+            if ended:
+                observation, _ = single.reset()
+            same &= np.array_equal(observation, observations[row]) and ended == terminated[row]
+            worst = max(worst, abs(float(reward) - float(rewards[row])))
+        if not same:
+            return Found(math.inf, subject.tolerance, f"row {row}: other observations or ends")
+    return Found(worst, subject.tolerance, f"rewards of {ROWS} rows over {STEPS} steps")
+
+
+def reward_behaves(subject: Subject) -> Found:
+    """Finite, one score a sample, the same alone and in a batch, arguments left alone."""
+    prompts = [subject.prompts[i % len(subject.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
+    columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = check_reward(
+            subject.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns
+        ).scores
+    detail = f"scores from {scores.min():.3g} to {scores.max():.3g}"
+    return Found(0.0, 0.0, "; ".join([detail, *(str(warning.message) for warning in caught)]))
+
+
+def optimum(subject: Subject) -> Found:
+    """Stock PPO reaches the best value there is, on the task where that is known. Not the user's model."""
+    result = train_exact(0, device=subject.lm.device)
+    return Found(result.normalized, OPTIMUM, f"of the optimum of task 'exact', in {result.seconds:.0f} s")
+
+
+CHECKS: dict[str, Callable[[Subject], Found]] = {
+    "ratio is 1 at the first minibatch": ratio,
+    "KL is 0 at the start": kl_at_start,
+    "padding changes nothing": padding,
+    "cache = recomputed": cache,
+    "stepwise KL = deferred KL": stepwise_and_deferred,
+    "sum of rewards = score - kl_coef * kl_sum": reward_identity,
+    "text survives the tokenizer": round_trip,
+    "vector = single environment": vector_and_single,
+    "reward is well-behaved": reward_behaves,
+    "PPO reaches the known optimum": optimum,
+}
+
+
+def run_checks(
+    *,
+    task: Any = "sentiment",
+    model: Any = None,
+    tokenizer: Any = None,
+    reward: Any = None,
+    device: Any = "auto",
+    dtype: Any = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> list[CheckResult]:
+    """Run every check on `task` with the model and the reward given.
+
+    The arguments are the environment's. progress: called with each check's name when it starts.
+    Raises a ConfigError where the parts cannot be loaded; whatever goes wrong later is a failed row.
+    """
+    subject = Subject(task, model=model, tokenizer=tokenizer, reward=reward, device=device, dtype=dtype)
+    return [run_check(name, subject, progress) for name in CHECKS]
+
+
+def run_check(name: str, subject: Subject, progress: Callable[[str], None] | None = None) -> CheckResult:
+    """One check; an error inside it is a failed row with its message."""
+    if progress is not None:
+        progress(name)
+    check = CHECKS[name]
+    try:
+        value, limit, detail = check(subject)
+    except Exception as error:
+        return CheckResult(name, False, math.nan, math.nan, f"{type(error).__name__}: {message_of(error)}")
+    ok = value >= limit if check is optimum else value <= limit
+    return CheckResult(name, bool(ok), float(value), limit, detail)
+
+
+def _largest(differences: torch.Tensor) -> float:
+    # NaN would pass max(): what is not a number is infinitely wrong.
+    return float(differences.abs().nan_to_num(nan=math.inf).max())
+
+
+def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference of log-probabilities; relative to those beyond one nat."""
+    return _largest((got - wanted) / wanted.abs().clamp(min=1.0))

@@ -1,0 +1,106 @@
+"""Folders that are there whole or not at all.
+
+A folder is written beside its final name and renamed when every byte is on the disk. A process that is killed while
+it writes leaves the previous folder; what it had written so far is a hidden folder that the next write removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from textrl_env.errors import TextRLError
+from textrl_env.models.storage.manifest import write_manifest
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `folder`, in place of an older one, when the block ends.
+
+    manifest: add `manifest.json` with the size and SHA-256 of every file, which `manifest.verify` checks.
+
+    Raises TextRLError where it cannot be written; then an older folder is as it was.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.writing")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            yield fresh
+            if manifest:
+                write_manifest(fresh)
+            _share(fresh)
+            _sync(fresh)
+            _replace(folder, fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+    except TextRLError:
+        raise
+    except Exception as error:
+        # Python's own errors of writing are OSErrors. safetensors has another type, and tokenizers raise a bare
+        # Exception.
+        if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
+            raise
+        raise TextRLError(f"{folder} cannot be written: {error}. What was there before is unchanged.") from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; a process that is killed meanwhile leaves it whole or not at all under its name."""
+    doomed = folder.with_name(f".{folder.name}.removing")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a process that was killed
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def existing(folder: str | Path) -> Path:
+    """`folder`, or its predecessor where a process was killed between the two renames that replace it."""
+    folder = Path(folder)
+    previous = _previous(folder)
+    return previous if not folder.is_dir() and previous.is_dir() else folder
+
+
+def _share(folder: Path) -> None:
+    """safetensors writes files that their owner alone may read; give them the mode of any other new file."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _sync(folder: Path) -> None:
+    """A rename may reach the disk before the bytes of the files do, unless they are flushed first."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir() and os.name == "nt":
+            continue  # Windows flushes files alone
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    previous = _previous(folder)
+    if folder.exists():
+        # A name cannot be given to another folder in one step everywhere; `existing` finds the older one meanwhile.
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if previous.exists():
+            previous.rename(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

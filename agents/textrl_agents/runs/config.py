@@ -1,0 +1,276 @@
+"""The settings of a training run: a YAML file, flags on top of it, and what both leave open.
+
+algo: ppo
+task: sentiment
+timesteps: 200000        # generated tokens
+kl_coef: 0.05            # or {value: 0.05, target: 6, horizon: 2000} for an adaptive one
+algorithm:               # arguments of the algorithm itself; for RLlib, settings of its AlgorithmConfig
+  learning_rate: 1e-3    # constant, or {peak: 1e-3, warmup: 0.05, final: 0.1}; RLlib's is called lr
+  n_steps: 64
+env:                     # arguments of the environment
+  max_new_tokens: 48
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from textrl_agents.training.argument_checks import check_seed
+from textrl_agents.training.extras import require
+from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.foreign_text import shown
+from textrl_env.rewards.make import check_reward_name
+from textrl_env.tasks.registry import check_task_name
+
+# What a run can train with, by library. Here, because the libraries themselves are slow to import.
+ALGORITHMS = {
+    "sb3": ("ppo", "a2c", "trpo", "nlpo", "reinforce", "rloo", "grpo"),
+    "rllib": ("ppo", "appo", "impala"),
+}
+# SB3's that have no checkpoints, since each would hold a replay buffer or a table.
+WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "soft_dqn", "q_learning", "sarsa")
+# Settings that a run may go on with another value of: what it trains stays the same.
+MAY_CHANGE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
+# Values of a settings file, those of each reference to an anchor counted again.
+LARGEST_FILE = 100_000
+# Arguments of the environment that have a setting of their own, or that the run decides.
+_NOT_IN_ENV: tuple[str, ...] = ("task", "model", "tokenizer", "reward", "kl_coef", "device", "dtype", "lora")
+_NOT_IN_ENV += ("split", "validation_prompts", "heldout_prompts")
+
+
+@dataclass
+class TrainConfig:
+    """Everything a run depends on. None means: the task's own, or a default that `resolved` fills in."""
+
+    lib: str = "sb3"
+    algo: str = "ppo"
+    task: str = "sentiment"
+    timesteps: int = 200_000  # generated tokens
+    seed: int = 0
+    out: str | None = None  # default: runs/<task>-<algo>-<seed>
+    model: str | None = None
+    tokenizer: str | None = None
+    reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, or a list with weights
+    kl_coef: Any = None
+    n_envs: int = 32
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig
+    validation_prompts: Any = None  # to evaluate on while training. Default: the task's, or an eighth of env.prompts
+    heldout_prompts: Any = None  # to report. Default: the same
+    eval_every: int | None = None  # tokens; 0: before and after training alone. Default: an eighth of the run
+    eval_episodes: int = 256  # 0: never
+    samples: int = 4  # prompts in samples.md
+    save_every: int | None = None  # tokens; 0: at the end alone. Default: a quarter of the run
+    keep_checkpoints: int = 2
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None  # of torch on the CPU
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lib, str) or self.lib not in ALGORITHMS:
+            raise UnknownName("lib", self.lib, ALGORITHMS)
+        lowest = {"timesteps": 1, "seed": 0, "n_envs": 1, "eval_every": 0, "eval_episodes": 0, "samples": 0}
+        lowest |= {"save_every": 0, "keep_checkpoints": 1, "threads": 1}
+        for name, bound in lowest.items():
+            value = getattr(self, name)
+            if value is None and name in ("eval_every", "save_every", "threads"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+                raise ConfigError(f"{name} must be a whole number >= {bound}, got {shown(value)}")
+        check_seed(self.seed)
+        if self.eval_episodes == 1:
+            raise ConfigError("eval_episodes must be 0 (never) or at least 2, since an interval needs two; got 1")
+        for name in ("algo", "task", "device", "dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} must be a name, got {shown(getattr(self, name))}")
+        if self.out is not None and not isinstance(self.out, str):
+            raise ConfigError(f"out must be a folder's name, got {shown(self.out)}")
+        for name in ("algorithm", "env", "lora"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) and not (name == "lora" and value is None):
+                raise ConfigError(f"{name} must be a mapping of argument names to values, got {shown(value)}")
+
+    @classmethod
+    def of(cls, *layers: Mapping[str, Any]) -> TrainConfig:
+        """From mappings, later ones on top; `algorithm` and `env` are merged key by key. Raises UnknownName."""
+        names = [entry.name for entry in dataclasses.fields(cls)]
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            for key, value in layer.items():
+                if key not in names:
+                    raise UnknownName("setting", key, names)
+                if key in ("algorithm", "env") and isinstance(value, Mapping):
+                    merged[key] = {**merged.get(key, {}), **value}
+                else:
+                    merged[key] = value
+        return cls(**merged)
+
+    @classmethod
+    def of_run(cls, path: str | Path, *layers: Mapping[str, Any]) -> TrainConfig:
+        """From a run's `config.yaml` and layers on top. Raises ConfigError where it lacks a setting.
+
+        A run writes every setting. One that is not there was cut off, and its default is not what the run was
+        made with.
+        """
+        settings = read_settings(path)
+        missing = [entry.name for entry in dataclasses.fields(cls) if entry.name not in settings]
+        if missing:
+            raise ConfigError(
+                f"{str(path)!r} is not the whole config.yaml of a run: it has no {', '.join(missing[:5])}"
+                f"{' ...' if len(missing) > 5 else ''}. Each checkpoint holds a copy, settings.yaml, to put in its "
+                "place"
+            )
+        return cls.of(settings, *layers)
+
+    def changed_since(self, before: TrainConfig) -> list[str]:
+        """Names of the settings that decide what is trained and that differ from `before`'s."""
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in MAY_CHANGE]
+        return [name for name in names if getattr(self, name) != getattr(before, name)]
+
+    def check(self) -> None:
+        """Look up every name and every package that a run needs, without importing torch or an RL library.
+
+        Raises UnknownName and ConfigError, and MissingExtra: also for what draws the curve when hours have passed.
+        """
+        if self.lib == "sb3" and self.algo in WITHOUT_CHECKPOINTS:
+            raise ConfigError(
+                f"a run needs checkpoints that resume exactly, and {self.algo} would have to save its replay buffer or "
+                f"table in each: train it with make_agent({self.algo!r}).learn(...), or with textrl bench run --algos "
+                f"{self.algo}"
+            )
+        if self.algo not in ALGORITHMS[self.lib]:
+            raise UnknownName("algorithm", self.algo, ALGORITHMS[self.lib])
+        check_task_name(self.task)
+        check_reward_name(self.reward)
+        check_device_name(self.device)
+        check_dtype_name(self.dtype)
+        known = [name for name in ENV_ARGUMENTS if name not in _NOT_IN_ENV]
+        for name in self.env:
+            if name in _NOT_IN_ENV:
+                raise ConfigError(f"env.{name} is decided by the run; give it as the setting {name!r} if there is one")
+            if name not in known:
+                raise UnknownName("argument of env", name, known)
+        require("stable_baselines3" if self.lib == "sb3" else "ray", "matplotlib")
+
+    def resolved(self) -> TrainConfig:
+        """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
+        self.check()
+        from textrl_env.tasks import get_task
+
+        task = get_task(self.task)
+        return dataclasses.replace(
+            self,
+            out=self.out or f"runs/{self.task}-{self.algo}-{self.seed}",
+            kl_coef=task.kl_coef if self.kl_coef is None else self.kl_coef,
+            eval_every=max(1, self.timesteps // 8) if self.eval_every is None else self.eval_every,
+            save_every=max(1, self.timesteps // 4) if self.save_every is None else self.save_every,
+        )
+
+    def env_arguments(self) -> dict[str, Any]:
+        """The environment's arguments, which serves training prompts; None means the task's own, and is left out."""
+        named = {"model": self.model, "tokenizer": self.tokenizer, "reward": self.reward, "lora": self.lora}
+        named |= {"validation_prompts": self.validation_prompts, "heldout_prompts": self.heldout_prompts}
+        return {
+            "task": self.task,
+            "split": "train",
+            "kl_coef": self.kl_coef,
+            "device": self.device,
+            "dtype": self.dtype,
+            **{name: value for name, value in named.items() if value is not None},
+            **self.env,
+        }
+
+    @property
+    def title(self) -> str:
+        """What is trained on: the task's name, or that of own prompts and rewards."""
+        from textrl_env.tasks.splits import own_task
+
+        return own_task(**self.env_arguments()).name
+
+    def settings_copy(self) -> str:
+        """YAML for the run's checkpoints; without its folder, so that the same run writes the same bytes anywhere."""
+        return dataclasses.replace(self, out=None).to_yaml()
+
+    def to_yaml(self) -> str:
+        """YAML that `read_settings` reads. Raises ConfigError where a value is not plain data."""
+        try:
+            return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError:
+            raise ConfigError(
+                "a run is described by its config.yaml, so its settings are numbers, text, lists and mappings; "
+                "give a reward or model by name, folder or 'file.py:function'"
+            ) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with numbers such as 1e-3, which YAML 1.1 takes for text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: list(entries) for key, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. No tag of it can make an object or run code. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path that none can be
+        raise ConfigError(f"config file {str(path)!r:.200} cannot be read: {error!s:.200}") from error
+    settings = _parse(text, f"config file {str(path)!r}")
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ConfigError(f"config file {str(path)!r} must hold `setting: value` lines, got {type(settings).__name__}")
+    return settings
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["algorithm.n_steps=32", "samples=8"]` as nested settings; values are YAML. Raises ConfigError."""
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        group, dot, key = name.strip().partition(".")
+        if not equals or not group or (dot and not key):
+            raise ConfigError(f"--set takes NAME=VALUE, such as algorithm.n_steps=32; got {assignment!r}")
+        parsed = _parse(value, f"the value of --set {name}")
+        if dot:
+            settings.setdefault(group, {})[key] = parsed
+        else:
+            settings[group] = parsed
+    return settings
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        value = yaml.load(text, _Loader)
+    except Exception as error:  # YAMLError, and what Python's own types raise for dates, numbers and depths they lack
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    _require_tree(value, where)
+    return value
+
+
+def _require_tree(value: Any, where: str) -> None:
+    """Refuse an anchor that is inside itself, and anchors within anchors that stand for billions of values."""
+    waiting, count = [value], 0
+    while waiting:
+        count += 1
+        if count > LARGEST_FILE:
+            raise ConfigError(f"{where} has an anchor that holds itself, or more than {LARGEST_FILE:,} values")
+        entry = waiting.pop()
+        if isinstance(entry, Mapping):
+            waiting.extend(entry.values())
+        elif isinstance(entry, (list, tuple, set)):
+            waiting.extend(entry)

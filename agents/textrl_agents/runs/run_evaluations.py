@@ -1,0 +1,129 @@
+"""Evaluations of a training run: when they are due, on which prompts, and what is written of them."""
+
+from __future__ import annotations
+
+from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate, sibling_env
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.runs.sample_file import SampleFile
+from textrl_agents.training.progress import TrainingProgress
+from textrl_env import TextGenVectorEnv
+from textrl_env.models import CausalLMActorCritic
+from textrl_env.tasks.splits import best_split
+
+EVAL_ROWS = 64
+# Of an evaluation, while training goes on: measure -> how it is called there.
+SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
+
+
+class RunEvaluations:
+    """Evaluates a policy on validation prompts every `every` tokens, and on held-out prompts before and after training.
+
+    What is chosen while a run goes on, such as its best weights, is chosen by the validation prompts; nothing is chosen
+    by those held out, so that what is reported of them holds for prompts that nobody has looked at.
+
+    env: of held-out prompts, in SAME_STEP and deferred mode. Its sibling serves the validation prompts.
+    every: 0 evaluates before and after alone. samples: file that gets `sample_count` responses to the same prompts each
+    time, of the validation prompts where they are evaluated.
+    evaluated_at: tokens of the checkpoint that a resumed run goes on from; what was due there was done before it.
+
+    The random state of training is not touched: a run with evaluations has the same weights as one without.
+    """
+
+    def __init__(
+        self,
+        env: TextGenVectorEnv,
+        *,
+        every: int = 0,
+        episodes: int = 256,
+        seed: int = 0,
+        samples: SampleFile | None = None,
+        sample_count: int = 4,
+        progress: TrainingProgress | None = None,
+        evaluated_at: int | None = None,
+    ):
+        self.heldout = self.validation = env
+        if every > 0 and best_split(env.task, "validation") != env.prompts.split:
+            self.validation = sibling_env(env, env.num_envs, "validation")
+        self.every, self.episodes, self.seed = every, episodes, seed
+        self.samples, self.sample_count, self.progress = samples, sample_count, progress
+        self.before: Evaluation | None = None  # of held-out prompts; None in a resumed run
+        self.after: Evaluation | None = None
+        self._evaluated_at = evaluated_at
+
+    @classmethod
+    def of_run(
+        cls,
+        config: TrainConfig,
+        env: TextGenVectorEnv,
+        run: RunFolder,
+        *,
+        progress: TrainingProgress | None,
+        evaluated_at: int | None,
+    ) -> RunEvaluations:
+        """As a run's settings say, with its samples in its folder."""
+        return cls(
+            env,
+            every=config.eval_every or 0,
+            episodes=config.eval_episodes,
+            seed=config.seed,
+            samples=SampleFile(run.samples) if config.samples else None,
+            sample_count=config.samples,
+            progress=progress,
+            evaluated_at=evaluated_at,
+        )
+
+    def due(self, tokens: int, before: int) -> bool:
+        """Whether to evaluate at `tokens`, after the rollout that began at `before`."""
+        passed = self.every > 0 and tokens // self.every > before // self.every
+        return tokens != self._evaluated_at and (passed or tokens == 0)
+
+    def run(self, actor_critic: CausalLMActorCritic, tokens: int, *, done: bool = False) -> dict[str, float]:
+        """Evaluate now and write samples. done: whether training is over.
+
+        Returns for each split that was evaluated `eval_<split>/score`, `.../gold_score`, `.../kl`,
+        `.../penalized_return`, `.../length`, `.../entropy`, each also with `_ci95` behind it (half the width of its 95%
+        interval), `.../distinct_1`, `.../distinct_2` and `.../eos_share`. The split is "validation" or "heldout", or
+        "train" where there are no such prompts.
+        """
+        if self.progress is not None:
+            self.progress.evaluating()
+        results: list[Evaluation] = []
+        if self.every > 0:
+            results.append(self._evaluated(actor_critic, self.validation))
+        if tokens == 0 or done:
+            same = results and self.heldout is self.validation
+            reported = results[0] if same else self._evaluated(actor_critic, self.heldout)
+            self.before = reported if tokens == 0 else self.before
+            self.after = reported if done else self.after
+            results += [] if same else [reported]
+        if self.progress is not None:
+            self.progress.evaluated("; ".join(_shown(result) for result in results))
+        if self.samples is not None and results:
+            self.samples.add(tokens, results[0].records[: self.sample_count], prompts=results[0].prompts)
+        return {name: value for result in results for name, value in _metrics(result).items()}
+
+    def _evaluated(self, actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> Evaluation:
+        return evaluate(actor_critic, env=env, episodes=self.episodes, seed=self.seed)
+
+
+def metric(split: str, measure: str) -> str:
+    """The name under which a run logs it, such as `eval_validation/score`."""
+    return f"eval_{split}/{measure}"
+
+
+def _shown(result: Evaluation) -> str:
+    found = [f"{title} {result[name]}" for name, title in SHOWN.items() if name in result.statistics]
+    return f"{result.prompts}: {'  '.join(found)}"
+
+
+def _metrics(result: Evaluation) -> dict[str, float]:
+    metrics = {
+        metric(result.split, "distinct_1"): result.distinct_1,
+        metric(result.split, "distinct_2"): result.distinct_2,
+        metric(result.split, "eos_share"): result.finish_reasons["eos"],
+    }
+    for measure, statistic in result.statistics.items():
+        name = metric(result.split, measure)
+        metrics |= {name: statistic.mean, f"{name}_ci95": statistic.half_width}
+    return metrics

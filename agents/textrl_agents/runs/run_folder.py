@@ -1,0 +1,140 @@
+"""The folder of a training run: what lies where, and how its policy is loaded again.
+
+policy/                  the trained model in Hugging Face format
+value_head.safetensors   its value head
+config.yaml              every setting of the run
+metrics.jsonl            metrics over training, and TensorBoard's events beside it
+curve.png, samples.md    the run at a glance
+checkpoint-<tokens>/     what `--resume` goes on from
+.lock                    held by the process that writes the run
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from textrl_agents.runs.atomic_folder import atomic_folder, existing, remove_folder
+from textrl_agents.runs.out_folder import foreign_names
+from textrl_agents.runs.policy_files import POLICY_FOLDER
+from textrl_env.arguments import user_path
+from textrl_env.errors import ConfigError, ModelError
+from textrl_env.models import CausalLMActorCritic, load_model
+from textrl_env.models.storage.manifest import require_manifest, verify
+from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
+
+TRAINING_FILE = "training.json"  # in policy/: what it was trained on
+_CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
+
+
+class RunFolder:
+    """Paths of one run. Raises ConfigError for a path that no file can have."""
+
+    def __init__(self, path: str | Path):
+        self.path = user_path(path)
+        self.policy = self.path / POLICY_FOLDER
+        self.value_head = self.path / VALUE_HEAD_FILE
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.curve = self.path / "curve.png"
+        self.samples = self.path / "samples.md"
+
+    @property
+    def holds_run(self) -> bool:
+        return self.config.exists() or self.policy.exists() or bool(self.checkpoints())
+
+    def require_free(self) -> None:
+        """Raise ConfigError where a run or anything else is here already, or a file has this name."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"out {str(self.path)!r} is a file; a run needs a folder")
+        if self.holds_run:
+            raise ConfigError(
+                f"out {str(self.path)!r} already holds a run: continue it with --resume {self.path}, "
+                "or choose another --out"
+            )
+        if others := foreign_names(self.path, self.config.name):
+            raise ConfigError(
+                f"out {str(self.path)!r} is not empty, and what it holds is no run: {others}. Choose another --out"
+            )
+
+    def checkpoint(self, tokens: int) -> Path:
+        return self.path / f"checkpoint-{tokens}"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(tokens, folder) of every checkpoint, oldest first."""
+        found: dict[int, Path] = {}
+        for path in self.path.glob("*checkpoint-*") if self.path.is_dir() else []:
+            if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir():
+                found[int(match[1])] = existing(self.checkpoint(int(match[1])))
+        return sorted(found.items())
+
+    def prune(self, keep: int) -> None:
+        """Remove all checkpoints but the newest `keep`."""
+        for _, old in self.checkpoints()[:-keep]:
+            remove_folder(old)
+        for pattern in (".checkpoint-*.writing", ".checkpoint-*.removing"):  # of a process that was killed
+            for left in self.path.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def save_policy(self, actor_critic: CausalLMActorCritic, tokens: int) -> None:
+        """Write `policy/`, trained on `tokens` tokens, and the value head; plain transformers loads the former."""
+        with atomic_folder(self.policy, manifest=True) as fresh:
+            actor_critic.save_pretrained(fresh)
+            (fresh / TRAINING_FILE).write_text(json.dumps({"tokens": tokens}) + "\n")
+        # One copy, beside the model: whoever takes the policy for generation alone need not carry it.
+        (self.policy / VALUE_HEAD_FILE).replace(self.value_head)
+
+    @property
+    def policy_tokens(self) -> int | None:
+        """Tokens that `policy/` was trained on; None where there is none that says so."""
+        try:
+            tokens = json.loads((existing(self.policy) / TRAINING_FILE).read_text())["tokens"]
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return None
+        return tokens if isinstance(tokens, int) else None
+
+    def is_finished(self, tokens: int) -> bool:
+        """Whether all is written that a run of `tokens` tokens ends with."""
+        moved = not (self.policy / VALUE_HEAD_FILE).exists()  # `save_policy` came to its end
+        return self.policy.is_dir() and self.policy_tokens == tokens and moved and self.curve.is_file()
+
+    @property
+    def newest_policy(self) -> Path | None:
+        """The folder of the policy that was trained longest: `policy/`, unless a checkpoint is newer."""
+        checkpoints, policy = self.checkpoints(), existing(self.policy)
+        if not policy.is_dir():
+            return checkpoints[-1][1] / POLICY_FOLDER if checkpoints else None
+        tokens = self.policy_tokens
+        if checkpoints and tokens is not None and tokens < checkpoints[-1][0]:
+            return checkpoints[-1][1] / POLICY_FOLDER
+        return policy
+
+
+def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> CausalLMActorCritic:
+    """The policy of a run folder, of one of its checkpoints, or of any folder with a causal LM.
+
+    The newest checkpoint of a run that has no `policy/` yet, or that went on after it was written. Raises ModelError,
+    also where a file is not the one that the run has written.
+    """
+    run = RunFolder(folder)
+    folder = run.path
+    if not folder.is_dir():
+        raise ModelError(f"{str(folder)!r} is not a folder; give a run folder, a checkpoint or a saved model")
+    source = run.newest_policy or folder
+    if source == folder and run.config.is_file():
+        raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
+    # `load_model` compares the files with the list of them, which any other model comes without.
+    home = RunFolder(source.resolve().parent)
+    if _CHECKPOINT.fullmatch(home.path.name):
+        require_manifest(home.path)
+    elif home.config.is_file():
+        verify(source, only=VALUE_HEAD_FILE, elsewhere={VALUE_HEAD_FILE: home.value_head})
+    if not (source / SETTINGS_FILE).is_file():
+        loaded = load_model(source, device=device, dtype=dtype)
+        limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
+        return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))
+    heads = [path for path in (source / VALUE_HEAD_FILE, source.parent / VALUE_HEAD_FILE) if path.is_file()]
+    value_head = heads[0].absolute() if heads else None
+    return CausalLMActorCritic.from_pretrained(source, device=device, dtype=dtype, value_head=value_head)

@@ -1,0 +1,68 @@
+"""What a training run needs of a library's adapter, and which adapter a run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.runs.config import ALGORITHMS, TrainConfig
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.training.progress import TrainingProgress
+from textrl_env.errors import UnknownName
+from textrl_env.models import CausalLMActorCritic
+
+
+class Trainer(Protocol):
+    """An algorithm of some library, built and ready to learn. Building it writes nothing."""
+
+    memory_settings: tuple[str, ...]  # what to lower where memory runs out
+
+    @property
+    def actor_critic(self) -> CausalLMActorCritic:
+        """The policy with its present weights."""
+
+    @property
+    def timesteps(self) -> int:
+        """Tokens that the weights have been trained on."""
+
+    @property
+    def rollout_tokens(self) -> int | None:
+        """Tokens of a rollout, of which a run is made; None where their number depends on how fast workers are."""
+
+    @property
+    def before(self) -> Evaluation | None:
+        """The evaluation before training; None in a resumed run."""
+
+    @property
+    def after(self) -> Evaluation | None:
+        """The last evaluation."""
+
+    def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
+        """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
+
+    def learn(
+        self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train to the end; False where `stop_requested` ended it early."""
+
+    def save_after_error(self, error: BaseException) -> Path | None:
+        """Save the last boundary if the weights are still those of it."""
+
+    def close(self) -> None:
+        """Stop whatever was started."""
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """The trainer of `config.lib`. Raises ConfigError, and MissingExtra where the library is not installed."""
+    # Here, because the libraries are slow to import and need not all be installed.
+    if config.lib == "sb3":
+        from textrl_agents.sb3.runs.run import SB3Run
+
+        return SB3Run(config)
+    if config.lib == "rllib":
+        from textrl_agents.rllib.run import RLlibRun
+
+        return RLlibRun(config)
+    raise UnknownName("lib", config.lib, ALGORITHMS)

@@ -1,0 +1,104 @@
+"""Tokens that know how they were drawn, from the policy through the environment to the buffer.
+
+SB3's loops pass an action on from one to the next and nothing else: the environment never learns its log-probability,
+nor the buffer which environment paid for it. Here the action itself carries both. No part is told of another, so an
+agent that was loaded, or was given another environment, is wired as soon as it acts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from textrl_agents.sb3.buffers.ended_row import EndedRow
+
+_CARRIED = ("log_probs", "policy", "in_rollout", "env", "ended")
+
+
+class SampledToken(np.int64):
+    """A token id with its log-probability, which an environment takes as it takes a TokenAction."""
+
+    log_prob: float
+    charge_expected = True  # an environment that leaves the KL to an adapter refuses it: none follows
+
+    def __new__(cls, token: Any, log_prob: float) -> SampledToken:
+        made = super().__new__(cls, token)
+        made.log_prob = log_prob
+        return made
+
+    @property
+    def token(self) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return SampledToken, (self.token, self.log_prob)
+
+
+class SampledTokens(np.ndarray):
+    """Token ids int64, [N] or [N, 1], as SB3 handles them, which an environment takes as it takes a TokenAction.
+
+    One of them is a SampledToken: what DummyVecEnv and SubprocVecEnv give an environment, and what `predict` makes of
+    one observation. What is computed from them is a plain array.
+    """
+
+    log_probs: torch.Tensor  # float32 [N], of the distribution sampled; 0 where greedy
+    policy: Any  # the SB3 policy that drew them
+    in_rollout: bool  # a rollout buffer follows, which charges a deferred KL; else they come from `predict`
+    env: Any  # the TextVecEnv that took them, or None
+    ended: list[EndedRow]  # the episodes that were over with them
+    charge_expected = True  # as a SampledToken's; a TextVecEnv that defers the KL passes on plain ids
+
+    @property
+    def token(self) -> np.ndarray:
+        return np.asarray(self)
+
+    @property
+    def log_prob(self) -> torch.Tensor:
+        if self.policy is None:
+            raise AttributeError("these tokens were computed, and not drawn by a policy")
+        return self.log_probs
+
+    def __array_finalize__(self, source: Any) -> None:
+        for name in _CARRIED:
+            setattr(self, name, getattr(source, name, None))
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        plain = np.asarray(array)
+        return plain[()] if return_scalar else plain
+
+    def __getitem__(self, index: Any) -> Any:
+        plain = np.asarray(self)[index]
+        if self.ndim == 1 and self.policy is not None and isinstance(index, (int, np.integer)):
+            return SampledToken(plain, float(self.log_probs[int(index)]))
+        return plain
+
+    def squeeze(self, axis: Any = None) -> Any:
+        """Of one token, a SampledToken."""
+        return self.reshape(-1)[0] if self.size == 1 else super().squeeze(axis)
+
+
+class SampledTensor(torch.Tensor):
+    """Token ids int64 [N] that become SampledTokens on their way to NumPy, and plain tensors in every computation."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    carried: dict[str, Any]
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor, log_probs: torch.Tensor, policy: Any, *, in_rollout: bool) -> SampledTensor:
+        """Tokens [N] with what SampledTokens carries of their policy."""
+        made = tokens.as_subclass(cls)
+        made.carried = {"log_probs": log_probs, "policy": policy, "in_rollout": in_rollout}
+        return made
+
+    def cpu(self, *arguments: Any, **keywords: Any) -> SampledTensor:
+        """Itself: `numpy` brings it over, and a plain copy would have lost what it carries."""
+        return self
+
+    def numpy(self, *, force: bool = False) -> SampledTokens:
+        tokens = self.detach().as_subclass(torch.Tensor).cpu().numpy().view(SampledTokens)
+        for name, value in self.carried.items():
+            setattr(tokens, name, value)
+        return tokens

@@ -1,0 +1,159 @@
+"""REINFORCE, RLOO and GRPO as SB3 algorithms: SB3's own update on advantages of whole responses.
+
+What sets them apart from PPO is how advantages come to be, and that is the rollout buffer's work. All three
+learn from the return with the KL in it, `score - kl_coef * kl`. (GRPO as published puts an estimate of the KL into
+the loss, whose gradient is that of the reversed KL; Tang and Munos 2025, https://arxiv.org/abs/2506.09477.)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import PPO
+
+from textrl_agents.sb3.buffers.advantages import group_relative, leave_one_out, reward_to_go
+from textrl_agents.sb3.buffers.response_buffer import Estimate, Estimator, Response, ResponseRolloutBuffer
+from textrl_env.errors import ConfigError
+
+NO_CLIPPING = 1e6  # beyond any ratio; finite, because it is logged
+
+
+def to_go_minus_value(groups: Sequence[Sequence[Response]]) -> list[Estimate]:
+    """REINFORCE's: the reward to go minus the value head's baseline."""
+    to_go = [(response, reward_to_go(response.rewards)) for group in groups for response in group]
+    return [Estimate(returns - response.values, returns) for response, returns in to_go]
+
+
+def compared_in_group(groups: Sequence[Sequence[Response]], rule: Any) -> list[Estimate]:
+    """RLOO's and GRPO's: one advantage for all tokens of a response, by `rule` of the returns [G, K]."""
+    returns = np.array([[response.rewards.sum() for response in group] for group in groups], dtype=np.float64)
+    responses = [response for group in groups for response in group]
+    return [
+        Estimate(np.full(len(response.rewards), advantage), np.full(len(response.rewards), total))
+        for response, advantage, total in zip(responses, rule(returns).flat, returns.flat, strict=True)
+    ]
+
+
+class _WholeResponses:
+    """An SB3 algorithm that trains where a rollout has completed something to train on."""
+
+    def train(self) -> None:
+        if self.rollout_buffer.has_batch:  # type: ignore[attr-defined]
+            super().train()  # type: ignore[misc]
+
+
+def _buffer(estimator: Estimator, group_size: int = 1) -> dict[str, Any]:
+    """The buffer's arguments of an SB3 algorithm."""
+    kwargs = {"estimator": estimator, "group_size": group_size}
+    return {"rollout_buffer_class": ResponseRolloutBuffer, "rollout_buffer_kwargs": kwargs}
+
+
+def _check_group(group_size: Any) -> int:
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
+        raise ConfigError(f"group_size must be a whole number >= 2: responses to a prompt are compared; {group_size!r}")
+    return group_size
+
+
+class REINFORCE(_WholeResponses, PPO):
+    """REINFORCE with a learned baseline (Williams 1992; Sutton and Barto 2018, section 13.4).
+
+    Monte Carlo returns of whole responses, one update on each rollout, nothing bootstrapped. It is PPO's update on all
+    of a rollout at once, without clipping: the gradient of `ratio * advantage`, which is that of `log pi * advantage`
+    for a token that the present policy sampled. A response that began in an earlier rollout has tokens of an earlier
+    policy, and each of these is weighted by its ratio.
+
+    normalize_advantage: over all tokens of the update. The other arguments are PPO's.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any = 3e-4,
+        n_steps: int = 64,
+        gamma: float = 1.0,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.1,
+        max_grad_norm: float = 1.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: Any = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            n_steps=n_steps,
+            batch_size=max(2, n_steps),  # what PPO accepts without a word; all of a rollout is one minibatch below
+            n_epochs=1,
+            clip_range=NO_CLIPPING,
+            gamma=gamma,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            **_buffer(to_go_minus_value),
+        )
+        self.batch_size = None  # type: ignore[assignment]
+
+
+class RLOO(_WholeResponses, PPO):
+    """REINFORCE leave-one-out (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740).
+
+    group_size: responses to each prompt, as the environment serves them. normalize_advantage: over a minibatch, which
+    RLOO does not do. The other arguments are PPO's: with one epoch its clipped loss is REINFORCE's but for the steps
+    between minibatches.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        group_size: int = 4,
+        normalize_advantage: bool = False,
+        **arguments: Any,
+    ):
+        self.group_size = _check_group(group_size)
+        rule = functools.partial(compared_in_group, rule=leave_one_out)
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)
+
+
+class GRPO(_WholeResponses, PPO):
+    """Group relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
+
+    group_size: responses to each prompt, as the environment serves them. scale: whether advantages are divided by their
+    group's standard deviation; normalize_advantage: by a minibatch's as well, which GRPO does not do. Every token
+    weighs alike, whatever its response's length. The other arguments are PPO's.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        group_size: int = 8,
+        scale: bool = True,
+        normalize_advantage: bool = False,
+        **arguments: Any,
+    ):
+        self.group_size = _check_group(group_size)
+        rule = functools.partial(compared_in_group, rule=functools.partial(group_relative, scale=scale))
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        super().__init__(policy, env, **arguments)

@@ -1,0 +1,151 @@
+"""One training run with Stable-Baselines3: the agent of a `TrainConfig`, its callbacks, and `learn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common import logger as sb3_logger
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from textrl_agents.evaluation.fresh_samples import Evaluation, sibling_env
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.run_evaluations import EVAL_ROWS, RunEvaluations
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.sb3.agent import make_agent
+from textrl_agents.sb3.algorithms import argument_names
+from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.runs.callbacks import Evaluations, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.runs.checkpoint import load_checkpoint
+from textrl_agents.sb3.runs.checkpointing import Checkpoints
+from textrl_agents.sb3.vec_env import TextVecEnv
+from textrl_agents.training.progress import TrainingProgress
+from textrl_env.errors import UnknownName
+from textrl_env.models import CausalLMActorCritic
+
+
+class SB3Run:
+    """An agent, built and ready to learn. Building it writes nothing."""
+
+    memory_settings: tuple[str, ...] = ("algorithm.batch_size", "n_envs", "algorithm.n_steps", "env.max_new_tokens")
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        _check_arguments(config)
+        set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
+        self.agent: OnPolicyAlgorithm = make_agent(
+            config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **config.algorithm
+        )
+        env = self.agent.env
+        assert isinstance(env, TextVecEnv)
+        self._eval_env = None
+        if config.eval_episodes:
+            self._eval_env = sibling_env(env.env, min(EVAL_ROWS, config.eval_episodes))
+        self.evaluations: RunEvaluations | None = None
+        self.checkpoints: Checkpoints | None = None
+
+    @property
+    def actor_critic(self) -> CausalLMActorCritic:
+        assert isinstance(self.agent.policy, CausalLMPolicy)
+        return self.agent.policy.actor_critic
+
+    @property
+    def timesteps(self) -> int:
+        """Tokens that the weights have been trained on: those of the newest checkpoint."""
+        return self.checkpoints.saved_at if self.checkpoints is not None else self.agent.num_timesteps
+
+    @property
+    def rollout_tokens(self) -> int | None:
+        return self.agent.n_steps * self.agent.n_envs
+
+    @property
+    def before(self) -> Evaluation | None:
+        return self.evaluations.before if self.evaluations is not None else None
+
+    @property
+    def after(self) -> Evaluation | None:
+        return self.evaluations.after if self.evaluations is not None else None
+
+    def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
+        """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
+        self.run, self.resumed = run, checkpoint is not None
+        outputs: list[sb3_logger.KVWriter] = [_JSONLines(MetricsFile(run.metrics))]
+        self.agent.set_logger(sb3_logger.Logger(str(run.path), outputs))
+        if checkpoint is not None:
+            load_checkpoint(self.agent, checkpoint)
+        if sb3_logger.SummaryWriter is not None:
+            outputs.append(_board(run, self.agent.num_timesteps + 1 if self.resumed else 0))
+
+    def learn(
+        self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train to `config.timesteps`; False where `stop_requested` ended it early. Call `start` first."""
+        config, agent, run = self.config, self.agent, self.run
+        callbacks: list[BaseCallback] = [StopOnRequest(stop_requested), RLHFMetrics()]
+        if progress is not None:
+            callbacks.append(ProgressBar(progress))
+        if self._eval_env is not None:
+            evaluated_at = agent.num_timesteps if self.resumed else None
+            self.evaluations = RunEvaluations.of_run(
+                config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at
+            )
+            callbacks.append(Evaluations(self.evaluations))
+        self.checkpoints = Checkpoints(
+            run, every=config.save_every or 0, keep=config.keep_checkpoints, settings=config.settings_copy()
+        )
+        callbacks.append(self.checkpoints)
+        try:
+            # SB3 adds the tokens so far where it is told to keep counting.
+            remaining = config.timesteps - agent.num_timesteps
+            agent.learn(remaining, callback=callbacks, reset_num_timesteps=not self.resumed)
+            return not self.checkpoints.in_rollout
+        finally:
+            agent.logger.close()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def save_after_error(self, error: BaseException) -> Path | None:
+        """Save a checkpoint of the last boundary where the error came from sampling; None where from an update."""
+        if self.checkpoints is None or not self.checkpoints.in_rollout:
+            return None
+        return self.checkpoints.save()
+
+
+def _check_arguments(config: TrainConfig) -> None:
+    """Raise UnknownName for an argument that the algorithm does not have."""
+    known = argument_names(config.algo)
+    for name in config.algorithm:
+        if name not in known:
+            raise UnknownName(f"argument of {config.algo}", name, known)
+
+
+class _JSONLines(sb3_logger.KVWriter):
+    """SB3's own JSON writer empties the file when it opens it; this one appends."""
+
+    def __init__(self, file: MetricsFile):
+        self.file = file
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        hidden = {key for key, formats in key_excluded.items() if "json" in (formats or ())}
+        self.file.add(step, {key: value for key, value in key_values.items() if key not in hidden})
+
+    def close(self) -> None:
+        """Nothing stays open between two writes."""
+
+
+def _board(run: RunFolder, step: int) -> sb3_logger.TensorBoardOutputFormat:
+    """SB3's writer of events. What an earlier sitting logged from `step` on comes again: TensorBoard then shows the new
+    alone, as it does for the `purge_step` of torch's writer, which SB3 does not pass on.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    output = sb3_logger.TensorBoardOutputFormat(str(run.path))
+    events: Any = output.writer.file_writer
+    events.add_event(Event(step=step, file_version="brain.Event:2"))
+    events.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    return output

@@ -1,0 +1,211 @@
+"""`python -m textrl_env.embedded.build`: makes the embedded tokenizer, policy and reward model from nothing.
+
+The text is written by the grammar, so nothing is downloaded. The same seed, thread count and library versions
+give the same files. They are made in a temporary folder and put in place at the end, so a build that fails or
+is interrupted leaves the old ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from statistics import fmean, stdev
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from textrl_env.embedded import HASHES, NAMES
+from textrl_env.embedded.corpus import chat_text, tokenizer_texts
+from textrl_env.embedded.preferences import Source, candidates, pair_accuracy
+from textrl_env.embedded.reward_training import MARGIN, score_texts, train_reward_model
+from textrl_env.embedded.tokenizer import train_tokenizer
+from textrl_env.embedded.training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.language.formats import FORMATS
+from textrl_env.language.gold import gold_sentiment
+from textrl_env.language.grammar import continue_review, review_prompts
+from textrl_env.rewards import make_reward, score_episodes
+from textrl_env.tasks import get_task
+
+METRICS = "metrics.json"
+
+
+def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: int, held_out: int) -> dict[str, Any]:
+    """Makes all assets, writes them to `out` and returns what stands in its metrics.json.
+
+    `steps` and `reward_steps` are updates of the two models, `per_source` the texts of each source for each
+    prompt, `held_out` the size of the samples that are measured.
+    """
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    streams = {name: Random(f"{name} {seed}") for name in ("tokenizer", "policy", "test", "pairs", "test pairs")}
+
+    tokenizer = train_tokenizer(tokenizer_texts(streams["tokenizer"], 10_000))
+    policy = train_policy(tokenizer, streams["policy"], steps)
+    learned = review_prompts("train", "validation")
+    pools = candidates(policy, tokenizer, streams["pairs"], prompts=learned, per_source=per_source)
+    reward = train_reward_model(tokenizer, pools, streams["pairs"], reward_steps)
+
+    prompts = review_prompts("heldout")
+    asked = [prompts[i % len(prompts)] for i in range(held_out)]
+    answered = sample_completions(policy, tokenizer, asked)
+    gold = gold_sentiment(asked, answered)
+    proxy = score_texts(reward, tokenizer, [a + b for a, b in zip(asked, answered, strict=True)])
+    tokens = [len(ids) for ids in _ids(tokenizer, answered)]
+    written = [len(ids) for ids in _ids(tokenizer, [continue_review(streams["test"], prompt) for prompt in asked])]
+    tests = candidates(policy, tokenizer, streams["test pairs"], prompts=prompts, per_source=min(16, per_source))
+    scores = [score_texts(reward, tokenizer, [candidate.text for candidate in pool]) for pool in tests]
+    metrics = {
+        "policy": {
+            "parameters": policy.num_parameters(),
+            "held_out_loss_nats_per_token": held_out_losses(policy, tokenizer, streams["test"], held_out),
+            "well_formed_share": well_formed_share([a + b for a, b in zip(asked, answered, strict=True)]),
+            "tokens_to_eos": {"mean": fmean(tokens), "max": max(tokens), "grammar_mean": fmean(written)},
+            "gold_score": {"mean": fmean(gold), "std": stdev(gold)},
+            "samples": [a + b for a, b in zip(asked, answered, strict=True)][:12],
+        },
+        "reward": {
+            "parameters": reward.num_parameters(),
+            "margin": MARGIN,
+            "held_out_pair_accuracy": _accuracies(tests, scores),
+            "score_of_policy_samples": {"mean": fmean(proxy), "std": stdev(proxy)},
+            "correlation_with_gold": _correlation(gold, proxy),
+        },
+        "tasks": {name: task_metrics(name, policy, tokenizer, held_out, seed=seed) for name in FORMATS},
+        "build": {
+            "seed": seed,
+            "steps": steps,
+            "reward_steps": reward_steps,
+            "texts_per_source_and_prompt": per_source,
+            "held_out_samples": held_out,
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - started, 1),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    write_assets(out, tokenizer, policy, reward, metrics)
+    return metrics
+
+
+def task_metrics(
+    name: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, held_out: int, *, seed: int
+) -> dict[str, Any]:
+    """What the policy, as the reference of that task, scores on about `held_out` answers to its held-out prompts.
+
+    seed: decides the answers by itself, so that they can be measured again without making the policy again.
+    """
+    torch.manual_seed(seed)
+    task, form = get_task(name), FORMATS[name]
+    rows = form.rows("heldout") * max(1, held_out // len(form.rows("heldout")))
+    prompts = [row["prompt"] for row in rows]
+    texts = [text if isinstance(text, str) else chat_text(tokenizer, text, to_answer=True) for text in prompts]
+    answers = sample_completions(policy, tokenizer, texts, max_new_tokens=task.max_new_tokens)
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+    scored = [score_episodes(make_reward(each), prompts, answers, None, columns) for each in (task.reward, task.gold)]
+    score, gold = (each.scores for each in scored)
+    return {
+        "score": {"mean": score.mean(), "std": score.std()},
+        "gold_score": {"mean": gold.mean(), "std": gold.std()},
+        "well_formed_share": fmean(form.well_formed(row, text) for row, text in zip(rows, answers, strict=True)),
+        "samples": [text + answer for text, answer in zip(texts, answers, strict=True)][:3],
+    }
+
+
+def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, dict[str, float]]:
+    """Pair accuracy over all sources and within each."""
+    groups: dict[str, set[Source]] = {
+        "all": {"grammar", "policy", "spoilt"},
+        "grammar": {"grammar"},
+        "policy": {"policy"},
+        "spoilt": {"spoilt"},
+    }
+    rows = {}
+    for name, sources in groups.items():
+        accuracy, pairs = pair_accuracy(pools, scores, margin=MARGIN, sources=sources)
+        rows[name] = {"accuracy": accuracy, "pairs": pairs}
+    return rows
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False).input_ids
+
+
+def _correlation(left: list[float], right: list[float]) -> float:
+    return torch.corrcoef(torch.tensor([left, right], dtype=torch.float64))[0, 1].item()
+
+
+def write_assets(
+    out: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: PreTrainedModel,
+    reward: PreTrainedModel,
+    metrics: dict[str, Any],
+) -> None:
+    """Writes both folders, the metrics and the list of hashes, beside `out` first, then into it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".assets-", dir=out) as scratch:
+        made = Path(scratch)
+        for name, model, side in (("policy", policy, "left"), ("reward", reward, "right")):
+            model.save_pretrained(made / name)
+            tokenizer.padding_side = side
+            tokenizer.save_pretrained(made / name)
+        (made / METRICS).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        files = sorted(path for path in made.rglob("*") if path.is_file())
+        for path in files:
+            path.chmod(0o644)  # safetensors writes for the owner alone
+        hashes = {path.relative_to(made).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        (made / HASHES).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+        for name in NAMES:
+            if (out / name).exists():
+                (out / name).rename(made / f"old-{name}")
+            (made / name).rename(out / name)
+        for name in (METRICS, HASHES):
+            os.replace(made / name, out / name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m textrl_env.embedded.build",
+        description="Make the embedded tokenizer, policy and reward model from text of the built-in grammar.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write the assets to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the text, the weights and the sampling")
+    parser.add_argument("--steps", type=int, default=3200, help="updates of the policy")
+    parser.add_argument("--reward-steps", type=int, default=700, help="updates of the reward model")
+    parser.add_argument("--per-source", type=int, default=24, help="texts of each source for each training prompt")
+    parser.add_argument("--held-out", type=int, default=2000, help="documents and samples that are measured")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    options = parser.parse_args(arguments)
+    for name in ("steps", "reward_steps", "per_source", "held_out", "threads"):
+        if getattr(options, name) < (least := 2 if name in ("per_source", "held_out") else 1):
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
+    torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()  # of saving, which takes no time
+    metrics = build(
+        options.out,
+        seed=options.seed,
+        steps=options.steps,
+        reward_steps=options.reward_steps,
+        per_source=options.per_source,
+        held_out=options.held_out,
+    )
+    print(json.dumps(metrics, indent=2, ensure_ascii=False))
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a format is: prompts that are drawn, right and wrong answers to them, and a check of an answer's form."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from textrl_env.errors import UnknownName
+from textrl_env.text.prompt_splits import SPLITS, split_places
+
+Row = Mapping[str, Any]
+"""A prompt (`row["prompt"]`, a text or chat messages) and the columns that a reward needs to judge its answer."""
+
+SHARES = {"heldout": 4, "validation": 8}  # split -> n, for one nth of the different items
+MOST = {"train": 2048, "validation": 64, "heldout": 64}  # prompts
+DRAWS = 5_000
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of prompt and how the training text answers it.
+
+    draw: a row from the space of all rows; what it draws depends on the generator alone.
+    item: what a row is about, by which prompts are split: another wording or order of the same is no other item.
+    right, wrong: an answer to a row as the training text writes it (a text, with the space in front that it has in a
+        document); `wrong` gives a plausible mistake.
+    well_formed: whether an answer has the format's form, right or wrong.
+    right_share: the share of right answers in the training text. Below 1 on purpose: a model that learned it scores in
+        the middle, and reinforcement learning can be seen to raise or to ruin it.
+    """
+
+    name: str
+    draw: Callable[[Random], dict[str, Any]]
+    item: Callable[[Row], str]
+    right: Callable[[Random, Row], str]
+    wrong: Callable[[Random, Row], str]
+    well_formed: Callable[[Row, str], bool]
+    right_share: float = 0.6
+
+    def answer(self, rng: Random, row: Row) -> str:
+        """What the training text answers to `row`."""
+        return (self.right if rng.random() < self.right_share else self.wrong)(rng, row)
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """Prompts with their columns: at most 2,048 to train on, at most 64 for validation and 64 held out.
+
+        No item is in two splits. Always the same in the same order. Raises `UnknownName` for another split.
+        """
+        if split not in SPLITS:
+            raise UnknownName(f"split of the {self.name} prompts", split, SPLITS)
+        return copy.deepcopy(list(_drawn_rows(self)[split]))
+
+
+@functools.cache
+def _drawn_rows(form: Format) -> dict[str, list[dict[str, Any]]]:
+    """All splits, of the different prompts among `DRAWS` that are drawn."""
+    rng = Random(f"prompts of {form.name}")
+    drawn = {repr(row["prompt"]): row for row in (form.draw(rng) for _ in range(DRAWS))}
+    rows = list(drawn.values())
+    places = split_places([form.item(row) for row in rows], SHARES)
+    return {split: [rows[place] for place in places[split][: MOST[split]]] for split in SPLITS}

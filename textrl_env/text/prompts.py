@@ -1,0 +1,170 @@
+"""Prompts: where they come from, how they are encoded, and how one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from textrl_env.errors import ConfigError, PromptError, PromptTooLong, UnknownName
+from textrl_env.foreign_text import names_shown, shown
+from textrl_env.text.prompt_rows import PromptRows, PromptText, check_row, load_rows
+from textrl_env.text.tokenization import encode_chat, encode_prompt_text
+
+_SURELY_SHORT = 10_000  # characters that are tokenised in no time, whatever the limit is
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One prompt, ready to be continued."""
+
+    text: PromptText  # what the reward gets: a text, or a list of chat messages
+    ids: np.ndarray  # int64 [p], 1 <= p <= max_prompt_tokens, read-only
+    columns: dict[str, Any]  # the row's other values, passed on to the reward
+    index: int  # its place in the set; -1 where it is not from one
+
+
+class PromptSet:
+    """A fixed set of prompts, each encoded when it is first used.
+
+    Args:
+        source: One of
+            - a list of texts, or of chats (lists of `{"role", "content"}` messages),
+            - a list of dicts `{"prompt": text or chat, ...}`, whose other values are passed on to the reward,
+            - the path of a `.jsonl` file with one such text, chat or dict a line, or of a `.txt` file with a
+              text a line (empty lines are skipped),
+            - a `datasets.Dataset` with a column `prompt`, or its name, `"datasets:<hub id or folder>[:split]"`.
+        tokenizer: A Hugging Face tokenizer; needs a chat template where there are chats.
+        max_prompt_tokens: The longest prompt, in tokens.
+        overflow: What is done with a longer one: `"truncate"` drops its oldest tokens, but for a BOS in
+            front; `"error"` raises `PromptTooLong`.
+        split: Which prompts these are: a key of `textrl_env.text.prompt_splits.LABELS`.
+
+    Raises:
+        PromptError: The source is empty or malformed; the message names the row, and the file's line where it
+            is one.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        tokenizer: Any,
+        *,
+        max_prompt_tokens: int,
+        overflow: Literal["truncate", "error"] = "truncate",
+        split: str = "given",
+    ):
+        is_count = isinstance(max_prompt_tokens, (int, np.integer)) and not isinstance(max_prompt_tokens, bool)
+        if not is_count or max_prompt_tokens < 1:
+            raise ConfigError(f"max_prompt_tokens must be an integer >= 1, got {shown(max_prompt_tokens)}")
+        if overflow not in ("truncate", "error"):
+            raise UnknownName("overflow", overflow, ("truncate", "error"))
+        self.tokenizer = tokenizer
+        self.max_prompt_tokens = int(max_prompt_tokens)
+        self.overflow = overflow
+        self.split = split
+        self._rows = load_rows(source)
+        self._encoded: dict[int, Prompt] = {}
+        if len(self._rows) == 0:
+            raise PromptError("the prompt source is empty; give at least one prompt")
+        if type(self._rows) is PromptRows and tokenizer.bos_token_id is None:
+            for index, (text, _) in enumerate(self._rows):  # better now than in the middle of a run
+                if text == "":
+                    self[index]
+
+    @property
+    def column_names(self) -> frozenset[str]:
+        """The names of the columns that every prompt of the set has."""
+        return self._rows.column_names
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Prompt:
+        """The prompt at `index`; the same object every time."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"prompt {index} of a set of {len(self)}")
+        index = int(index) % len(self)
+        if index not in self._encoded:
+            text, columns = self._rows[index]
+            self._encoded[index] = self._encode(text, columns, index)
+        return self._encoded[index]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (self[index] for index in range(len(self)))
+
+    def sample(self, np_random: np.random.Generator) -> Prompt:
+        """A uniformly drawn prompt, with replacement: one `integers` draw of the generator."""
+        return self[int(np_random.integers(len(self)))]
+
+    def encode(self, text: PromptText, columns: Mapping[str, Any] | None = None) -> Prompt:
+        """A prompt that is not from the set, under the same rules; its index is -1.
+
+        Args:
+            text: A text or a list of chat messages.
+            columns: Its other values, under the names that the set's rows have: one batch may hold both.
+
+        Raises:
+            PromptError: It is neither a text nor a well-formed chat, or its columns are not the set's.
+        """
+        columns = dict(columns or {})
+        check_row(text, columns, "the prompt")
+        if columns.keys() != self.column_names:
+            raise PromptError(
+                f"the prompt has the columns {names_shown(columns)}, but the set's prompts have "
+                f"{names_shown(self.column_names)}; give exactly these, the reward gets them"
+            )
+        return self._encode(text, columns, -1)
+
+    def _encode(self, text: PromptText, columns: dict[str, Any], index: int) -> Prompt:
+        try:
+            if isinstance(text, str):
+                ids = encode_prompt_text(self.tokenizer, self._shortened(text, index))
+            else:
+                chat = [{**message, "content": self._shortened(message["content"], index)} for message in text]
+                ids = encode_chat(self.tokenizer, chat)
+        except PromptTooLong:
+            raise
+        except PromptError as error:
+            raise type(error)(f"{_place(index)}: {error}") from error
+        array = np.asarray(self._fitted(ids, index), dtype=np.int64)
+        array.setflags(write=False)
+        return Prompt(text, array, columns, index)
+
+    def _shortened(self, text: str, index: int) -> str:
+        """The end of a text that has certainly too many tokens, so that megabytes are not tokenised to be cut off.
+
+        No token is longer than the vocabulary's longest, so `max_prompt_tokens` of them cover no more than half of what
+        is kept; the other half keeps them from where the cut might change how the text falls apart.
+        """
+        if len(text) <= _SURELY_SHORT:
+            return text
+        most = 2 * self.max_prompt_tokens * max(len(token) for token in self.tokenizer.get_vocab())
+        if len(text) <= most:
+            return text
+        if self.overflow == "error":
+            raise PromptTooLong(
+                f"{_place(index)} has {len(text):,} characters, more than max_prompt_tokens={self.max_prompt_tokens} "
+                "can hold; raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
+            )
+        return text[-most:]
+
+    def _fitted(self, ids: list[int], index: int) -> list[int]:
+        limit = self.max_prompt_tokens
+        if len(ids) <= limit:
+            return ids
+        if self.overflow == "error":
+            raise PromptTooLong(
+                f"{_place(index)} has {len(ids)} tokens, more than max_prompt_tokens={limit}; "
+                "raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
+            )
+        has_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        if has_bos and limit > 1:
+            return ids[:1] + ids[len(ids) - (limit - 1) :]
+        return ids[len(ids) - limit :]
+
+
+def _place(index: int) -> str:
+    return "the prompt" if index < 0 else f"prompt {index}"
