@@ -18,9 +18,10 @@ PACKAGES = {"textrl_env": ROOT / "textrl_env", "textrl_agents": ROOT / "agents" 
 # pattern that a module's name starts with decides.
 LAYERS = [
     ["textrl_env.foreign_text"],
-    ["textrl_env.errors"],
+    ["textrl_env.errors", "textrl_env.trajectory"],
     # What the core is made of: each part may use the others, none may know of tasks or environments.
     [
+        "textrl_env.accounts",
         "textrl_env.actions",
         "textrl_env.arguments",
         "textrl_env.kl",

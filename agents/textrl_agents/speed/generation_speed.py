@@ -43,7 +43,7 @@ def stepping(subject: Subject, *, rows: int, tokens: int, repeats: int) -> Compa
     def step() -> int:
         observations = starts.clone()
         for drawn in range(tokens):
-            observations[every_row, lengths + drawn] = policy.act(observations).tokens
+            observations[every_row, lengths + drawn] = policy.step(observations).tokens
         return rows * tokens
 
     return compare(step, ByHand(endless, rows, tokens).generated_tokens, repeats=repeats, device=subject.device)

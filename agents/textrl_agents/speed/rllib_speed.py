@@ -117,7 +117,7 @@ class PrefixModule(CausalLMModule):
         if embeddings is not None:
             return embeddings
         with torch.no_grad():
-            return self.actor_critic.packed_values(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS]))
+            return self.actor_critic.states(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS])).values
 
 
 def update_against_default_pipeline(
