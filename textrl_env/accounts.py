@@ -101,10 +101,6 @@ class KLAccounts:
         self._open = {episode: entry for episode, entry in self._open.items() if entry[1] > forgotten}
         return over
 
-    def forget(self) -> None:
-        """Drop the episodes that go on: they were reset."""
-        self._open = {}
-
     def state_dict(self) -> dict[str, Any]:
         """The open episodes and the coefficient: arrays, numbers and text."""
         entries = [{"episode": name, "seen": seen, **asdict(whole)} for name, (whole, seen) in self._open.items()]

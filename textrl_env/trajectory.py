@@ -75,9 +75,9 @@ class Trajectory:
         return float(self.rewards.sum())
 
     def charge(self, kl: np.ndarray) -> None:
-        """Take `kl_coef * kl` off the rewards. kl: float [M], nats."""
+        """Take `kl_coef * kl` off the rewards, in their own precision. kl: float [M], nats."""
         self.kl = kl
-        self.rewards = self.rewards - self.kl_coef * kl
+        self.rewards = (self.rewards - self.kl_coef * kl).astype(self.rewards.dtype)
 
     def extended(self, later: Trajectory) -> Trajectory:
         """This stretch and the one that follows it, which holds all ids so far."""
@@ -87,6 +87,11 @@ class Trajectory:
             name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in COLUMNS
         }
         return replace(later, is_action=is_action, **columns)
+
+    def with_actions(self, is_action: np.ndarray, **columns: np.ndarray) -> Trajectory:
+        """The same episode, where these ids alone count as actions; columns: what is known of them."""
+        known: dict[str, Any] = {name: columns.get(name, UNKNOWN) for name in COLUMNS}
+        return replace(self, is_action=is_action, **known)
 
     def with_last_state(self) -> Trajectory:
         """The same ids, with an arbitrary action behind them, so that a state ends where they do; no columns."""
