@@ -95,11 +95,11 @@ class ClassifierReward:
             self._backend.no_truncation()
             self._backend.encode_special_tokens = True  # means: spelled special tokens are encoded as text
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """One logit per completion; see the class."""
         return self._logits(prompts, completions).tolist()
 
-    def detailed(self, prompts: list, completions: list, **columns: Any) -> Scores:
+    def detailed(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
         """The same logits as float64 [n]; a classifier has no components."""
         return Scores(self._logits(prompts, completions).astype(np.float64), {})
 

@@ -38,7 +38,7 @@ class FunctionReward:
         """Seconds that one call may take."""
         return self._limit.seconds
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """What the function returns, unchecked (`score_episodes` checks); what it raises comes through."""
         taken = accepted_columns(self.function, columns, given=("prompts", "completions"))
         arguments = {"prompts": prompts, "completions": completions, **taken}

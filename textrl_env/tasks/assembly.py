@@ -19,8 +19,9 @@ from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.storage.loading import LoadedModel, load_model
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.rewards import make_reward
-from textrl_env.tasks.registry import Task, get_task
+from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import missing_split, own_task, split_rows
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
 

@@ -12,7 +12,7 @@ from textrl_agents.benchmark.report.blocks import AGARWAL, BEIRAMI, Picture, Sam
 from textrl_agents.benchmark.report.number_text import counted, mean_text, number_text, range_text
 from textrl_agents.benchmark.report.runs import machines
 from textrl_agents.benchmark.report.statistics import MIN_SEEDS
-from textrl_agents.runs.sample_file import prompt_text
+from textrl_env.text.prompt_rows import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task
 SAMPLE_LENGTH = 1_200  # characters of a text that are shown
