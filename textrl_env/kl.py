@@ -170,7 +170,7 @@ class KLPenalty:
         log_probs: float [M], the policy's, of the actions when they were sampled.
         policy: what sampled them; needed by the `full` estimator alone.
         """
-        reference = self._required_reference()
+        reference = self.require_reference()
         ref_log_probs = reference.episode_log_probs(packed)
         if self.estimator != "full":
             return KLTerms(ref_log_probs, estimate_kl(self.estimator, log_probs.to(ref_log_probs) - ref_log_probs))
@@ -180,9 +180,13 @@ class KLPenalty:
         pairs = zip(policy.distributions(packed, rows), reference.distributions(packed, rows), strict=True)
         return KLTerms(ref_log_probs, torch.cat([full_kl(*pair) for pair in pairs]))
 
-    def _required_reference(self) -> Reference:
+    def require_reference(self) -> Reference:
+        """Return the reference model. Raises ConfigError where the environment was built without one."""
         if self.reference is None:
-            raise ConfigError("this KLPenalty has no reference model; take the one of the environment: env.kl_penalty")
+            raise ConfigError(
+                "this KLPenalty has no reference model; take the one of the environment, env.kl_penalty, and build the "
+                "environment without with_reference=False"
+            )
         return self.reference
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KLPenalty:
