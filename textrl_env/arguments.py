@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from textrl_env.kl import KLController
     from textrl_env.models.sampling import SamplingParams
 
-    Prompts = str | Path | Sequence[Any] | Dataset
+    Prompts: TypeAlias = str | Path | Sequence[Any] | Dataset
     """What `textrl_env.text.prompts.PromptSet` takes: a list, a file, a data set, or the name of one."""
-    RewardSpec = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
+    RewardSpec: TypeAlias = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
     """What `textrl_env.rewards.make_reward` takes: a name, a function, a file, a folder, or a list of these."""
 
 

@@ -23,7 +23,7 @@ from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_groups import PromptGroups, restored_generator
 
 
-class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
+class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the

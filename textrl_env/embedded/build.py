@@ -138,7 +138,7 @@ def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, 
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False).input_ids
+    return list(tokenizer(texts, add_special_tokens=False).input_ids)
 
 
 def _correlation(left: list[float], right: list[float]) -> float:

@@ -50,7 +50,7 @@ class CompositeReward:
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """The weighted sums."""
-        return self.detailed(prompts, completions, **columns).scores.tolist()
+        return list(map(float, self.detailed(prompts, completions, **columns).scores))
 
     def detailed(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
         """The weighted sums, and each part's scores before its weight."""

@@ -42,7 +42,8 @@ class FunctionReward:
         """What the function returns, unchecked (`score_episodes` checks); what it raises comes through."""
         taken = accepted_columns(self.function, columns, given=("prompts", "completions"))
         arguments = {"prompts": prompts, "completions": completions, **taken}
-        return self._limit.call(self.function, arguments, len(prompts))
+        scores: list[float] = self._limit.call(self.function, arguments, len(prompts))
+        return scores
 
     def __repr__(self) -> str:
         return f"FunctionReward({self.__name__!r}, timeout={self.timeout})"

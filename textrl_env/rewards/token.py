@@ -42,7 +42,8 @@ class TokenFunctionReward:
         """The score of each row's newest token; what the function returns, unchecked."""
         taken = accepted_columns(self.function, columns, given=("prompts", "completion_ids"))
         arguments = {"prompts": prompts, "completion_ids": completion_ids, **taken}
-        return self._limit.call(self.function, arguments, len(prompts))
+        scores: list[float] = self._limit.call(self.function, arguments, len(prompts))
+        return scores
 
     def __repr__(self) -> str:
         return f"TokenFunctionReward({self.__name__!r})"

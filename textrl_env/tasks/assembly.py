@@ -111,7 +111,8 @@ def assemble_model(
     """
     check_argument_names(arguments, MODEL_ARGUMENTS)
     task = get_task(task)
-    sampling = _sampling(_own(arguments.get("sampling"), task.sampling))
+    given: SamplingParams | Mapping[str, float] | None = arguments.get("sampling")
+    sampling = _sampling(task.sampling if given is None else given)
     new_tokens = _own(arguments.get("max_new_tokens"), task.max_new_tokens)
     prompt_tokens = _own(arguments.get("max_prompt_tokens"), task.max_prompt_tokens)
     check_limit("max_new_tokens", new_tokens)

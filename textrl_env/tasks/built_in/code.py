@@ -13,6 +13,7 @@ import ast
 import operator
 import re
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from random import Random
 from typing import Any, NamedTuple
@@ -26,7 +27,12 @@ from textrl_env.tasks.task import Task
 MAX_CHARACTERS = 120
 MAX_DEPTH = 24
 _CHARACTERS = re.compile(rf"[0-9+\-*/() ]{{1,{MAX_CHARACTERS}}}")  # not \d, which takes digits of any script
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 class Expression(NamedTuple):

@@ -79,7 +79,7 @@ def _draw(rng: Random) -> dict[str, Any]:
 
 def _item(row: Row) -> str:
     """Name what is asked for, however politely."""
-    return row["asked"]
+    return str(row["asked"])
 
 
 def _right(rng: Random, row: Row) -> str:
@@ -103,11 +103,11 @@ def _wrong(rng: Random, row: Row) -> str:
         return PHRASES.write(rng, rng.choice(COMPLIES))
     kind = next(word for word in ("capital", "river", "flag", "legs") if word in row["statement"])
     others = [key for _, statement, key in FACTS if kind in statement and key != row["key"]]
-    return row["statement"].replace(f" {row['key']}", f" {rng.choice(others)}")
+    return str(row["statement"]).replace(f" {row['key']}", f" {rng.choice(others)}")
 
 
 def _well_formed(row: Row, answer: str) -> bool:
-    """Whether it is nothing but statements and phrases that an assistant says here, right or wrong."""
+    """Accept what is all statements and phrases that an assistant says here, right or wrong."""
     return _answer_recogniser().fullmatch(answer.strip()) is not None
 
 

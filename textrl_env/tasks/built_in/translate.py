@@ -91,7 +91,7 @@ FORMAT = Format("translate", _draw, _item, _right, _wrong, _well_formed, share=0
 @functools.cache
 def _chrf() -> Any:
     try:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise MissingExtra("tasks", "sacrebleu") from None
     return CHRF()
