@@ -181,9 +181,12 @@ class KLPenalty:
         return KLTerms(ref_log_probs, torch.cat([full_kl(*pair) for pair in pairs]))
 
     def require_reference(self) -> Reference:
-        """The reference model. Raises ConfigError where there is none."""
+        """Return the reference model. Raises ConfigError where the environment was built without one."""
         if self.reference is None:
-            raise ConfigError("this KLPenalty has no reference model; take the one of the environment: env.kl_penalty")
+            raise ConfigError(
+                "this KLPenalty has no reference model; take the one of the environment, env.kl_penalty, and build the "
+                "environment without with_reference=False"
+            )
         return self.reference
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KLPenalty:

@@ -49,8 +49,7 @@ class ExactValue:
         size, limit = rules.vocabulary.size, rules.max_new_tokens
         if size**limit > MAX_RESPONSES:
             raise ConfigError(f"about {size}**{limit} responses cannot be enumerated; at most {MAX_RESPONSES} can")
-        reference = rules.kl_penalty.reference
-        assert reference is not None
+        reference = rules.kl_penalty.require_reference()
         scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
         if rules.stop.strings or rules.sampling.truncates or scores_tokens:
             raise ConfigError(
