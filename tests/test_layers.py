@@ -47,7 +47,6 @@ APART = ("textrl_agents.sb3", "textrl_agents.rllib", "textrl_agents.trl")
 MAKERS = "textrl_env.embedded"
 # (module, package it imports from), back up or in a circle, in parts that are being rebuilt. To be emptied.
 PENDING = {
-    ("textrl_env.models.masked_actor_critic", "textrl_env.models.actor_critic"),
     ("textrl_agents.algorithms.registry", "textrl_agents.runs"),
     ("textrl_agents.algorithms.rllib", "textrl_agents.rllib"),
     ("textrl_agents.algorithms.sb3", "textrl_agents.sb3"),

@@ -13,7 +13,7 @@ from textrl_env.arguments import EnvArguments, check_seed
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
+from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
 from textrl_env.render import RENDER_MODES, Renderer
 from textrl_env.tasks.assembly import assemble
@@ -212,5 +212,5 @@ def step_info(transition: Transition, row: int) -> dict[str, Any]:
         "ref_log_prob": float(transition.ref_log_probs[row]),
         "kl": float(transition.kl[row]),
     }
-    ended: Episode | None = next((episode for at, episode in transition.episodes if at == row), None)
+    ended = next((episode for at, episode in transition.episodes if at == row), None)
     return info if ended is None else {**info, **ended.info()}

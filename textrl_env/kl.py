@@ -177,7 +177,7 @@ class KLPenalty:
         if policy is None:
             raise ConfigError("kl_estimator='full' needs the policy's distribution: pass policy= the actor-critic")
         rows = reference.chunk_rows
-        pairs = zip(policy.distributions(packed, rows), reference.distributions(packed, rows), strict=True)
+        pairs = zip(policy.states(packed).distributions(rows), reference.distributions(packed, rows), strict=True)
         return KLTerms(ref_log_probs, torch.cat([full_kl(*pair) for pair in pairs]))
 
     def require_reference(self) -> Reference:

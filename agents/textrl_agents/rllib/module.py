@@ -53,12 +53,12 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
 
     @torch.no_grad()
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS])
+        tokens, log_probs, _ = self.actor_critic.step(batch[Columns.OBS])
         return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
 
     @torch.no_grad()
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS], deterministic=True)
+        tokens, log_probs, _ = self.actor_critic.step(batch[Columns.OBS], deterministic=True)
         return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -10,22 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from textrl_agents.benchmark.report import statistics
-from textrl_agents.benchmark.report.statistics import MIN_SEEDS, Estimate
+from textrl_agents.benchmark.report.statistics import MIN_SEEDS, IntervalEstimate
+from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable
 
-if TYPE_CHECKING:
-    from textrl_agents.benchmark.report.aggregate import TaskTable
-
-REFERENCE = "reference"  # the algorithm that gives the zero of a scale
 BOOTSTRAP_SEED = 0
 PROFILE_POINTS = 301
 PROFILE_REPETITIONS = 2_000
 
-Scores = dict[str, np.ndarray]  # label -> float64 [runs, tasks], of the seeds that finished on every task
+RunScores = dict[str, np.ndarray]  # label -> float64 [runs, tasks], of the seeds that finished on every task
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Across:
+class TaskComparison:
     """All tasks that have a scale, and the algorithms that have a result on each of them.
 
     scores: label -> float64 [runs, tasks]. without_scale: task -> why it is not among them. left_out: label -> why.
@@ -56,8 +52,8 @@ class Across:
     without_scale: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
-    iqm: Mapping[str, Estimate] = field(default_factory=dict)
-    improvement: Mapping[tuple[str, str], Estimate] = field(default_factory=dict)
+    iqm: Mapping[str, IntervalEstimate] = field(default_factory=dict)
+    improvement: Mapping[tuple[str, str], IntervalEstimate] = field(default_factory=dict)
     taus: np.ndarray = field(default_factory=lambda: np.zeros(0))
     profiles: Mapping[str, np.ndarray] = field(default_factory=dict)
     profile_intervals: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -68,7 +64,7 @@ class Across:
         return sorted(self.iqm, key=lambda label: -self.iqm[label].value)
 
 
-def compare(tables: Sequence[TaskTable]) -> Across:
+def compare(tables: Sequence[TaskTable]) -> TaskComparison:
     """The algorithms over all tasks, with intervals from `MIN_SEEDS` seeds on."""
     without_scale = {table.label: reason for table in tables if (reason := _unscalable(table)) is not None}
     scaled = [table for table in tables if table.label not in without_scale]
@@ -82,7 +78,7 @@ def compare(tables: Sequence[TaskTable]) -> Across:
         scaled = [table for table in scaled if table.label not in reasons]
     scales = tuple(scale for scale in found.values() if isinstance(scale, Scale))
     if not raw:
-        return Across(scales, without_scale, left_out)
+        return TaskComparison(scales, without_scale, left_out)
     scores = {
         label: np.stack([scale.scores(column) for scale, column in zip(scales, array.T, strict=True)], axis=1)
         for label, array in raw.items()
@@ -92,13 +88,13 @@ def compare(tables: Sequence[TaskTable]) -> Across:
     taus = np.linspace(low - 0.02 * (high - low), high + 0.02 * (high - low), PROFILE_POINTS)
     references = {row.label for table in scaled for row in table.rows if row.name == REFERENCE}
     iqm_intervals, profile_intervals = _intervals(raw, scales, references, taus)
-    return Across(
+    return TaskComparison(
         scales=scales,
         without_scale=without_scale,
         left_out=left_out,
         scores=scores,
         iqm={
-            label: Estimate(statistics.interquartile_mean(array), iqm_intervals.get(label), len(array))
+            label: IntervalEstimate(statistics.interquartile_mean(array), iqm_intervals.get(label), len(array))
             for label, array in scores.items()
         },
         improvement=_improvements(scores),
@@ -108,9 +104,9 @@ def compare(tables: Sequence[TaskTable]) -> Across:
     )
 
 
-def _raw_scores(tables: Sequence[TaskTable]) -> tuple[Scores, dict[str, str]]:
+def _raw_scores(tables: Sequence[TaskTable]) -> tuple[RunScores, dict[str, str]]:
     """What each algorithm reached, before any scale, and why others are left out."""
-    raw: Scores = {}
+    raw: RunScores = {}
     left_out: dict[str, str] = {}
     for label in dict.fromkeys(row.label for table in tables for row in table.rows):
         rows = {table.label: table.row(label) for table in tables}
@@ -143,7 +139,7 @@ def _unscalable(table: TaskTable) -> str | None:
     return "`reference` alone has a result on it" if names == {REFERENCE} else None
 
 
-def _scale(table: TaskTable, place: int, raw: Scores) -> Scale | str:
+def _scale(table: TaskTable, place: int, raw: RunScores) -> Scale | str:
     """The task's scale, or why it has none. place: of its column in `raw`."""
     if table.measure == "normalized":
         return Scale(table.label, known=True)
@@ -164,7 +160,7 @@ def _scale(table: TaskTable, place: int, raw: Scores) -> Scale | str:
 
 
 def _intervals(
-    raw: Scores, scales: Sequence[Scale], references: Collection[str], taus: np.ndarray
+    raw: RunScores, scales: Sequence[Scale], references: Collection[str], taus: np.ndarray
 ) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
     """Label -> the interval of its interquartile mean, and of its profile; of those with `MIN_SEEDS` seeds.
 
@@ -205,7 +201,7 @@ def _intervals(
     return iqm, {label: bands[:, at] for at, label in enumerate(names)}
 
 
-def _improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Estimate]:
+def _improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], IntervalEstimate]:
     """Each pair is computed once: P(Y > X) = 1 - P(X > Y), since ties count half."""
     labels, result = list(scores), {}
     for index, first in enumerate(labels):
@@ -216,6 +212,6 @@ def _improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Est
             if seeds >= MIN_SEEDS:
                 low, high = statistics.improvement_interval(x, y, rng=BOOTSTRAP_SEED, repetitions=2_000)
                 interval, mirrored = (low, high), (1 - high, 1 - low)
-            result[first, second] = Estimate(value, interval, seeds)
-            result[second, first] = Estimate(1 - value, mirrored, seeds)
+            result[first, second] = IntervalEstimate(value, interval, seeds)
+            result[second, first] = IntervalEstimate(1 - value, mirrored, seeds)
     return result

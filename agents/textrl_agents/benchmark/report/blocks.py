@@ -16,7 +16,7 @@ _SOURCE = re.compile(f"({re.escape(AGARWAL)}|{re.escape(BEIRAMI)})")  # the only
 
 
 @dataclass(frozen=True)
-class Text:
+class TextBlock:
     """Paragraphs, or the items of a list. What stands in backticks is code."""
 
     lines: Sequence[str]
@@ -25,7 +25,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """Cells of text. numbers: whether all columns but the first hold numbers."""
 
     header: Sequence[str]
@@ -36,7 +36,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureBlock:
     """A PNG. name: of its file beside report.md."""
 
     name: str
@@ -56,7 +56,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleBlock:
     """A prompt, and (algorithm, its scores, its response) for each algorithm."""
 
     prompt: str
@@ -64,12 +64,15 @@ class Sample:
     kind: ClassVar[str] = "sample"
 
 
+Block = TextBlock | TableBlock | PictureBlock | SampleBlock
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading and what stands below it."""
 
     title: str
-    blocks: Sequence[Text | Table | Picture | Sample]
+    blocks: Sequence[Block]
 
 
 def prose(text: str) -> list[tuple[str, str]]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across
-from textrl_agents.benchmark.report.aggregate import TaskTable
+from textrl_agents.benchmark.report.across_tasks import TaskComparison
 from textrl_agents.benchmark.report.number_text import finite_number
-from textrl_agents.benchmark.report.statistics import Estimate
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
+from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable
 from textrl_agents.training.extras import require
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class Style(NamedTuple):
     line: Any
 
 
-class Point(NamedTuple):
+class LabelledPoint(NamedTuple):
     """An algorithm in the plane."""
 
     label: str
-    x: Estimate
-    y: Estimate
+    x: IntervalEstimate
+    y: IntervalEstimate
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
@@ -105,7 +105,7 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
                 bar.set(alpha=0.4, linewidth=1)
         # Labels stand beside their points, so there must be room at the sides.
         axes.margins(x=0.12, y=0.12)
-        panels.append((axes, [Point(row.label, row.estimates["kl"], row.estimates[key]) for row in rows]))
+        panels.append((axes, [LabelledPoint(row.label, row.estimates["kl"], row.estimates[key]) for row in rows]))
     # The places of labels are found in pixels, so the axes must be where they will be.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -114,15 +114,15 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
     return _png(figure)
 
 
-def iqm_intervals(across: Across, looks: Mapping[str, Style]) -> bytes | None:
+def iqm_intervals(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
     """Interquartile means of the normalised scores with their intervals, the best on top. None where there are none."""
-    ranked = sorted(across.iqm, key=lambda label: across.iqm[label].value)
+    ranked = sorted(comparison.iqm, key=lambda label: comparison.iqm[label].value)
     if not ranked:
         return None
     figure = _figure(7.2, 0.9 + 0.3 * len(ranked))
     axes = _axes(figure, "interquartile mean of the normalised score", "")
     for height, label in enumerate(ranked):
-        look, estimate = looks[label], across.iqm[label]
+        look, estimate = looks[label], comparison.iqm[label]
         if estimate.interval is not None:
             axes.plot(estimate.interval, [height] * 2, color=look.color, linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot([estimate.value], [height], color=look.color, marker=look.marker, markersize=7, linestyle="none")
@@ -133,22 +133,22 @@ def iqm_intervals(across: Across, looks: Mapping[str, Style]) -> bytes | None:
     return _png(figure)
 
 
-def performance_profiles(across: Across, looks: Mapping[str, Style]) -> bytes | None:
+def performance_profiles(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
     """For each threshold, the share of runs whose normalised score is above it, with pointwise intervals."""
-    if not across.profiles:
+    if not comparison.profiles:
         return None
     figure = _figure(8.6, 4.2)
     axes = _axes(figure, "normalised score threshold", "share of runs above it")
-    for label, profile in across.profiles.items():
+    for label, profile in comparison.profiles.items():
         look = looks[label]
-        axes.plot(across.taus, profile, color=look.color, linestyle=look.line, linewidth=1.7, marker=look.marker,
+        axes.plot(comparison.taus, profile, color=look.color, linestyle=look.line, linewidth=1.7, marker=look.marker,
                   markersize=4.5, markevery=25, drawstyle="steps-post")  # fmt: skip
-        if label in across.profile_intervals:
-            low, high = across.profile_intervals[label]
-            axes.fill_between(across.taus, low, high, color=look.color, alpha=0.08, linewidth=0, step="post")
+        if label in comparison.profile_intervals:
+            low, high = comparison.profile_intervals[label]
+            axes.fill_between(comparison.taus, low, high, color=look.color, alpha=0.08, linewidth=0, step="post")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlim(across.taus[0], across.taus[-1])
-    _legend(figure, [label for label in looks if label in across.profiles], looks)
+    axes.set_xlim(comparison.taus[0], comparison.taus[-1])
+    _legend(figure, [label for label in looks if label in comparison.profiles], looks)
     return _png(figure)
 
 
@@ -171,11 +171,11 @@ def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray
     return grid, values.min(axis=0), values.mean(axis=0), values.max(axis=0)
 
 
-def _ends(estimate: Estimate) -> tuple[float, float]:
+def _ends(estimate: IntervalEstimate) -> tuple[float, float]:
     return estimate.interval or (estimate.value, estimate.value)
 
 
-def _reach(estimate: Estimate) -> list[list[float]] | None:
+def _reach(estimate: IntervalEstimate) -> list[list[float]] | None:
     """An error bar's two lengths, [2, 1]."""
     if estimate.interval is None:
         return None
@@ -234,7 +234,7 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Style]) -
         text.set_text(_short(label))
 
 
-def _label_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style]) -> None:
+def _label_points(axes: Axes, points: Sequence[LabelledPoint], looks: Mapping[str, Style]) -> None:
     """Write each point's label where it covers least, near the point if it can, with a line to it."""
     unit = DPI / 72  # pixels in a typographic point
     inside = np.array(axes.get_window_extent().extents)

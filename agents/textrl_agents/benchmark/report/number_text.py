@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from textrl_agents.benchmark.report.statistics import Estimate
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
 
 NO_VALUE = "-"
 
@@ -22,7 +22,7 @@ def number_text(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # rounding first keeps -0.00 away
 
 
-def mean_text(estimate: Estimate | None, digits: int) -> str:
+def mean_text(estimate: IntervalEstimate | None, digits: int) -> str:
     """`0.98 ± 0.02`: half of the interval's width behind the mean; the mean alone where too few seeds gave one."""
     if estimate is None:
         return NO_VALUE
@@ -32,7 +32,7 @@ def mean_text(estimate: Estimate | None, digits: int) -> str:
     return f"{mean} ± {number_text((estimate.interval[1] - estimate.interval[0]) / 2, digits)}"
 
 
-def range_text(estimate: Estimate, digits: int) -> str:
+def range_text(estimate: IntervalEstimate, digits: int) -> str:
     """`0.98 [0.96, 0.99]`; the value alone where too few seeds gave an interval."""
     value = number_text(estimate.value, digits)
     if estimate.interval is None:

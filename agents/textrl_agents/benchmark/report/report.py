@@ -12,8 +12,7 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.aggregate import Summary, summarize
-from textrl_agents.benchmark.report.blocks import Picture, Section, Table, Text
+from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock
 from textrl_agents.benchmark.report.html import html
 from textrl_agents.benchmark.report.markdown import FIGURES, markdown
 from textrl_agents.benchmark.report.number_text import counted
@@ -29,6 +28,7 @@ from textrl_agents.benchmark.report.sections import (
     task_section,
     too_few,
 )
+from textrl_agents.benchmark.report.summary import Summary, summarize
 from textrl_env.errors import TextRLError
 
 HTML, MARKDOWN = "report.html", "report.md"
@@ -48,7 +48,7 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
     title = f"Benchmark: {counted(len(summary.labels), 'algorithm')} on {counted(len(summary.tasks), 'task')}"
     for section in found:
         for block in section.blocks:
-            if isinstance(block, Picture):
+            if isinstance(block, PictureBlock):
                 _write(folder / FIGURES / block.name, block.png)
     _write(folder / MARKDOWN, markdown(title, found).encode("utf-8", "backslashreplace"))
     _write(folder / HTML, html(title, found).encode("utf-8", "backslashreplace"))
@@ -67,9 +67,9 @@ def sections(summary: Summary) -> list[Section]:
     """The report's sections, in the order in which they are read."""
     looks = figures.styles(summary.labels)
     found = [
-        Section("In short", [Text(findings(summary), bullets=True), *too_few(summary)]),
+        Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
         Section("What was run", what_was_run(summary)),
-        Section("How to read the numbers", [glossary(summary), Text(intervals())]),
+        Section("How to read the numbers", [glossary(summary), TextBlock(intervals())]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
         Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
@@ -77,9 +77,9 @@ def sections(summary: Summary) -> list[Section]:
     failures = [failure for table in summary.tasks for row in table.rows for failure in row.failures]
     if failures:
         rows = [(f.algorithm, f.task, str(f.seed), shortened(f.error)) for f in failures]
-        table = Table(("algorithm", "task", "seed", "error"), rows, numbers=False)
-        found.append(Section("Failures", [Text(["These runs gave no result. They count in no mean."]), table]))
-    return [*found, Section("Caveats", [Text(caveats(summary), bullets=True)]), settings(summary)]
+        table = TableBlock(("algorithm", "task", "seed", "error"), rows, numbers=False)
+        found.append(Section("Failures", [TextBlock(["These runs gave no result. They count in no mean."]), table]))
+    return [*found, Section("Caveats", [TextBlock(caveats(summary), bullets=True)]), settings(summary)]
 
 
 def _write(path: Path, content: bytes) -> None:

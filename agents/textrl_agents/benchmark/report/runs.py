@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.report.aggregate import Summary
-from textrl_agents.benchmark.report.blocks import Section, Table, Text
+from textrl_agents.benchmark.report.blocks import Block, Section, TableBlock, TextBlock
 from textrl_agents.benchmark.report.number_text import counted
+from textrl_agents.benchmark.report.summary import Summary
 from textrl_env.tasks import get_task
 
 
-def what_was_run(summary: Summary) -> list[Text | Table]:
+def what_was_run(summary: Summary) -> list[Block]:
     lines = summary.lines
     names = {row.label: row.name for table in summary.tasks for row in table.rows}
     algorithms = [
@@ -41,7 +41,7 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
         ("this report", "textrl bench report FOLDER"),
     ]
     return [
-        Text(
+        TextBlock(
             [
                 "Each algorithm starts from the same language model, the reference, and trains it so that a reward "
                 "model scores its responses higher, while a charge on the KL keeps it near the reference. A run is one "
@@ -50,9 +50,9 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
                 "holds none out, and these answers are measured."
             ]
         ),
-        Table(("algorithm", "what it is", "run on"), algorithms, numbers=False),
-        Table(("task", "what is asked", "evaluated on", "kl_coef"), tasks, numbers=False),
-        Table(("", ""), facts, numbers=False),
+        TableBlock(("algorithm", "what it is", "run on"), algorithms, numbers=False),
+        TableBlock(("task", "what is asked", "evaluated on", "kl_coef"), tasks, numbers=False),
+        TableBlock(("", ""), facts, numbers=False),
     ]
 
 
@@ -62,7 +62,7 @@ def settings(summary: Summary) -> Section:
         for row in table.rows:
             rows.append((row.label, table.label, _json(row.settings), _json(row.env)))
     header = ("algorithm", "task", "settings", "environment")
-    return Section("Settings", [Table(header, rows, numbers=False)])
+    return Section("Settings", [TableBlock(header, rows, numbers=False)])
 
 
 def _description(get: Callable[[str], Any], name: str) -> str:

@@ -26,11 +26,11 @@ REPETITIONS = 10_000
 _BATCH_VALUES = 2_000_000  # values held at a time: 16 MB
 
 # Takes resampled scores [B, runs, tasks] of each sample, gives [B, ...].
-Statistic = Callable[..., np.ndarray]
+ResampledStatistic = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds."""
 
     value: float
@@ -38,12 +38,12 @@ class Estimate:
     seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float]) -> IntervalEstimate:
         """Mean and Student's t interval."""
         interval = mean_interval(values) if len(values) >= MIN_SEEDS else None
         return cls(float(np.mean(values)), interval, len(values))
 
-    def overlaps(self, other: Estimate) -> bool:
+    def overlaps(self, other: IntervalEstimate) -> bool:
         """Whether the intervals share a point; one that is not known may."""
         if self.interval is None or other.interval is None:
             return True
@@ -90,7 +90,7 @@ def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
 
 
 def bootstrap_interval(
-    statistic: Statistic,
+    statistic: ResampledStatistic,
     *samples: ArrayLike,
     rng: np.random.Generator | int,
     repetitions: int = REPETITIONS,

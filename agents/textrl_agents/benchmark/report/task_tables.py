@@ -1,22 +1,20 @@
-"""From the lines of results.jsonl to tables: each task by itself, and all tasks on one scale."""
+"""From the lines of results.jsonl to a table for each task."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.algorithms.registry import algorithm_names
-from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across, compare
 from textrl_agents.benchmark.report.number_text import finite_number
-from textrl_agents.benchmark.report.statistics import Estimate
-from textrl_env.errors import ConfigError
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_env.foreign_text import shown
 from textrl_env.text.prompt_splits import LABELS
 
 Line = dict[str, Any]
+REFERENCE = "reference"  # the algorithm that gives the zero of a scale
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Row:
+class AlgorithmRow:
     """An algorithm on a task. label: its name, with what sets it apart from other runs of the same algorithm.
 
     lines: of the seeds that finished, by seed. estimates: of each column that they have. settings, env: of its lines.
@@ -79,7 +77,7 @@ class Row:
     env: Mapping[str, Any]
     lines: tuple[Line, ...]
     failures: tuple[Failure, ...]
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, IntervalEstimate]
 
     def values(self, key: str) -> list[float]:
         """The column's value of each seed that has one."""
@@ -100,12 +98,12 @@ class TaskTable:
 
     label: str
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[AlgorithmRow, ...]
     measure: str = "objective"
     prompts: str = ""
 
     @property
-    def finished(self) -> list[Row]:
+    def finished(self) -> list[AlgorithmRow]:
         return [row for row in self.rows if row.lines]
 
     def columns(self, *, cost: bool) -> list[Column]:
@@ -116,63 +114,14 @@ class TaskTable:
             if column.cost is cost and any(column.key in row.estimates for row in self.rows)
         ]
 
-    def row(self, label: str) -> Row | None:
+    def row(self, label: str) -> AlgorithmRow | None:
         """The row of that label, if it has a result."""
         return next((row for row in self.finished if row.label == label), None)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Everything a report shows. lines: the last one of each cell, in the order in which cells first appear.
-
-    planned: how many runs the benchmark has; done: how many of them gave a result. Where some are missing, `across` is
-    empty: which algorithm leads over all tasks would hang on which runs came first.
-    """
-
-    lines: tuple[Line, ...]
-    tasks: tuple[TaskTable, ...]
-    across: Across
-    planned: int
-    done: int
-
-    @property
-    def is_partial(self) -> bool:
-        return self.done < self.planned
-
-    @property
-    def labels(self) -> list[str]:
-        """Of all algorithms, in the registry's order: the same from one report of them to the next."""
-        names = {row.label: row.name for table in self.tasks for row in table.rows}
-        place = {name: number for number, name in enumerate(algorithm_names())}
-        return sorted(names, key=lambda label: (place.get(names[label], len(place)), label))
-
-
-def summarize(results: Sequence[Line], planned: Collection[str] | None = None) -> Summary:
-    """Tables of the lines of results.jsonl. Raises ConfigError for no lines, or a line that is not a cell's.
-
-    planned: the keys of all cells of the benchmark; None takes those that have a line.
-    """
-    lines = latest(results)
-    tables = tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
-    keys = {line["key"] for line in lines} if planned is None else set(planned)
-    done = sum(line["key"] in keys and line["status"] == "done" for line in lines)
-    across = compare(tables) if done == len(keys) else Across()
-    return Summary(tuple(lines), tables, across, planned=len(keys), done=done)
-
-
-def latest(results: Sequence[Line]) -> list[Line]:
-    """The last line of each key: a cell that was tried again counts once."""
-    if not results:
-        raise ConfigError("there are no results to report: run `textrl bench run` into this folder first")
-    last: dict[Hashable, Line] = {}
-    for number, line in enumerate(results, 1):
-        missing = [name for name in ("key", "algorithm", "task", "seed", "status") if name not in line]
-        if missing:
-            raise ConfigError(
-                f"line {number} of the results is not a benchmark cell's: it lacks {', '.join(missing)}. Remove it."
-            )
-        last[line["key"]] = line
-    return list(last.values())
+def task_tables(lines: Sequence[Line]) -> tuple[TaskTable, ...]:
+    """Make a table of each task, from the last line of each cell. Tasks whose settings differ are different tasks."""
+    return tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
 
 
 def _title(line: Line) -> str:
@@ -219,7 +168,7 @@ def _table(label: str, lines: list[Line]) -> TaskTable:
     is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
     measure = "normalized" if is_known else "objective"
 
-    def place(row: Row) -> tuple[float, ...]:
+    def place(row: AlgorithmRow) -> tuple[float, ...]:
         return tuple(-row.estimates[key].value if key in row.estimates else math.inf for key in (measure, "objective"))
 
     splits = dict.fromkeys(str(line["split"]) for line in lines if line.get("split"))
@@ -227,7 +176,7 @@ def _table(label: str, lines: list[Line]) -> TaskTable:
     return TaskTable(label, _title(lines[0]), tuple(sorted(rows, key=place)), measure, prompts)
 
 
-def _row(task: str, label: str, lines: list[Line]) -> Row:
+def _row(task: str, label: str, lines: list[Line]) -> AlgorithmRow:
     lines = sorted(lines, key=lambda line: line["seed"])
     errors = [(line, _error(line)) for line in lines]
     done = tuple(line for line, error in errors if error is None)
@@ -236,9 +185,11 @@ def _row(task: str, label: str, lines: list[Line]) -> Row:
     for column in COLUMNS:
         values = [value for line in done if (value := _value(line, column.key)) is not None]
         if values:
-            estimates[column.key] = Estimate.of(values)
+            estimates[column.key] = IntervalEstimate.of(values)
     settings = {"budget": lines[0].get("budget"), **(lines[0].get("settings") or {})}
-    return Row(label, str(lines[0]["algorithm"]), settings, lines[0].get("env") or {}, done, failures, estimates)
+    return AlgorithmRow(
+        label, str(lines[0]["algorithm"]), settings, lines[0].get("env") or {}, done, failures, estimates
+    )
 
 
 def _error(line: Line) -> str | None:

@@ -20,7 +20,7 @@ KL_COEF = 0.1  # whatever the task's own is: at 0 a missing charge would not sho
 NOISE = 0.2  # of each weight matrix's own spread: enough to make a policy that is clearly not the reference
 
 
-class Subject:
+class CheckedTask:
     """The parts of an environment, loaded once for all checks."""
 
     def __init__(self, task: Any, **arguments: Any):
