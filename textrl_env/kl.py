@@ -122,7 +122,7 @@ def make_controller(kl_coef: float | Mapping[str, float] | KLController) -> KLCo
             ) from None
     if isinstance(kl_coef, bool) or not hasattr(kl_coef, "update"):
         try:
-            return FixedKL(float(kl_coef))  # type: ignore[arg-type]
+            return FixedKL(float(kl_coef))
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ConfigError):
                 raise

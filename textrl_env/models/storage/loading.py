@@ -62,7 +62,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     check_dtype_name(dtype)
-    return getattr(torch, dtype)
+    named: torch.dtype = getattr(torch, dtype)
+    return named
 
 
 def load_model(
