@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
 from textrl_agents.evaluation.statistic import Statistic
 from textrl_agents.training.divergence import check_log_probs
 from textrl_agents.training.rlhf_metrics import FINISH_REASONS
-from textrl_env import TextGenVectorEnv
+from textrl_env import Task, TextGenVectorEnv
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, pack
 from textrl_env.text.prompt_splits import LABELS
@@ -97,14 +98,14 @@ class Evaluation:
 
 def evaluate(
     actor_critic: CausalLMActorCritic,
-    task: Any = "sentiment",
+    task: str | Task = "sentiment",
     *,
     env: TextGenVectorEnv | None = None,
     episodes: int = 256,
     seed: int = 0,
     num_envs: int = EVAL_ROWS,
     deterministic: bool | None = None,
-    **env_kwargs: Any,
+    **env_kwargs: Unpack[EnvArguments],
 ) -> Evaluation:
     """Sample at least `episodes` episodes: ceil(episodes / rows) from each row.
 

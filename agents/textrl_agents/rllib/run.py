@@ -98,7 +98,7 @@ class RLlibRun:
         config = self.algorithm.config
         if self.config.algo != "ppo":  # asynchronous
             return None
-        return config.train_batch_size_per_learner * max(1, config.num_learners)
+        return int(config.train_batch_size_per_learner * max(1, config.num_learners))
 
     @property
     def before(self) -> Evaluation | None:
