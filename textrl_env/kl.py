@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -28,7 +28,6 @@ from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 
 if TYPE_CHECKING:
-    from textrl_env.models.actor_critic import CausalLMActorCritic
     from textrl_env.models.packing import PackedEpisodes
     from textrl_env.models.reference import Reference
 
@@ -130,6 +129,20 @@ def make_controller(kl_coef: float | Mapping[str, float] | KLController) -> KLCo
     return kl_coef  # type: ignore[return-value]
 
 
+class Distributions(Protocol):
+    """The distributions of M transitions."""
+
+    def distributions(self, rows: int) -> Iterator[torch.Tensor]:
+        """Log-probabilities of every id, float32 [m, V] for `rows` of the M at a time."""
+
+
+class Sampler(Protocol):
+    """A policy that can tell what it samples from, such as a CausalLMActorCritic."""
+
+    def states(self, packed: PackedEpisodes, /) -> Distributions:
+        """The states at the transitions of whole sequences."""
+
+
 class KLTerms(NamedTuple):
     """Per transition, in the order of the episodes scored."""
 
@@ -162,9 +175,7 @@ class KLPenalty:
             self.controller.update(kl, episodes)
 
     @torch.no_grad()
-    def __call__(
-        self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: CausalLMActorCritic | None = None
-    ) -> KLTerms:
+    def __call__(self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: Sampler | None = None) -> KLTerms:
         """Penalty terms of M transitions.
 
         log_probs: float [M], the policy's, of the actions when they were sampled.

@@ -74,7 +74,7 @@ class States:
 
     @functools.cached_property
     def logits(self) -> torch.Tensor:
-        """Of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
+        """Logits of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
         with torch.set_grad_enabled(self._with_gradients):
             return self._policy._logits(self.features)
 
