@@ -187,7 +187,8 @@ def round_trip(checked: CheckedTask) -> Found:
 
     def writes(character: str) -> bool:
         ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == character.strip()
+        text: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text.strip() == character.strip()
 
     def returns(text: str) -> bool:
         return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text

@@ -57,7 +57,8 @@ class RLlibPhases:
         batch = packer_of(self.learner)(
             rl_module=self.learner.module, batch={}, episodes=self.episodes, shared_data={}, metrics=None
         )
-        return batch[DEFAULT_MODULE_ID]
+        ours: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+        return ours
 
     def sample_and_charge(self) -> int:
         """Do what SB3's rollout does: sample, and score the reference; return the tokens."""
@@ -70,8 +71,8 @@ class RLlibPhases:
         self.learner.update(
             episodes=self.episodes if episodes is None else episodes,
             timesteps={},
-            num_epochs=self.config.num_epochs,  # type: ignore[attr-defined]
-            minibatch_size=self.config.minibatch_size,  # type: ignore[attr-defined]
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=True,
         )
         return self.tokens
@@ -109,6 +110,7 @@ class PrefixModule(CausalLMModule):
         }
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the values that `_forward_train` left as embeddings, or compute them."""
         if embeddings is not None:
             return embeddings
         with torch.no_grad():
