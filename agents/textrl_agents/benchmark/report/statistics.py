@@ -89,8 +89,9 @@ def improvement_interval(
 
 
 def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
-    """Return the score distribution: the share of all runs on all tasks whose score is above tau. float64 [len(taus)]."""
-    return profiles(_matrix(scores, "scores")[None], _thresholds(taus))[0]
+    """Return the share of all runs on all tasks whose score is above each tau, float64 [len(taus)]."""
+    (profile,) = profiles(_matrix(scores, "scores")[None], _thresholds(taus))
+    return np.asarray(profile)
 
 
 def bootstrap_interval(
@@ -173,7 +174,7 @@ def normalize(scores: ArrayLike, zero: float, one: float) -> np.ndarray:
     """Put scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
     if not (math.isfinite(zero) and math.isfinite(one) and one > zero):
         raise ConfigError(f"normalising needs finite bounds with one > zero, got zero={zero!r} and one={one!r}")
-    return (_finite(scores, "scores") - zero) / (one - zero)
+    return np.asarray((_finite(scores, "scores") - zero) / (one - zero))
 
 
 def _student_t_mass(angle: float, degrees: int) -> float:
