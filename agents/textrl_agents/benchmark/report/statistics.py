@@ -90,8 +90,8 @@ def improvement_interval(
 
 def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
     """Return the share of all runs on all tasks whose score is above each tau, float64 [len(taus)]."""
-    (profile,) = profiles(_matrix(scores, "scores")[None], _thresholds(taus))
-    return np.asarray(profile)
+    profile: np.ndarray = profiles(_matrix(scores, "scores")[None], _thresholds(taus))[0]
+    return profile
 
 
 def bootstrap_interval(
@@ -174,7 +174,7 @@ def normalize(scores: ArrayLike, zero: float, one: float) -> np.ndarray:
     """Put scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
     if not (math.isfinite(zero) and math.isfinite(one) and one > zero):
         raise ConfigError(f"normalising needs finite bounds with one > zero, got zero={zero!r} and one={one!r}")
-    return np.asarray((_finite(scores, "scores") - zero) / (one - zero))
+    return (_finite(scores, "scores") - zero) / (one - zero)
 
 
 def _student_t_mass(angle: float, degrees: int) -> float:
@@ -190,7 +190,8 @@ def _student_t_mass(angle: float, degrees: int) -> float:
 def _improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """[B, runs_x, tasks], [B, runs_y, tasks] -> [B]."""
     difference = x[:, :, None, :] - y[:, None, :, :]
-    return ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
+    shares: np.ndarray = ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
+    return shares
 
 
 def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
