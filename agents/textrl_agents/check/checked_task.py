@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger
 
 from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_env.tasks.assembly import assemble
 
 # Of log-probabilities, in nats; relative for those beyond one nat, whose rounding grows with them. Two ways to compute
@@ -82,11 +82,9 @@ class CheckedTask:
         return self.lm.project(hidden).log_softmax(dim=-1).gather(-1, actions[:, None]).squeeze(-1)
 
 
-def collect(agent: Any) -> tuple[CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv]:
+def one_rollout(agent: Any) -> tuple[CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv]:
     """Run one rollout by SB3's own loop; no update, no log files."""
-    agent.set_logger(Logger(folder=None, output_formats=[]))
-    _, callback = agent._setup_learn(total_timesteps=ROWS * STEPS)
-    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, STEPS)
+    SB3Phases(agent).collect()
     return agent.policy, agent.rollout_buffer, agent.env
 
 

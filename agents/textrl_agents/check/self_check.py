@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, collect
+from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, one_rollout
 from textrl_agents.check.known_optimum import train_exact_with_sb3
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
 from textrl_env.foreign_text import message_of
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 def ratio(checked: CheckedTask) -> Found:
     """The update computes the log-probabilities that the rollout recorded."""
-    policy, buffer, _ = collect(checked.agent())
+    policy, buffer, _ = one_rollout(checked.agent())
     policy.set_training_mode(True)  # as PPO.train does
     worst = 0.0
     with torch.no_grad():
@@ -77,7 +77,7 @@ def ratio(checked: CheckedTask) -> Found:
 
 def kl_at_start(checked: CheckedTask) -> Found:
     """The policy is the reference before its first update. Nothing is cut here: the KL of a cut is not 0."""
-    _, buffer, env = collect(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
+    _, buffer, env = one_rollout(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
     (batch,) = buffer.get()
     assert isinstance(batch.observations, PackedEpisodes)
     kl = env.env.kl_penalty(batch.observations, batch.old_log_prob).kl
@@ -164,7 +164,7 @@ def stepwise_and_deferred(checked: CheckedTask) -> Found:
 def reward_identity(checked: CheckedTask) -> Found:
     """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
     policy_kwargs = {"model": checked.perturbed_model()}
-    _, buffer, env = collect(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
+    _, buffer, env = one_rollout(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
     assert env.env.transition is not None
     worst, seen, episodes = 0.0, 0, iter(buffer.episodes)  # row by row, in time
     for row in range(ROWS):

@@ -18,10 +18,11 @@ from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.module import CausalLMModule
 from textrl_agents.rllib.policy import packer_of
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed import one_token_task
 from textrl_agents.speed.measurement import Bench, Measured, Target, compared, measurement
 from textrl_agents.speed.timing import compare
-from textrl_agents.speed.workload import SB3Phases, without_eos, zero_reward
+from textrl_agents.speed.workload import without_eos, zero_reward
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
 from textrl_env.models.packing import pack_observations
@@ -57,8 +58,8 @@ class RLlibPhases:
         batch = packer_of(self.learner)(
             rl_module=self.learner.module, batch={}, episodes=self.episodes, shared_data={}, metrics=None
         )
-        ours: dict[str, Any] = batch[DEFAULT_MODULE_ID]
-        return ours
+        packed: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+        return packed
 
     def sample_and_charge(self) -> int:
         """Do what SB3's rollout does: sample, and score the reference; return the tokens."""
