@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from suffixes import pack_suffixes
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from textrl_agents.check.known_optimum import ExactResult
@@ -35,7 +36,7 @@ from textrl_agents.speed.transformers_baseline import TransformersRollout
 from textrl_agents.speed.workload import Workload
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.models import Reference, SamplingParams, Vocabulary, pack
+from textrl_env.models import Reference, SamplingParams, Vocabulary
 from textrl_env.rewards import ClassifierReward
 
 CPU = torch.device("cpu")
@@ -113,7 +114,7 @@ class TestTransformersRollout:
         # `generate` knows no banned ids, and the embedded model has none.
         everything = Vocabulary(320, np.array([1]), np.ones(320, dtype=bool))
         reference = Reference(workload.model, everything, SamplingParams(), 64)
-        wanted = reference.episode_log_probs(pack(ids, firsts, CPU))
+        wanted = reference.episode_log_probs(pack_suffixes(ids, firsts, CPU))
         assert torch.allclose(got[mask.bool()], wanted, atol=1e-5)
 
     def test_scores_are_the_rewards(self, workload: Workload):

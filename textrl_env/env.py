@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
-from textrl_env.arguments import check_seed
+from textrl_env.arguments import EnvArguments, check_seed
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
+from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
 from textrl_env.render import RENDER_MODES, Renderer
 from textrl_env.tasks.assembly import assemble
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
 
 RESET_OPTIONS = ("prompt", "prompt_index", "columns")
@@ -101,7 +102,9 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012
 
-    def __init__(self, task: Any = "sentiment", *, render_mode: str | None = None, **arguments: Any):
+    def __init__(
+        self, task: str | Task = "sentiment", *, render_mode: str | None = None, **arguments: Unpack[EnvArguments]
+    ):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {shown(render_mode)}")
         self.render_mode = render_mode
@@ -209,5 +212,5 @@ def step_info(transition: Transition, row: int) -> dict[str, Any]:
         "ref_log_prob": float(transition.ref_log_probs[row]),
         "kl": float(transition.kl[row]),
     }
-    ended: Episode | None = next((episode for at, episode in transition.episodes if at == row), None)
+    ended = next((episode for at, episode in transition.episodes if at == row), None)
     return info if ended is None else {**info, **ended.info()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
-from textrl_env.arguments import check_seed
+from textrl_env.arguments import EnvArguments, check_seed
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
@@ -19,10 +19,11 @@ from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.pickling import Portable
 from textrl_env.tasks.assembly import assemble
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_groups import PromptGroups, restored_generator
 
 
-class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
+class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the
@@ -43,13 +44,13 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        task: Any = "sentiment",
+        task: str | Task = "sentiment",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
-        **arguments: Any,
+        **arguments: Unpack[EnvArguments],
     ):
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or not 1 <= num_envs < 2**31:
             raise ConfigError(f"num_envs must be a whole number >= 1, got {shown(num_envs)}")

@@ -37,7 +37,7 @@ class VectorHFObservation(gymnasium.vector.VectorWrapper):
 
     # Not Gymnasium's VectorObservationWrapper, which leaves `final_obs` alone and therefore refuses SAME_STEP.
 
-    def __init__(self, env: gymnasium.vector.VectorEnv):
+    def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any]):
         if not isinstance(env, gymnasium.vector.VectorEnv):
             raise ConfigError(f"VectorHFObservation wraps a vector environment, got {_named(env)}: use HFObservation")
         space = _hf_space(type(self), env, env.single_observation_space)

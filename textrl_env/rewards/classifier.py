@@ -95,11 +95,11 @@ class ClassifierReward:
             self._backend.no_truncation()
             self._backend.encode_special_tokens = True  # means: spelled special tokens are encoded as text
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """One logit per completion; see the class."""
-        return self._logits(prompts, completions).tolist()
+        return list(map(float, self._logits(prompts, completions)))
 
-    def detailed(self, prompts: list, completions: list, **columns: Any) -> Scores:
+    def detailed(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
         """The same logits as float64 [n]; a classifier has no components."""
         return Scores(self._logits(prompts, completions).astype(np.float64), {})
 
@@ -127,7 +127,8 @@ class ClassifierReward:
             inputs[0, index, : len(row)] = row
             inputs[1, index, : len(row)] = 1
         input_ids, mask = torch.from_numpy(inputs).to(self.device)
-        return self.model(input_ids=input_ids, attention_mask=mask).logits[:, self.label].float()
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits[:, self.label]
+        return logits.float()
 
     def _encode(self, prompts: list[Text], completions: list[Text]) -> list[list[int]]:
         """The ids of each row, 1 to `max_length` of them."""
@@ -153,7 +154,8 @@ class ClassifierReward:
             if len(texts) < FEW_TEXTS:
                 return [self._backend.encode(text).ids for text in texts]
             return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
-        return self.tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+        rows = self.tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)
+        return list(rows["input_ids"])
 
     def _fitted(self, row: list[int], index: int) -> list[int]:
         if not row:

@@ -46,7 +46,8 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
             f"reward model {source!r} is no trained classifier: it has no weights for {', '.join(missing[:3])}. "
             "Give a model that was trained and saved as a sequence classifier"
         )
-    return loaded
+    module: torch.nn.Module = loaded
+    return module
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
@@ -118,8 +119,9 @@ def settle_padding(config: Any, tokenizer: Any) -> int | None:
     usable = [
         i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < _vocabulary(text_config)
     ]
-    text_config.pad_token_id = usable[0] if usable else None
-    return text_config.pad_token_id
+    pad_id: int | None = usable[0] if usable else None
+    text_config.pad_token_id = pad_id
+    return pad_id
 
 
 def _vocabulary(config: Any) -> int:

@@ -100,7 +100,8 @@ def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
     if kwargs:
         raise ConfigError(f"{reward!r} is a reward already, so it takes no arguments; got {sorted(kwargs)}")
     check_signature(reward)
-    return reward
+    complete: Reward = reward
+    return complete
 
 
 def _composite(specs: Any, kwargs: dict[str, Any]) -> Reward:

@@ -13,7 +13,7 @@ from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
 
 
 def _embedded(**kwargs: Any) -> Reward:
-    from textrl_env.embedded import asset_folder
+    from textrl_env.models.storage.embedded import asset_folder
     from textrl_env.rewards.classifier import ClassifierReward  # imports torch: only when it is used
 
     return ClassifierReward(asset_folder("reward"), **kwargs)

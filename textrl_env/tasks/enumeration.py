@@ -20,6 +20,7 @@ from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
+from textrl_env.trajectory import Trajectory
 
 MAX_RESPONSES = 200_000
 
@@ -48,8 +49,7 @@ class ExactValue:
         size, limit = rules.vocabulary.size, rules.max_new_tokens
         if size**limit > MAX_RESPONSES:
             raise ConfigError(f"about {size}**{limit} responses cannot be enumerated; at most {MAX_RESPONSES} can")
-        reference = rules.kl_penalty.reference
-        assert reference is not None
+        reference = rules.kl_penalty.require_reference()
         scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
         if rules.stop.strings or rules.sampling.truncates or scores_tokens:
             raise ConfigError(
@@ -59,15 +59,14 @@ class ExactValue:
         responses = list(enumerate_responses(size, rules.vocabulary.eos_ids, limit))
         texts = decode_responses(rules.tokenizer, responses)
         self._count = len(responses)
-        sequences, first, scores = [], [], []
+        trajectories, scores = [], []
         for index in range(len(prompts)):
             prompt = prompts[index]
-            sequences += [np.concatenate([prompt.ids, response]) for response in responses]
-            first += [len(prompt.ids)] * len(responses)
+            trajectories += [Trajectory.of_response(prompt.ids, response) for response in responses]
             columns = {name: [value] * len(responses) for name, value in prompt.columns.items()}
             ids = [response.tolist() for response in responses]
             scores.append(score_episodes(rules.reward, [prompt.text] * len(responses), texts, ids, columns).scores)
-        self._packed = pack(sequences, first, reference.lm.device)
+        self._packed = pack(trajectories, reference.lm.device)
         self.scores = np.stack(scores)  # float64 [prompts, responses]
         self.ref_log_probs = self._sum(self._packed, reference.episode_log_probs(self._packed))
         self.reference_value = float((np.exp(self.ref_log_probs) * self.scores).sum(axis=1).mean())
@@ -82,7 +81,7 @@ class ExactValue:
         deterministic: of the policy decoded greedily, which writes one response to each prompt.
         """
         if deterministic:
-            likeliest = actor_critic.packed_states(self._packed).logits.argmax(dim=-1)
+            likeliest = actor_critic.states(self._packed).logits.argmax(dim=-1)
             missed = self._sum(self._packed, (likeliest != self._packed.actions).float())
             # The one response that never leaves the likeliest token, with probability 1.
             gains = self.scores + self.beta * self.ref_log_probs

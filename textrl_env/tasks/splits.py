@@ -8,7 +8,8 @@ from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards import reward_name
-from textrl_env.tasks.registry import Task, get_task
+from textrl_env.tasks.registry import get_task
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_rows import PromptRows, load_rows
 from textrl_env.text.prompt_splits import FEWEST, LABELS, SPLITS, prompt_item, split_places
 

@@ -18,6 +18,13 @@ Row = tuple[PromptText, dict[str, Any]]  # the prompt and its other columns
 RESERVED_COLUMNS = ("prompts", "completions", "completion_ids")  # what a reward gets besides the columns
 
 
+def prompt_text(prompt: PromptText) -> str:
+    """Write a prompt as one text: a chat as `role: content` turns."""
+    if isinstance(prompt, str):
+        return prompt
+    return " / ".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
 class PromptRows(Sequence[Row]):
     """Rows in memory, all with the same columns."""
 

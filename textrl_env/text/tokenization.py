@@ -204,18 +204,19 @@ def _known_ids(tokenizer: Any) -> frozenset[int]:
 
 def _encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True) -> Ids:
     check_text(text, "the text")
-    return tokenizer(
+    ids: Ids = tokenizer(
         text,
         add_special_tokens=add_special_tokens,
         split_special_tokens=split_special_tokens,
         return_attention_mask=False,
         verbose=False,  # a long prompt is our own business: it is truncated or refused later
     )["input_ids"]
+    return ids
 
 
 def _render(tokenizer: Any, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
     except Exception as error:  # jinja's errors: which ones depends on the template
         roles = [message["role"] for message in chat]
         raise PromptError(f"the chat template refused a chat with the roles {roles}: {error}") from error

@@ -26,9 +26,7 @@ class CheckedTask:
     def __init__(self, task: Any, **arguments: Any):
         parts = assemble(task, **arguments)
         self.task, self.rules, self.prompts = parts.task, parts.rules, parts.prompts
-        reference = self.rules.kl_penalty.reference
-        assert reference is not None  # assemble always gives one
-        self.lm, self.sampling = reference.lm, self.rules.sampling
+        self.lm, self.sampling = self.rules.kl_penalty.require_reference().lm, self.rules.sampling
         self.tolerance = TOLERANCES[self.lm.dtype]
         self.known = np.flatnonzero(self.rules.vocabulary.known)
         self.random = np.random.default_rng(0)

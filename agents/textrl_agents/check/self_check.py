@@ -25,6 +25,7 @@ from textrl_env.models.packing import state_hidden
 from textrl_env.rewards import check_reward
 from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
 from textrl_env.text.tokenization import decode_response, encode_prompt_text
+from textrl_env.trajectory import Trajectory
 
 SUM_TOLERANCE = 1e-5  # of summed rewards, relative to scores above 1; the same for every precision of the model
 OPTIMUM = 0.98
@@ -96,7 +97,7 @@ def padding(checked: CheckedTask) -> Found:
         mask[row, width - len(sequence) :] = 1
     ids, mask = ids.to(lm.device), mask.to(lm.device)
     left = lm.hidden(ids, attention_mask=mask, position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0))
-    packed = pack(sequences, [1] * ROWS, lm.device)
+    packed = pack([Trajectory.of_response(ids[:1], ids[1:]) for ids in sequences], lm.device)
     right = checked.log_probs(state_hidden(lm, packed), packed.actions).split([len(s) - 1 for s in sequences])
     worst = {"left": 0.0, "right": 0.0}
     for row, sequence in enumerate(sequences):
@@ -145,15 +146,15 @@ def stepwise_and_deferred(checked: CheckedTask) -> Found:
     taken: list[list[tuple[int, float, float]]] = [[] for _ in range(ROWS)]  # token, log-prob, KL
     running = np.ones(ROWS, dtype=bool)
     while running.any():
-        action = policy.act(torch.from_numpy(observations).to(policy.device))
+        action = policy.step(torch.from_numpy(observations).to(policy.device))
         tokens, log_probs = action.tokens.cpu().numpy(), action.log_probs.cpu().numpy()
         observations, _, terminated, _, _ = env.step(TokenAction(tokens, log_probs))
         assert env.transition is not None
         for row in np.flatnonzero(running):
             taken[row].append((tokens[row], log_probs[row], env.transition.kl[row]))
         running &= ~terminated
-    sequences = [np.append(start, [t for t, _, _ in row]) for start, row in zip(starts, taken, strict=True)]
-    packed = pack(sequences, [len(start) for start in starts], policy.device)
+    responses = [np.array([token for token, _, _ in row]) for row in taken]
+    packed = pack([Trajectory.of_response(*pair) for pair in zip(starts, responses, strict=True)], policy.device)
     given = torch.tensor([log_prob for row in taken for _, log_prob, _ in row], device=policy.device)
     deferred = env.kl_penalty(packed, given).kl.double().cpu()
     stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)

@@ -24,10 +24,10 @@ from textrl_agents.training.divergence import check_log_probs
 from textrl_agents.training.rlhf_metrics import FINISH_REASONS
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, pack
 from textrl_env.tasks.splits import best_split
 from textrl_env.text.prompt_splits import LABELS
+from textrl_env.trajectory import Trajectory
 
 MEASURES = ("score", "gold_score", "kl", "penalized_return", "length", "entropy")
 
@@ -217,10 +217,10 @@ def _measure(
     prompt_ids = [ids[ids >= 0] for ids in observations]
     starts, counts = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
     steps: list[torch.Tensor] = []  # log-probs [N] of each step
-    finished: list[tuple[int, int, int, np.ndarray, Episode]] = []  # round, row, first step, prompt, episode
+    finished: list[tuple[int, int, int, np.ndarray, Trajectory]] = []  # round, row, first step, prompt, episode
     while (counts < per_row).any():
         on_device = torch.from_numpy(observations).to(actor_critic.device)
-        tokens, log_probs, _ = actor_critic.act(on_device, deterministic=deterministic)
+        tokens, log_probs, _ = actor_critic.step(on_device, deterministic=deterministic)
         steps.append(log_probs)
         observations, *_ = env.step(tokens.cpu().numpy())
         assert env.transition is not None
@@ -237,7 +237,7 @@ def _measure(
 def _summary(
     actor_critic: CausalLMActorCritic,
     env: TextGenVectorEnv,
-    finished: list[tuple[int, int, int, np.ndarray, Episode]],
+    finished: list[tuple[int, int, int, np.ndarray, Trajectory]],
     step_log_probs: torch.Tensor,
     seed: int,
     deterministic: bool,
@@ -269,14 +269,14 @@ def response_kls(
 
     log_probs: the policy's, float [M], of all response tokens in their order.
     """
-    sequences = [np.concatenate(pair) for pair in zip(prompt_ids, response_ids, strict=True)]
-    packed = pack(sequences, [len(ids) for ids in prompt_ids], actor_critic.device)
+    trajectories = [Trajectory.of_response(*pair) for pair in zip(prompt_ids, response_ids, strict=True)]
+    packed = pack(trajectories, actor_critic.device)
     kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic).kl
     lengths = np.array([len(ids) for ids in response_ids])
     return np.add.reduceat(kl_terms.double().cpu().numpy(), np.cumsum(lengths) - lengths)
 
 
-def record_of(episode: Episode, *, kl: float, kl_coef: float, entropy: float) -> SampleRecord:
+def record_of(episode: Trajectory, *, kl: float, kl_coef: float, entropy: float) -> SampleRecord:
     """A finished episode as one of an evaluation."""
     return SampleRecord(
         prompt=episode.prompt,

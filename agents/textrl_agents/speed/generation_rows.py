@@ -53,7 +53,7 @@ def stepping(bench: Bench, *, rows: int = 64, tokens: int = 64) -> Measured:
     def step() -> int:
         observations = starts.clone()
         for drawn in range(tokens):
-            observations[every_row, lengths + drawn] = policy.act(observations).tokens
+            observations[every_row, lengths + drawn] = policy.step(observations).tokens
         return rows * tokens
 
     generate = TransformersRollout(workload, rows, tokens).generated_tokens

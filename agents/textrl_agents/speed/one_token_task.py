@@ -81,5 +81,5 @@ def share_of_rewarded(policy: CausalLMActorCritic, responses: int = SAMPLED_RESP
     observations = torch.full((responses, TOKENS + 1), -1, dtype=torch.long, device=policy.device)
     observations[:, 0] = 1
     for step in range(1, TOKENS + 1):
-        observations[:, step] = policy.sample(observations).tokens
+        observations[:, step] = policy.step(observations).tokens
     return float((observations[:, 1:] == REWARDED).float().mean())

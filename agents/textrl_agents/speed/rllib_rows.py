@@ -115,7 +115,7 @@ class PrefixModule(CausalLMModule):
         if embeddings is not None:
             return embeddings
         with torch.no_grad():
-            return self.actor_critic.packed_values(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS]))
+            return self.actor_critic.states(pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS])).values
 
 
 @measurement(Target(">=", 20.0), quick={"rows": 4})

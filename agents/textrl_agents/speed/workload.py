@@ -10,9 +10,9 @@ import torch
 
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.phases import SB3Phases
-from textrl_env.embedded import asset_folder
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
+from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.rewards import ClassifierReward
 from textrl_env.tasks import Task
 

@@ -14,7 +14,7 @@ import itertools
 from typing import Any
 
 from textrl_env.rewards import FunctionReward
-from textrl_env.tasks.registry import Task
+from textrl_env.tasks.task import Task
 
 LETTERS = "abcde"
 EOS = "</s>"

@@ -22,7 +22,7 @@ from textrl_agents.benchmark.report.runs import machines
 from textrl_agents.benchmark.report.statistics import MIN_SEEDS
 from textrl_agents.benchmark.report.summary import Summary
 from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
-from textrl_agents.runs.sample_file import prompt_text
+from textrl_env.text.prompt_rows import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task
 SAMPLE_LENGTH = 1_200  # characters of a text that are shown

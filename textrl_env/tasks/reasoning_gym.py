@@ -15,7 +15,7 @@ from typing import Any
 
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.rewards import FunctionReward, completion_text
-from textrl_env.tasks.registry import REASONING_GYM, Task
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_splits import prompt_item
 
 # A data set makes its i-th problem from seed + i: far apart, the splits share no seed. What is in an earlier one of
@@ -25,8 +25,8 @@ SIZES = {"train": 256, "heldout": 64, "validation": 64}
 
 
 @functools.cache
-def reasoning_task(data_set: str) -> Task:
-    """The task of that data set, with its default settings.
+def task_of(data_set: str) -> Task:
+    """Make the task of a data set, with the data set's default settings.
 
     Raises:
         MissingExtra: reasoning_gym is not installed.
@@ -35,7 +35,7 @@ def reasoning_task(data_set: str) -> Task:
     """
     problems = _data_set(data_set, "train")
     return Task(
-        name=REASONING_GYM + data_set,
+        name=f"reasoning_gym:{data_set}",
         prompts=functools.partial(_rows, data_set, "train"),
         validation_prompts=functools.partial(_rows, data_set, "validation"),
         heldout_prompts=functools.partial(_rows, data_set, "heldout"),
@@ -80,7 +80,9 @@ def _rows(name: str, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(name: str, prompts: list, completions: list, entry: list[dict[str, Any]], *, solved: bool) -> list[float]:
+def _scores(
+    name: str, prompts: list[Any], completions: list[Any], entry: list[dict[str, Any]], *, solved: bool
+) -> list[float]:
     """The data set's own score of each answer, in [0, 1]; with `solved`, 1 where that is 1, else 0.
 
     The answer is what stands between `<answer>` and `</answer>` where there are such tags, else the whole completion.
