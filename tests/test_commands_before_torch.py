@@ -14,8 +14,8 @@ import pytest
 
 from textrl_agents.runs.config import ALGORITHMS, WITHOUT_CHECKPOINTS
 from textrl_agents.training.extras import EXTRAS, missing_extra, require
-from textrl_env.arguments import DEVICE_KINDS, DTYPE_NAMES
 from textrl_env.errors import MissingExtra, UnknownName
+from textrl_env.user_values import DEVICE_KINDS, DTYPE_NAMES
 
 ROOT = Path(__file__).parents[1]
 # Runs commands one after the other as if some packages were not installed: every finder of modules denies them.
