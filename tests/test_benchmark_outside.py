@@ -15,7 +15,8 @@ from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.expert_iteration import kept
 from textrl_agents.algorithms.response_groups import Response, Samples, sample_groups
 from textrl_agents.algorithms.setup import training_env
-from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference, sibling_env
+from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import ScriptedModel

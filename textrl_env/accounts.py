@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from textrl_env.kl import KLPenalty
-from textrl_env.models.actor_critic import CausalLMActorCritic
+from textrl_env.kl import KLPenalty, Sampler
 from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.trajectory import Trajectory
 
@@ -27,7 +26,7 @@ FORGET_AFTER = 100
 def charge_kl(
     trajectories: Sequence[Trajectory],
     penalty: KLPenalty,
-    policy: CausalLMActorCritic | None = None,
+    policy: Sampler | None = None,
     *,
     packed: PackedEpisodes | None = None,
 ) -> None:
@@ -70,9 +69,7 @@ class KLAccounts:
         """The KL coefficient of an episode: the one in force when its first stretch was charged."""
         return self._open[episode][0].kl_coef if episode in self._open else self.penalty.coef
 
-    def charge(
-        self, stretches: Sequence[Stretch], packed: PackedEpisodes, policy: CausalLMActorCritic | None = None
-    ) -> None:
+    def charge(self, stretches: Sequence[Stretch], packed: PackedEpisodes, policy: Sampler | None = None) -> None:
         """Take the KL of stretches off their rewards, at the `kl_coef` of each; where the environment has not done so.
 
         packed: their actions, in their order. policy: what sampled them; needed by the "full" estimator alone.

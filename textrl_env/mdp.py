@@ -292,7 +292,7 @@ class TokenMDP:
     def _outcomes(
         self, ended: list[int], reasons: list[str], tokens: np.ndarray, token_scores: np.ndarray | None
     ) -> list[Outcome]:
-        """Of the rows that end now, all scored in one call of the reward."""
+        """Score the rows that end now, all in one call of the reward."""
         prompts = [self._prompt(row) for row in ended]
         ids = [self._response_ids(row, tokens) for row in ended]
         texts = [prompt.text for prompt in prompts]

@@ -57,7 +57,8 @@ class Trajectory:
     @property
     def response_ids(self) -> np.ndarray:
         """The actions, int64 [M]."""
-        return self.ids[self.is_action]
+        chosen: np.ndarray = self.ids[self.is_action]
+        return chosen
 
     @property
     def kl_sum(self) -> float:

@@ -74,7 +74,7 @@ class States:
 
     @functools.cached_property
     def logits(self) -> torch.Tensor:
-        """Of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
+        """Logits of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
         with torch.set_grad_enabled(self._with_gradients):
             return self._policy._logits(self.features)
 
@@ -142,7 +142,8 @@ class CausalLMActorCritic(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> CausalLMActorCritic:
         self.clear_cache()  # moved or cast: what was cached is elsewhere
         self._decoder = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -217,7 +218,8 @@ class CausalLMActorCritic(nn.Module):
         return packed_states(self.lm.with_body(self.value_body), shown)
 
     def _values(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+        values: torch.Tensor = self.value_head(hidden.to(self.value_head.weight.dtype))
+        return values.squeeze(-1).float()
 
     def value_state(self) -> dict[str, torch.Tensor]:
         """The tensors that are not the language model's: the value head, and its trunk if it has one."""
@@ -314,7 +316,7 @@ class CausalLMActorCritic(nn.Module):
 def _value_trunk(model: Any) -> nn.Module:
     """A copy of the model's decoder to train as a whole, so without an adapter: saved files have the same names."""
     plain = standalone(model)
-    body = plain.get_decoder()
+    body: nn.Module = plain.get_decoder()
     return (copy.deepcopy(body) if plain is model else body).requires_grad_(True)
 
 

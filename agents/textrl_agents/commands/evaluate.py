@@ -19,31 +19,39 @@ from textrl_agents.commands.options import (
     told_on_stderr,
 )
 
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option(help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."),
+]
+EvaluationSplit = Annotated[
+    str,
+    typer.Option(
+        help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
+        "said so, where the task has no others."
+    ),
+]
+Episodes = Annotated[int, typer.Option(min=2, help="Responses to sample.")]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")]
+ReferenceModel = Annotated[
+    str | None,
+    typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
+]
+RewardName = Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")]
+WithSamples = Annotated[bool, typer.Option(help="Include every response in the JSON.")]
+
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."
-        ),
-    ] = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
-            "said so, where the task has no others."
-        ),
-    ] = "heldout",
-    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")] = 0,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
-    ] = None,
-    reward: Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
-    samples: Annotated[bool, typer.Option(help="Include every response in the JSON.")] = False,
+    folder: Folder,
+    task: TaskName = None,
+    split: EvaluationSplit = "heldout",
+    episodes: Episodes = 256,
+    seed: Seed = 0,
+    reference: ReferenceModel = None,
+    reward: RewardName = None,
+    greedy: Greedy = False,
+    samples: WithSamples = False,
     trust: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -86,7 +94,10 @@ def evaluate(
 
 
 def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
-    """The environment a run was trained in, where the task is the same; the folder may be one of its checkpoints."""
+    """The arguments of the environment that a run was trained in, where the task is the same.
+
+    run: the folder given, which may be a checkpoint of the run in `parent`.
+    """
     from textrl_agents.runs.config import TrainConfig
 
     home = next((candidate for candidate in (run, parent) if candidate.config.is_file()), None)

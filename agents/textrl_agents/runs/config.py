@@ -24,11 +24,12 @@ import yaml
 
 from textrl_agents.training.argument_checks import check_seed
 from textrl_agents.training.extras import require
-from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
+from textrl_env.user_values import check_device_name, check_dtype_name
 
 # What a run can train with, by library. Here, because the libraries themselves are slow to import.
 ALGORITHMS = {

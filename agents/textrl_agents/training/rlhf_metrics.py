@@ -1,4 +1,4 @@
-"""What is logged of the episodes that ended, under TRL's names, whichever library trains."""
+"""What is logged of the episodes that ended, under TRL's names for every library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FINISH_REASONS = ("eos", "stop", "length")
 
 
 def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, float]:
-    """Means over `episodes`, whole and with the KL charged.
+    """Return means over `episodes`, whole and with the KL charged.
 
     `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
     the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per
@@ -28,7 +28,7 @@ def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, floa
     scores = np.array([episode.score for episode in episodes])
     cost = np.array([episode.kl_coef for episode in episodes]) * charged
     columns = {
-        # A cross-entropy charge holds the policy's entropy too: KL = cross-entropy - entropy.
+        # A cross-entropy charge contains the policy's entropy: KL = cross-entropy - entropy.
         "kl": charged - entropy if kl_mode == "cross_entropy" else charged,
         "scores": scores,
         "non_score_reward": -cost,
