@@ -80,12 +80,14 @@ class Trajectory:
         self.kl = kl
         self.rewards = (self.rewards - self.kl_coef * kl).astype(self.rewards.dtype)
 
-    def extended(self, later: Trajectory) -> Trajectory:
-        """This stretch and the one that follows it, which holds all ids so far."""
+    def extended(self, other: Trajectory) -> Trajectory:
+        """Return this stretch and another of the same episode as one; what else is known is of the later one."""
+        earlier, later = (self, other) if len(self.ids) <= len(other.ids) else (other, self)
+        order = np.concatenate([np.flatnonzero(each.is_action) for each in (earlier, later)]).argsort(kind="stable")
         is_action = later.is_action.copy()
-        is_action[: len(self.is_action)] |= self.is_action
+        is_action[: len(earlier.is_action)] |= earlier.is_action
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in COLUMNS
+            name: np.concatenate([getattr(earlier, name), getattr(later, name)])[order] for name in COLUMNS
         }
         return replace(later, is_action=is_action, **columns)
 

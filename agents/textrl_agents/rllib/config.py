@@ -15,8 +15,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
 from textrl_agents.rllib.callbacks import TextCallbacks
-from textrl_agents.rllib.connectors.packing import PackEpisodes, PackForPPO, PackForVTrace
+from textrl_agents.rllib.connectors.packing import PackEpisodes
+from textrl_agents.rllib.connectors.ppo import PackForPPO
 from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
+from textrl_agents.rllib.connectors.vtrace import PackForVTrace
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.learners import TextAPPOLearner, TextIMPALALearner, TextPPOLearner
 from textrl_agents.rllib.module import CausalLMModule, TargetCausalLMModule
