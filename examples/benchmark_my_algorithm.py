@@ -13,8 +13,9 @@ import sys
 import numpy as np
 import torch
 
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.registry import Algorithm, register_algorithm
+from textrl_agents.algorithms.registry import register_algorithm
 from textrl_env import Task, TextGenVectorEnv, register_task
 from textrl_env.models import CausalLMActorCritic, pack
 

@@ -12,12 +12,13 @@ import torch
 from huggingface_hub import constants
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from textrl_agents.algorithms import trl as entry
 from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.algorithms.response_groups import sample_groups
-from textrl_agents.algorithms.setup import initial_policy, training_env
 from textrl_agents.trl import EnvironmentReward, OnlineRun, prompt_dataset, prompt_processor, train_offline
-from textrl_agents.trl.offline import dpo_row, orpo_row
+from textrl_agents.trl import train_cell as entry
+from textrl_agents.trl.rows import dpo_rows, orpo_rows
 from textrl_agents.trl.session import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
@@ -135,14 +136,14 @@ class TestRows:
     prompt, chosen, rejected = np.array([4, 5, 6]), np.array([7, 8]), np.array([9])
 
     def test_dpo(self) -> None:
-        batch = DataCollatorForPreference(pad_token_id=0)([dpo_row(self.prompt, self.chosen, self.rejected)])
+        batch = DataCollatorForPreference(pad_token_id=0)(dpo_rows(self.prompt, self.chosen, self.rejected))
         assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [4, 5, 6, 9, 0]]
         assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]
 
     def test_orpo(self) -> None:
         from trl.experimental.utils import DPODataCollatorWithPadding  # which warns where it is imported first
 
-        batch = DPODataCollatorWithPadding(pad_token_id=0)([orpo_row(self.prompt, self.chosen, self.rejected)])
+        batch = DPODataCollatorWithPadding(pad_token_id=0)(orpo_rows(self.prompt, self.chosen, self.rejected))
         assert batch["chosen_input_ids"].tolist() == [[4, 5, 6, 7, 8]]
         assert batch["chosen_labels"].tolist() == [[-100, -100, -100, 7, 8]]
         assert batch["rejected_labels"].tolist() == [[-100, -100, -100, 9]]
@@ -206,7 +207,9 @@ def test_unknown_algorithms_of_the_package() -> None:
     env = training_env(cell("x", 0), rows=1)
     with pytest.raises(UnknownName, match="unknown algorithm 'ppo'"):
         OnlineRun("ppo", env, initial_policy(env), budget=1, folder="unused")
-    with pytest.raises(UnknownName, match="unknown algorithm 'kto'"):
-        train_offline("kto", env, initial_policy(env), [])
+    with pytest.raises(UnknownName, match="unknown algorithm 'ppo'"):
+        train_offline("ppo", env, initial_policy(env), [])
+    with pytest.raises(ConfigError, match="trl_grpo is not an offline algorithm"):
+        train_offline("grpo", env, initial_policy(env), [])
     with pytest.raises(ConfigError, match="dpo needs at least one pair"):
         train_offline("dpo", env, initial_policy(env), [])

@@ -15,15 +15,14 @@ import numpy as np
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.cell_envs import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
-from textrl_agents.runs.run_evaluations import EVAL_ROWS
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
-from textrl_env.tasks.splits import best_split
 
 SAMPLES = 6
 POINTS = 100  # of a learning curve; some algorithms record every update
@@ -76,14 +75,6 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
         known = [value for point in points if (value := point[name]) is not None]
         means[name] = fmean(known) if known else None
     return means
-
-
-def judging_env(cell: Cell) -> TextGenVectorEnv:
-    """What a cell is judged in: the prompts of its split, the training prompts where there are none."""
-    # The reference of an adapter is the weights it sits on, which are the model's own.
-    arguments = {name: value for name, value in cell.env_arguments.items() if name != "lora"}
-    arguments |= {"split": best_split(cell.task, cell.split, cell.env), "kl_mode": "deferred"}
-    return TextGenVectorEnv(min(EVAL_ROWS, cell.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
 
 
 def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:

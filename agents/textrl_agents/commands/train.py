@@ -91,8 +91,8 @@ def exit_if_stopped(result: Any) -> None:
     """Say how to continue a run that a signal has stopped, and end with its exit code."""
     if result.finished:
         return
-    from textrl_agents.runs.config import read_settings
     from textrl_agents.runs.run_folder import RunFolder
+    from textrl_agents.runs.settings_file import read_settings
     from textrl_agents.training.trust import resume_command
 
     command = resume_command(result.folder, read_settings(RunFolder(result.folder).config))
@@ -103,7 +103,8 @@ def exit_if_stopped(result: Any) -> None:
 
 
 def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> Any:
-    from textrl_agents.runs.config import TrainConfig, parse_assignments, read_settings
+    from textrl_agents.runs.config import TrainConfig
+    from textrl_agents.runs.settings_file import parse_assignments, read_settings
 
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []

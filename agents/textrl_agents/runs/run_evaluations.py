@@ -11,7 +11,6 @@ from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split
 
-EVAL_ROWS = 64
 # Of an evaluation, while training goes on: measure -> how it is called there.
 SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from textrl_agents.algorithms.setup import initial_policy
+from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.sb3 import make_agent
 from textrl_agents.speed.timing import Comparison, compare
 from textrl_agents.speed.workload import Stepwise

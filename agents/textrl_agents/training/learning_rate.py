@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from textrl_env.errors import ConfigError
 
@@ -58,3 +59,17 @@ class WarmupSchedule:
 def default_learning_rate(parameters: int) -> float:
     """1e-3 at a million trained parameters, falling with the square root of their number (1e-5 at ten billion)."""
     return 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
+
+
+def learning_schedule(given: float | Mapping[str, float] | None, weights: Iterable[Any]) -> WarmupSchedule:
+    """The learning rate over the budget: a number is constant, the rest is what `WarmupSchedule.of` takes.
+
+    Raises ConfigError.
+    """
+    if given is None or isinstance(given, Mapping):
+        return WarmupSchedule.of(given, sum(weight.numel() for weight in weights))
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise ConfigError(
+            f"learning_rate must be a number >= 0 or a mapping with peak or scale, warmup and final, got {given!r}"
+        )
+    return WarmupSchedule(float(given), warmup=0.0, final=1.0)

@@ -1,4 +1,4 @@
-"""TRL's RLOO and GRPO, stock, on an environment's prompts, reward and KL coefficient, until a budget is spent."""
+"""TRL's online trainers, stock, on an environment's prompts, reward and KL coefficient, until a budget is spent."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from textrl_agents.training.learning_rate import WarmupSchedule
-from textrl_agents.trl.arguments import trl_arguments
+from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
 from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.kl import FixedKL
 from textrl_env.models import CausalLMActorCritic
 
-ONLINE: dict[str, tuple[type[Any], type[Any]]] = {
-    "rloo": (RLOOTrainer, RLOOConfig),
-    "grpo": (GRPOTrainer, GRPOConfig),
-}
 # The learning rate follows the tokens that are spent, since how many steps they last is not known beforehand.
 SCHEDULED = (
     "learning_rate",
@@ -36,6 +31,7 @@ SCHEDULED = (
     "num_train_epochs",
 )
 OF_THE_ENVIRONMENT = "max_completion_length", "temperature", "top_k", "top_p", "min_p", "remove_unused_columns"
+DECIDED = (*SCHEDULED, *OF_THE_ENVIRONMENT)  # what no user may set
 BATCH = 64  # responses of a step
 GENERATIONS = 4  # responses to each prompt
 DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
@@ -46,7 +42,7 @@ Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
 class OnlineRun:
     """A stock trainer over `env`, ready to train `policy` in place.
 
-    algorithm: "rloo" or "grpo". settings: fields of TRL's config. folder: for what TRL writes.
+    algorithm: what TRL calls it, such as "grpo". settings: fields of TRL's config. folder: for what TRL writes.
     budget: tokens to generate. It stops where another round (all steps on one batch of responses) of the last one's
         size would exceed them; one round is always done.
     schedule: the learning rate over the budget; None for one that fits the model's size.
@@ -65,22 +61,20 @@ class OnlineRun:
         schedule: WarmupSchedule | None = None,
         record: Point = lambda tokens, **means: None,
     ):
-        if algorithm not in ONLINE:
-            raise UnknownName("algorithm", algorithm, ONLINE)
-        _check(algorithm, env)
-        trainer_class, config_class = ONLINE[algorithm]
+        about = trl_algorithm(algorithm, is_online=True)
+        _check(about.name_in_library, env)
         if schedule is None:
             trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
             schedule = WarmupSchedule.of(None, trained)
         self.arguments = trl_arguments(
-            config_class,
-            f"trl_{algorithm}",
+            load_trl(about.config_class),
+            about.name,
             settings or {},
             folder=folder,
             seed=seed,
             device=policy.device,
-            decided={**_defaults(env, policy), "learning_rate": schedule.peak, "max_steps": 1},
-            refused=(*SCHEDULED, *OF_THE_ENVIRONMENT),
+            decided={**_defaults(env, policy), **about.defaults, "learning_rate": schedule.peak, "max_steps": 1},
+            refused=DECIDED,
         )
         arguments = self.arguments
         self.budget = budget
@@ -93,7 +87,7 @@ class OnlineRun:
         self.policy = policy
         if env.model_name is None and arguments.beta != 0 and not hasattr(policy.model, "disable_adapter"):
             _name(policy.model, Path(folder, "reference"))
-        self.trainer = trainer_class(
+        self.trainer = load_trl(about.trainer_class)(
             model=policy.model,
             reward_funcs=self.reward,
             args=arguments,
@@ -161,7 +155,7 @@ def train_online(
     schedule: WarmupSchedule | None = None,
     record: Point = lambda tokens, **means: None,
 ) -> int:
-    """Train `policy` by TRL's `algorithm` until `budget` tokens were generated; returns how many were.
+    """Train `policy` by TRL's trainer `algorithm` until `budget` tokens were generated; returns how many were.
 
     env: gives prompts, reward, limits, sampling and KL coefficient; its own model is the reference.
     Raises UnknownName and ConfigError for what cannot be set, and for an environment that TRL cannot do justice to.

@@ -44,7 +44,8 @@ class EnvironmentReward:
         totals = scores + self._token_scores(named, completion_ids)
         check_rewards(totals)
         self.last_range = reward_range(totals)
-        return totals.tolist()
+        found: list[float] = totals.tolist()
+        return found
 
     def _token_scores(self, prompts: list[Prompt], completion_ids: list[list[int]]) -> np.ndarray:
         """float64 [n]: the sums of the scores that a per-token reward pays for each newest token."""

@@ -8,21 +8,21 @@ https://arxiv.org/abs/2401.01879). It costs n responses at every answer, for eve
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
-import numpy as np
-import torch
-
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.response_groups import Response, sample_groups
-from textrl_agents.algorithms.setup import initial_policy, settings_of, training_env
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluation_of, record_of
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings, settings_of
 from textrl_agents.training.argument_checks import check_whole
-from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic
-from textrl_env.text.prompts import Prompt
+
+if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
+    from textrl_agents.algorithms.response_groups import Response
+    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_env import TextGenVectorEnv
+    from textrl_env.models import CausalLMActorCritic
+    from textrl_env.text.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class BestOfN:
 
         A record's `kl` is the bound, and its `entropy` that of the policy which drew the candidates.
         """
+        import numpy as np
+        import torch
+
+        from textrl_agents.algorithms.response_groups import sample_groups
+        from textrl_agents.evaluation.fresh_samples import evaluation_of, record_of
+
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(seed)
             samples = sample_groups(self.policy, env, heldout_prompts(env, episodes, seed), self.n)
@@ -74,6 +80,8 @@ def kl_bound(n: int) -> float:
 
 def heldout_prompts(env: TextGenVectorEnv, episodes: int, seed: int) -> list[Prompt]:
     """The prompts that `env`'s rows draw after `reset(seed=seed)`, ceil(episodes / rows) each, round by round."""
+    import gymnasium
+
     if episodes < 2:
         raise ConfigError(f"episodes must be a whole number >= 2 (an interval needs two), got {episodes}")
     generators = [gymnasium.utils.seeding.np_random(seed + row)[0] for row in range(env.num_envs)]
@@ -83,6 +91,9 @@ def heldout_prompts(env: TextGenVectorEnv, episodes: int, seed: int) -> list[Pro
 
 def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained; `tokens` grows with each evaluation by what all its candidates cost."""
+    from textrl_agents.algorithms.cell_envs import training_env
+    from textrl_agents.algorithms.initial_policy import initial_policy
+
     chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, Settings).n)
     trained = Trained(chooser.policy, tokens=0)
 
@@ -93,3 +104,18 @@ def train(cell: Cell, record: Record) -> Trained:
 
     trained.evaluation = evaluation
     return trained
+
+
+def answers(policy: CausalLMActorCritic, settings: Mapping[str, Any]) -> EvaluateFunction:
+    """The best of n responses of `policy` to each prompt."""
+    return BestOfN(policy, as_settings("best_of_n", settings, Settings).n).evaluate
+
+
+ALGORITHM = Algorithm(
+    "best_of_n",
+    train,
+    "the best of n samples by the reward; no training",
+    settings={"n": 4},
+    arguments=Settings,
+    answers=answers,
+)
