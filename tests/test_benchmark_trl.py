@@ -136,14 +136,14 @@ class TestRows:
     prompt, chosen, rejected = np.array([4, 5, 6]), np.array([7, 8]), np.array([9])
 
     def test_dpo(self) -> None:
-        batch = DataCollatorForPreference(pad_token_id=0)(dpo_rows(self.prompt, self.chosen, self.rejected))
+        batch = DataCollatorForPreference(pad_token_id=0)(dpo_rows([(self.prompt, self.chosen, self.rejected)]))
         assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [4, 5, 6, 9, 0]]
         assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]
 
     def test_orpo(self) -> None:
         from trl.experimental.utils import DPODataCollatorWithPadding  # which warns where it is imported first
 
-        batch = DPODataCollatorWithPadding(pad_token_id=0)(orpo_rows(self.prompt, self.chosen, self.rejected))
+        batch = DPODataCollatorWithPadding(pad_token_id=0)(orpo_rows([(self.prompt, self.chosen, self.rejected)]))
         assert batch["chosen_input_ids"].tolist() == [[4, 5, 6, 7, 8]]
         assert batch["chosen_labels"].tolist() == [[-100, -100, -100, 7, 8]]
         assert batch["rejected_labels"].tolist() == [[-100, -100, -100, 9]]

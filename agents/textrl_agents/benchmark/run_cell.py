@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import time
 import traceback
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
@@ -20,6 +18,7 @@ from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
+from textrl_agents.training.random_state import seed_all
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
@@ -89,9 +88,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         torch.set_num_threads(1)
     else:
         torch.cuda.reset_peak_memory_stats(device)
-    random.seed(cell.seed)
-    np.random.seed(cell.seed % 2**32)
-    torch.manual_seed(cell.seed)
+    seed_all(cell.seed)
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
         trained = algorithm.run(cell, curve)

@@ -91,14 +91,17 @@ def exit_if_stopped(result: Any) -> None:
     """Say how to continue a run that a signal has stopped, and end with its exit code."""
     if result.finished:
         return
+    from textrl_agents.runs.config import TrainConfig
     from textrl_agents.runs.run_folder import RunFolder
     from textrl_agents.runs.settings_file import read_settings
     from textrl_agents.training.trust import resume_command
 
-    command = resume_command(result.folder, read_settings(RunFolder(result.folder).config))
-    typer.echo(
-        f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; continue with: {command}", err=True
-    )
+    settings = read_settings(RunFolder(result.folder).config)
+    algorithm = TrainConfig.of(settings).algorithm_entry
+    how = f"continue with: {resume_command(result.folder, settings)}"
+    if not algorithm.has_checkpoints:
+        how = f"{algorithm.name} has no checkpoints, so the run cannot go on: start a new one with another --out"
+    typer.echo(f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; {how}", err=True)
     raise typer.Exit(130 if result.stopped_by == signal.SIGINT else 1)
 
 

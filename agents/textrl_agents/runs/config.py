@@ -153,13 +153,23 @@ class TrainConfig:
                 raise UnknownName("argument of env", name, known)
         algorithm.require_fit(self.task)
         if not algorithm.has_checkpoints:
-            raise ConfigError(
-                f"a run needs checkpoints that resume exactly, and {algorithm.name} has none: train it with textrl "
-                f"bench run --algos {algorithm.name}"
-            )
+            self._check_without_checkpoints(algorithm)
         if (missing := algorithm.missing()) is not None:
             raise missing
         require("matplotlib")
+
+    def _check_without_checkpoints(self, algorithm: Algorithm) -> None:
+        """Raise ConfigError for settings of runs that have checkpoints."""
+        if self.save_every:
+            raise ConfigError(f"save_every must be 0 or left out: {algorithm.name} has no checkpoints")
+        if self.eval_every:
+            raise ConfigError(
+                f"eval_every must be 0 or left out: {algorithm.name} is evaluated before and after training alone"
+            )
+        if self.n_envs is not None and algorithm.library != "sb3":
+            raise ConfigError(
+                f"n_envs must be left out: {algorithm.name} has settings of its own; give them as algorithm.NAME"
+            )
 
     def resolved(self) -> TrainConfig:
         """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
@@ -171,6 +181,8 @@ class TrainConfig:
         return dataclasses.replace(
             self,
             lib=algorithm.library,
+            # Without checkpoints a run is a cell of the benchmark, which has the tuned settings.
+            algorithm=self.algorithm if resumable else {**algorithm.settings_for(self.task), **self.algorithm},
             n_envs=N_ENVS if self.n_envs is None and resumable else self.n_envs,
             out=self.out or f"runs/{self.task}-{self.algo}-{self.seed}",
             kl_coef=task.kl_coef if self.kl_coef is None else self.kl_coef,

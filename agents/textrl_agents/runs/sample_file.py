@@ -22,14 +22,15 @@ class SampleFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def add(self, tokens: int, records: Sequence[SampleRecord], *, prompts: str) -> None:
+    def add(self, tokens: int, records: Sequence[SampleRecord], *, prompts: str, note: str = "") -> None:
         """Append a table of `records`, sampled after `tokens` tokens of training.
 
-        prompts: which they answer, in words, as in "validation prompts"; the same every time.
+        prompts: which they answer, in words, as in "validation prompts"; the same every time. note: a line above them.
         """
         has_gold = any(record.gold_score is not None for record in records)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
-        lines = [f"\n## After {tokens:,} tokens\n", _row(columns), _row(["---"] * len(columns))]
+        above = [f"\n## After {tokens:,} tokens\n", *([f"{note}\n"] if note else [])]
+        lines = [*above, _row(columns), _row(["---"] * len(columns))]
         for record in records:
             gold = [_number(record.gold_score)] if has_gold else []
             texts = [_cell(prompt_text(record.prompt)), _cell(record.response)]

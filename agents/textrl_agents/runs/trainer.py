@@ -20,8 +20,8 @@ class Trainer(Protocol):
     memory_settings: tuple[str, ...]  # what to lower where memory runs out
 
     @property
-    def actor_critic(self) -> CausalLMActorCritic:
-        """The policy with its present weights."""
+    def actor_critic(self) -> CausalLMActorCritic | None:
+        """The policy with its present weights; None where there is none that can be saved."""
 
     @property
     def timesteps(self) -> int:

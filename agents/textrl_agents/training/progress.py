@@ -22,9 +22,9 @@ def progress_text(tokens: int, total: int, per_second: float, measured: str = ""
     return "  ".join([*parts, measured]).rstrip()
 
 
-def measured_text(score: float, kl: float) -> str:
-    """Means of the last rollout: score, and KL per response in nats."""
-    return f"score {score:.3f}  KL {kl:.2f}"
+def measured_text(score: float, kl: float | None) -> str:
+    """Means of the last rollout: score, and KL per response in nats where it is known."""
+    return f"score {score:.3f}" if kl is None else f"score {score:.3f}  KL {kl:.2f}"
 
 
 class TrainingProgress:
@@ -90,8 +90,8 @@ class TrainingProgress:
             measured = f"{per_second:,.0f}/s {self._measured}"
             self._progress.update(self._task, completed=tokens, measured=measured)
 
-    def measured(self, score: float, kl: float) -> None:
-        """Means of the last rollout: score, and KL per response in nats."""
+    def measured(self, score: float, kl: float | None) -> None:
+        """Means of the last rollout: score, and KL per response in nats where it is known."""
         self._measured = measured_text(score, kl)
 
     def evaluating(self) -> None:

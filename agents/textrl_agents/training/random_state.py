@@ -9,6 +9,13 @@ import numpy as np
 import torch
 
 
+def seed_all(seed: int) -> None:
+    """Start Python's generator, NumPy's global one and torch's from `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Of Python, NumPy's global generator, and torch on the CPU and each GPU; tensors, numbers and lists only."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)

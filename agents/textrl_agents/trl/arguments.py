@@ -81,7 +81,7 @@ def trl_arguments(
     decided: Mapping[str, Any],
     refused: Iterable[str] = (),
 ) -> Any:
-    """A `config_class` object of `decided`, with the user's `settings` on top.
+    """A `config_class` object of what it has of `decided`, with the user's `settings` on top.
 
     folder: for what TRL writes whatever it is told. refused: further names that no user may set.
     Raises UnknownName for a setting that the class does not have or that is not the user's, ConfigError where TRL
@@ -90,8 +90,8 @@ def trl_arguments(
     check_names(algorithm, settings, setting_names(config_class, refused))
     known = [field.name for field in fields(config_class) if field.init]
     given = {"output_dir": folder, "seed": seed, "data_seed": seed, "use_cpu": device.type == "cpu"}
-    arguments = {name: value for name, value in {**FIXED, **given}.items() if name in known}
+    arguments = {name: value for name, value in {**FIXED, **given, **decided}.items() if name in known}
     try:
-        return config_class(**{**arguments, **decided, **settings})
+        return config_class(**{**arguments, **settings})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{algorithm} refuses its settings {dict(settings)}: {error}") from error

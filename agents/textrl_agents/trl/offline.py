@@ -6,22 +6,19 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
 from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_agents.training.learning_rate import default_learning_rate
 from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
+from textrl_agents.trl.rows import Triple
 from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 
 REFUSED = ("remove_unused_columns", "max_length", "max_completion_length", "precompute_ref_log_probs")
-
-# Ids of a prompt, of the better response to it, and of the worse one.
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def train_offline(
@@ -69,8 +66,7 @@ def train_offline(
             callbacks=[StopOnDivergence()],
             **_reference(about, env, policy),
         )
-        rows = load_object(about.rows)
-        trainer.train_dataset = Dataset.from_list([row for pair in pairs for row in rows(*pair)])
+        trainer.train_dataset = Dataset.from_list(load_object(about.rows)(pairs))
         silence(trainer)
         try:
             trainer.train()

@@ -30,10 +30,12 @@ SCHEDULED = (
     "warmup_ratio",
     "num_train_epochs",
 )
-OF_THE_ENVIRONMENT = "max_completion_length", "temperature", "top_k", "top_p", "min_p", "remove_unused_columns"
+OF_THE_ENVIRONMENT = ("max_completion_length", "max_new_tokens", "max_length", "remove_unused_columns")
+OF_THE_ENVIRONMENT += ("temperature", "top_k", "top_p", "min_p")
 DECIDED = (*SCHEDULED, *OF_THE_ENVIRONMENT)  # what no user may set
 BATCH = 64  # responses of a step
 GENERATIONS = 4  # responses to each prompt
+PAIRED = 2  # responses to each prompt where the config cannot say: online DPO's
 DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
 
 Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
@@ -78,11 +80,12 @@ class OnlineRun:
         )
         arguments = self.arguments
         self.budget = budget
-        self.steps_per_round = math.ceil(
-            arguments.steps_per_generation * arguments.num_iterations / arguments.gradient_accumulation_steps
-        )
+        generations = getattr(arguments, "num_generations", PAIRED)
+        self.batch = getattr(arguments, "generation_batch_size", generations * arguments.train_batch_size)
+        passes = getattr(arguments, "steps_per_generation", 1) * getattr(arguments, "num_iterations", 1)
+        self.steps_per_round = math.ceil(passes / arguments.gradient_accumulation_steps)
         # A response has at least one token, so this many steps always last.
-        arguments.max_steps = self.steps_per_round * math.ceil(max(budget, 1) / arguments.generation_batch_size)
+        arguments.max_steps = self.steps_per_round * math.ceil(max(budget, 1) / self.batch)
         self.reward = EnvironmentReward(env.rules, env.prompts)
         self.policy = policy
         if env.model_name is None and arguments.beta != 0 and not hasattr(policy.model, "disable_adapter"):
@@ -93,7 +96,7 @@ class OnlineRun:
             args=arguments,
             train_dataset=prompt_dataset(
                 env.prompts,
-                at_least=DATASET_BATCHES * arguments.generation_batch_size // arguments.num_generations,
+                at_least=DATASET_BATCHES * self.batch // generations,
             ),
             processing_class=prompt_processor(env.prompts),
             callbacks=[_Budget(self, record), StopOnDivergence(lambda: self.reward.last_range)],
@@ -112,7 +115,7 @@ class OnlineRun:
     def share_at_next_step(self) -> float:
         """Of the budget that will be spent once the next step has its responses."""
         # Before the first round nothing is known of its size but that no response is empty.
-        following = self.reward.last_tokens or self.arguments.generation_batch_size
+        following = self.reward.last_tokens or self.batch
         return min(1.0, (self.tokens + following) / max(self.budget, 1))
 
     def train(self) -> None:
@@ -136,12 +139,15 @@ class _Budget(TrainerCallback):
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not logs or logs.get("reward") is None:  # a further step on the same responses
+        logs, reward = logs or {}, self.run.reward
+        score = logs.get("reward", logs.get("objective/scores"))  # the latter is online DPO's
+        if score is None:  # a further step on the same responses
             return
-        length = logs["completions/mean_length"]
-        # TRL's KL is the mean over all tokens (k1 in RLOO, k3 in GRPO); without a reference it has none.
+        length = logs.get("completions/mean_length", reward.last_tokens / max(1, reward.last_responses))
+        # TRL's KL is the mean over all tokens (k1 in RLOO, k3 in GRPO); without a reference it has none, and online
+        # DPO's counts padding.
         kl = logs.get("kl")
-        self.record(self.run.tokens, score=logs["reward"], kl=None if kl is None else kl * length, length=length)
+        self.record(self.run.tokens, score=score, kl=None if kl is None else kl * length, length=length)
 
 
 def train_online(
@@ -185,6 +191,9 @@ def _defaults(env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, A
         "per_device_train_batch_size": BATCH,
         "beta": env.kl_penalty.coef,
         "max_completion_length": env.rules.max_new_tokens,
+        # What online DPO calls it, and the room for prompt and response.
+        "max_new_tokens": env.rules.max_new_tokens,
+        "max_length": env.rules.max_length,
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
