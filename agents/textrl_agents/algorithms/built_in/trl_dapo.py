@@ -1,6 +1,6 @@
 """DAPO by TRL: GRPO whose loss is a mean over tokens, with more room above the clip range than below.
 
-Yu et al. 2025 (https://arxiv.org/abs/2503.14476). TRL has neither its dynamic sampling nor its penalty on long responses.
+Yu et al. 2025 (https://arxiv.org/abs/2503.14476). TRL lacks its dynamic sampling and its penalty on long responses.
 """
 
 from textrl_agents.algorithms.trl import TRLAlgorithm
