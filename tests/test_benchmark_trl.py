@@ -18,7 +18,7 @@ from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.algorithms.response_groups import sample_groups
 from textrl_agents.trl import EnvironmentReward, OnlineRun, prompt_dataset, prompt_processor, train_offline
 from textrl_agents.trl import train_cell as entry
-from textrl_agents.trl.rows import dpo_rows, orpo_rows
+from textrl_agents.trl.rows import dpo_rows, kto_rows, orpo_rows
 from textrl_agents.trl.session import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
@@ -49,8 +49,15 @@ def awkward_task(tiny_task: Task, tiny_tokenizer: Any) -> Task:
 
 
 class TestPrompts:
+    @pytest.mark.parametrize(
+        ("algorithm", "settings"),
+        [
+            ("rloo", {"per_device_train_batch_size": 8, "num_generations": 2, "beta": 0.0}),
+            ("online_dpo", {"per_device_train_batch_size": 4}),
+        ],
+    )
     def test_the_ids_that_are_generated_from_are_the_environments(
-        self, awkward_task: Task, monkeypatch: pytest.MonkeyPatch
+        self, algorithm: str, settings: dict[str, Any], awkward_task: Task, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         env = TextGenVectorEnv(1, awkward_task, kl_mode="deferred")
         policy = initial_policy(env)
@@ -62,9 +69,8 @@ class TestPrompts:
             return generate(input_ids=input_ids, attention_mask=attention_mask, **arguments)
 
         monkeypatch.setattr(policy.model, "generate", recording)
-        settings = {"per_device_train_batch_size": 8, "num_generations": 2, "beta": 0.0}
         with trl_session() as folder:
-            OnlineRun("rloo", env, policy, budget=1, folder=folder, settings=settings).train()
+            OnlineRun(algorithm, env, policy, budget=1, folder=folder, settings=settings).train()
         known = {tuple(prompt.ids.tolist()) for prompt in env.prompts}
         assert len(fed) == 8
         assert set(fed) <= known
@@ -129,6 +135,18 @@ class TestReward:
         assert reward.tokens == sum(map(len, ids))
         assert reward.__name__ == "sweet"
 
+    def test_padding_behind_eos_is_no_part_of_a_response(self, tiny_task: Task) -> None:
+        """Online DPO hands on whole batches of ids, padded to one length."""
+        env = TextGenVectorEnv(1, tiny_task, kl_mode="deferred")
+        eos = int(env.rules.vocabulary.eos_ids[0])
+        cut, padded = EnvironmentReward(env.rules, env.prompts), EnvironmentReward(env.rules, env.prompts)
+        scores = [
+            reward(prompts=["0", "1"], completions=["", ""], completion_ids=ids)
+            for reward, ids in ((cut, [[4, 5, eos], [6, 7, 8]]), (padded, [[4, 5, eos, eos, 0], [6, 7, 8]]))
+        ]
+        assert scores[0] == scores[1]
+        assert (padded.last_tokens, padded.last_responses) == (cut.last_tokens, cut.last_responses) == (6, 2)
+
 
 class TestRows:
     """Pairs become what TRL's own collators take; no token is added to a response that was cut."""
@@ -149,7 +167,17 @@ class TestRows:
         assert batch["rejected_labels"].tolist() == [[-100, -100, -100, 9]]
         assert batch["rejected_attention_mask"].tolist() == [[1, 1, 1, 1]]
 
-    @pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+    def test_kto(self) -> None:
+        from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+
+        rows = kto_rows([(self.prompt, self.chosen, self.rejected), (self.prompt[:1], self.rejected, self.chosen)])
+        assert [row["label"] for row in rows] == [True, False, True, False]
+        assert [row["KL_completion_ids"] for row in rows] == [[9], [7, 8], [7, 8], [9]], "those of the other pair"
+        batch = DataCollatorForUnpairedPreference(pad_token_id=0)(rows[:2])
+        assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [4, 5, 6, 9, 0]]
+        assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]
+
+    @pytest.mark.parametrize("algorithm", ["dpo", "orpo", "kto"])
     def test_training_sees_them(self, algorithm: str) -> None:
         """The chosen response becomes likelier than the rejected one, which re-tokenized text could not show."""
         env = training_env(cell("x", 0), rows=1)

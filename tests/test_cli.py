@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import textrl_env
 from textrl_agents.cli import app
 from textrl_agents.runs import demo
-from textrl_agents.runs.settings_file import read_settings
+from textrl_agents.training.settings_file import read_settings
 
 COMMANDS = (
     ["train"],

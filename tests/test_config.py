@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.settings_file import parse_assignments, read_settings
+from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.errors import ConfigError, UnknownName
 
 

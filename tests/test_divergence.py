@@ -274,7 +274,7 @@ def test_trl_refuses_a_huge_reward(algorithm: str) -> None:
     assert_unchanged(policy, before)
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dpo", "orpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online_dpo", "dpo", "orpo", "kto"])
 def test_trl_refuses_a_gradient_whose_norm_is_infinite(algorithm: str) -> None:
     env, policy = trl_run()
     from textrl_agents.trl import train_offline, train_online
@@ -283,7 +283,7 @@ def test_trl_refuses_a_gradient_whose_norm_is_infinite(algorithm: str) -> None:
     before = weights(policy)
     pairs = [(np.array([0]), np.array([1, 2, 5]), np.array([4, 5]))] * 4
     train: Any = functools.partial(train_online, budget=200)
-    if algorithm in ("dpo", "orpo"):
+    if algorithm in ("dpo", "orpo", "kto"):
         train = functools.partial(train_offline, pairs=pairs)
     with pytest.raises(TrainingDiverged, match="norm is inf"):
         train(algorithm, env, policy)

@@ -57,6 +57,8 @@ LIGHT = (
     "textrl_env.tasks.registry",
     "textrl_agents",
     "textrl_agents.training.extras",
+    "textrl_agents.algorithms.registry",
+    "textrl_agents.runs.config",
 )
 
 

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
-from textrl_agents.runs.settings_file import read_settings
 from textrl_agents.runs.train import resume, train
 from textrl_agents.sb3.runs.callbacks import RLHFMetrics
+from textrl_agents.training.settings_file import read_settings
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
 

@@ -16,7 +16,7 @@ from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
 from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
-from textrl_agents.runs.settings_file import parse_assignments, read_settings
+from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards.make import check_reward_name
@@ -126,12 +126,7 @@ class Plan:
             get_task(name)
         given = _checked_settings(settings or {}, [algorithm.name for algorithm in chosen])
         pairings = [
-            Pairing(
-                algorithm.name,
-                task,
-                base.budget_for(task) if budget is None else budget,
-                _plain({**algorithm.settings_for(task), **given.get(algorithm.name, {})}, algorithm.name),
-            )
+            _pairing(algorithm, task, base.budget_for(task) if budget is None else budget, given)
             for task in names
             for algorithm in chosen
             if algorithm.fits(task)
@@ -212,6 +207,11 @@ def _algorithms(names: Sequence[str] | None, preset: Preset, notes: list[str]) -
         else:
             chosen.append(algorithm)
     return chosen
+
+
+def _pairing(algorithm: Algorithm, task: str, budget: int, given: Mapping[str, Mapping[str, Any]]) -> Pairing:
+    settings = {**algorithm.settings_for(task), **given.get(algorithm.name, {})}
+    return Pairing(algorithm.name, task, budget, _plain(settings, algorithm.name))
 
 
 def _unfit(algorithms: Sequence[Algorithm], tasks: Sequence[str]) -> list[str]:

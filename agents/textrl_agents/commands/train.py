@@ -115,7 +115,7 @@ def exit_if_stopped(result: Any) -> None:
         return
     from textrl_agents.runs.config import TrainConfig
     from textrl_agents.runs.run_folder import RunFolder
-    from textrl_agents.runs.settings_file import read_settings
+    from textrl_agents.training.settings_file import read_settings
     from textrl_agents.training.trust import resume_command
 
     settings = read_settings(RunFolder(result.folder).config)
@@ -129,7 +129,7 @@ def exit_if_stopped(result: Any) -> None:
 
 def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> Any:
     from textrl_agents.runs.config import TrainConfig
-    from textrl_agents.runs.settings_file import parse_assignments, read_settings
+    from textrl_agents.training.settings_file import parse_assignments, read_settings
 
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []

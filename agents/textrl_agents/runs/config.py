@@ -23,9 +23,9 @@ import yaml
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.registry import LIBRARIES, find_algorithm
-from textrl_agents.runs.settings_file import read_settings
 from textrl_agents.training.argument_checks import check_seed
 from textrl_agents.training.extras import require
+from textrl_agents.training.settings_file import read_settings
 from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown

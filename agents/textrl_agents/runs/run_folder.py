@@ -16,7 +16,7 @@ import re
 import shutil
 from pathlib import Path
 
-from textrl_agents.runs.atomic_folder import atomic_folder, existing, remove_folder
+from textrl_agents.runs.atomic import atomic_folder, existing, remove_folder
 from textrl_agents.runs.out_folder import foreign_names
 from textrl_agents.runs.policy_files import POLICY_FOLDER
 from textrl_env.arguments import user_path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textrl_agents.evaluation.fresh_samples import SampleRecord
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_env.foreign_text import visible
 
 TITLE = "# Samples\n\nResponses to the same {prompts} at several points of training; KL in nats per response.\n"

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 
 from textrl_agents.evaluation.fresh_samples import Evaluation
-from textrl_agents.runs.atomic_file import write_atomically
-from textrl_agents.runs.atomic_folder import existing, remove_folder
+from textrl_agents.runs.atomic import existing, remove_folder, write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.out_folder import locked_folder

@@ -39,11 +39,14 @@ FIXED: dict[str, Any] = {
 GIVEN = ("output_dir", "seed", "data_seed", "use_cpu", "model_init_kwargs", "max_steps", "run_name", "do_eval")
 
 
-def trl_algorithm(name: str, *, is_online: bool) -> TRLAlgorithm:
-    """What the algorithm of that name, TRL's or ours, says of itself. Raises UnknownName."""
+def trl_algorithm(name: str, *, is_online: bool | None = None) -> TRLAlgorithm:
+    """What the algorithm of that name, TRL's or ours, says of itself. Raises UnknownName.
+
+    is_online: raise ConfigError where it samples while it trains, or does not, unlike this.
+    """
     algorithm = find_algorithm(name, TRLAlgorithm.library)
     assert isinstance(algorithm, TRLAlgorithm)  # the library decides the class
-    if algorithm.is_online != is_online:
+    if is_online not in (None, algorithm.is_online):
         kind = "online" if is_online else "offline"
         raise ConfigError(f"{algorithm.name} is not an {kind} algorithm of TRL")
     return algorithm

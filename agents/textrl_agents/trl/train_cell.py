@@ -12,13 +12,12 @@ from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
 from textrl_agents.algorithms.preference_pairs import collect_pairs
-from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.algorithms.response_groups import Samples
 from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl import train_offline, train_online
-from textrl_agents.trl.arguments import check_names, load_trl, setting_names
+from textrl_agents.trl.arguments import check_names, load_trl, setting_names, trl_algorithm
 from textrl_agents.trl.offline import REFUSED
 from textrl_agents.trl.online import DECIDED
 
@@ -31,8 +30,7 @@ def train(cell: Cell, record: Record) -> Trained:
     settings: fields of TRL's config. `learning_rate` of an online algorithm is what `learning_schedule` takes.
         An offline one has also `n`, the responses to each prompt that a pair is taken from.
     """
-    algorithm = find_algorithm(cell.algorithm, TRLAlgorithm.library)
-    assert isinstance(algorithm, TRLAlgorithm)  # the library decides the class
+    algorithm = trl_algorithm(cell.algorithm)
     return (_online if algorithm.is_online else _offline)(algorithm, cell, record)
 
 

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all.
+"""Folders and text files that are there whole or not at all.
 
 A folder is written beside its final name and renamed when every byte is on the disk. A process that is killed while
 it writes leaves the previous folder; what it had written so far is a hidden folder that the next write removes.
@@ -104,3 +104,20 @@ def _replace(folder: Path, fresh: Path) -> None:
             previous.rename(folder)
         raise
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Make `text` the content of `path`; a process that is killed meanwhile leaves the previous content.
+
+    Raises OSError where it cannot be written; the file is then as it was.
+    """
+    fresh = path.with_name(f".{path.name}.writing")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or the rename may reach the disk before the text does
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
