@@ -51,21 +51,16 @@ def train(cell: Cell, record: Record) -> Trained:
     tokens = 0
     while tokens < cell.budget:
         observations, _ = env.reset(seed=cell.seed * 100_000 + rounds)
-        prompts = [ids[ids >= 0] for ids in observations]
         episodes, log_probs = {}, []
         while len(episodes) < rows:  # rows that are done go on with a new prompt, whose response is not used
-            action = policy.act(torch.from_numpy(observations))
+            action = policy.step(torch.from_numpy(observations))
             log_probs.append(action.log_probs)
             observations, *_ = env.step(action.tokens.numpy())
             episodes = dict(env.transition.episodes) | episodes
             tokens += rows
         done = [episodes[row] for row in range(rows)]
         sampled = torch.stack(log_probs)
-        packed = pack(
-            [np.concatenate([prompts[row], done[row].response_ids]) for row in range(rows)],
-            [len(ids) for ids in prompts],
-            policy.device,
-        )
+        packed = pack([done[row] for row in range(rows)], policy.device)
         acted = torch.cat([sampled[: len(done[row].response_ids), row] for row in range(rows)])
         kls = torch.zeros(rows).index_add_(0, packed.rows, env.kl_penalty(packed, acted).kl.float())
         returns = torch.tensor([episode.score for episode in done]) - env.kl_penalty.coef * kls

@@ -28,7 +28,7 @@ torch.manual_seed(0)
 observation, info = env.reset(seed=0)
 done = False
 while not done:
-    action = policy.act(torch.from_numpy(observation)[None])
+    action = policy.step(torch.from_numpy(observation)[None])
     pair = textrl_env.TokenAction(int(action.tokens[0]), float(action.log_probs[0]))
     observation, reward, terminated, truncated, info = env.step(pair)
     done = terminated or truncated

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import FAMILIES
 from safetensors.torch import save_file
+from suffixes import pack_suffixes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from textrl_env.errors import ConfigError, ModelError, TokenizerMismatch
-from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, pack
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams
 from textrl_env.models.sampling import entropy_of
 
 PROMPTS = [[4, 9, 30], [7], [100, 200, 300, 31, 8]]
@@ -30,12 +31,13 @@ def roll(policy: CausalLMActorCritic, steps: int = 6) -> tuple[PackedEpisodes, t
     lengths = torch.tensor([len(ids) for ids in PROMPTS])
     noted = []
     for step in range(steps):
-        action = policy.act(observations)
+        action = policy.step(observations)
+        values = policy.states(observations).values if action.values is None else action.values
         observations[torch.arange(3), lengths + step] = action.tokens
-        noted.append((action.log_probs, action.values))
+        noted.append((action.log_probs, values))
     sequences = [ids[ids >= 0].numpy() for ids in observations]
     log_probs, values = (torch.stack(column, dim=1).flatten() for column in zip(*noted, strict=True))
-    return pack(sequences, lengths.tolist(), "cpu"), log_probs, values
+    return pack_suffixes(sequences, lengths.tolist(), "cpu"), log_probs, values
 
 
 def with_value_head(policy: CausalLMActorCritic) -> CausalLMActorCritic:
@@ -121,8 +123,8 @@ def test_after_an_update_nothing_is_stale(value_trunk: str, make_policy: MakePol
     states = torch.full((len(packed), policy.max_length), -1)
     for m, (row, column) in enumerate(zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)):
         states[m, : column + 1] = packed.input_ids[row, : column + 1]
-    torch.testing.assert_close(policy.values(states), after.values.detach(), atol=1e-5, rtol=0)
-    stepwise = policy.logits(states).log_softmax(-1)[torch.arange(len(packed)), packed.actions]
+    torch.testing.assert_close(policy.states(states).values, after.values.detach(), atol=1e-5, rtol=0)
+    stepwise = policy.states(states).logits.log_softmax(-1)[torch.arange(len(packed)), packed.actions]
     torch.testing.assert_close(stepwise, after.log_probs.detach(), atol=1e-5, rtol=0)
 
 
@@ -146,10 +148,10 @@ def test_ids_that_the_tokenizer_does_not_know_are_never_sampled(make_policy: Mak
     original = policy.lm.project
     policy.lm.project = lambda hidden: original(hidden) + 100.0 * torch.from_numpy(unknown)
     state = torch.tensor([[4, 9, -1]]).repeat(500, 1)
-    tokens = policy.act(state).tokens.numpy()
+    tokens = policy.step(state).tokens.numpy()
     assert not unknown[tokens].any()
-    assert not unknown[policy.act(state, deterministic=True).tokens.numpy()].any()
-    assert torch.isinf(policy.logits(state)[0, torch.from_numpy(unknown)]).all()
+    assert not unknown[policy.step(state, deterministic=True).tokens.numpy()].any()
+    assert torch.isinf(policy.states(state).logits[0, torch.from_numpy(unknown)]).all()
     packed, log_probs, _ = roll(policy)
     torch.testing.assert_close(policy.evaluate(packed).log_probs, log_probs, atol=1e-5, rtol=0)
 
@@ -163,8 +165,8 @@ def test_a_tokenizer_with_more_ids_than_the_head_is_refused(make_model: Any, mak
 def test_greedy(make_policy: MakePolicy):
     policy = make_policy()
     state = torch.tensor([[4, 9, 30, -1]])
-    action = policy.act(state, deterministic=True)
-    assert int(action.tokens) == int(policy.logits(state).argmax())
+    action = policy.step(state, deterministic=True)
+    assert int(action.tokens) == int(policy.states(state).logits.argmax())
     assert float(action.log_probs) == 0.0
 
 
@@ -175,7 +177,7 @@ def test_a_copy_is_independent(make_policy: MakePolicy):
     with torch.no_grad():
         other.model.lm_head.weight.zero_()
     torch.testing.assert_close(policy.evaluate(packed).log_probs, log_probs, atol=1e-5, rtol=0)
-    assert len(set(other.logits(torch.tensor([[4, 9, 30, -1]]))[0, :100].tolist())) == 1
+    assert len(set(other.states(torch.tensor([[4, 9, 30, -1]])).logits[0, :100].tolist())) == 1
 
 
 @pytest.mark.parametrize("value_trunk", ["shared", "separate"])

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from suffixes import pack_suffixes
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from textrl_env.errors import ModelError
-from textrl_env.models import CausalLM, SlotDecoder, pack
+from textrl_env.models import CausalLM, SlotDecoder
 from textrl_env.models.context_rules import limited_window
 from textrl_env.models.packing import state_hidden
 
@@ -177,7 +178,7 @@ def errors(lm: CausalLM, decoder: SlotDecoder) -> tuple[float, float]:
         for row, length in enumerate(lengths):
             alone[row, length] = log_probs(lm.hidden(ids[row : row + 1, :length])[0, -1])
             sampling = max(sampling, float((got[row] - alone[row, length]).abs().max()))
-    packed = pack([row[: first + 4].numpy() for row, first in zip(ids, FIRSTS, strict=True)], FIRSTS, "cpu")
+    packed = pack_suffixes([row[: first + 4].numpy() for row, first in zip(ids, FIRSTS, strict=True)], FIRSTS, "cpu")
     trained = log_probs(state_hidden(lm, packed))
     places = zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)
     wanted = torch.stack([alone[row, column + 1] for row, column in places])
@@ -269,7 +270,7 @@ def test_gradients_of_both_sides_of_a_switch():
     """The states of a sequence that crosses it, by one token, come from two forwards, and so do their gradients."""
     lm = model_of("phi3", RECOMPUTED["phi3, longrope"][0])
     ids = torch.randint(2, 320, (2, WINDOW + 2), generator=torch.Generator().manual_seed(1))
-    packed = pack([ids[0].numpy(), ids[1, :8].numpy()], [3, 4], "cpu")
+    packed = pack_suffixes([ids[0].numpy(), ids[1, :8].numpy()], [3, 4], "cpu")
     weight = lm.body.layers[0].self_attn.qkv_proj.weight
     state_hidden(lm, packed).square().sum().backward()
     got = weight.grad.clone()

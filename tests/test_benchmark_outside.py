@@ -15,14 +15,15 @@ from textrl_agents.algorithms.built_in.expert_iteration import kept
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.response_groups import Response, Samples, sample_groups
-from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference, sibling_env
+from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.mdp import Episode
 from textrl_env.models import ScriptedModel
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue
 from textrl_env.text.prompts import Prompt
+from textrl_env.trajectory import Trajectory
 
 
 def cell(algorithm: str, budget: int = 0, task: Any = "exact", **settings: Any) -> Cell:
@@ -44,7 +45,7 @@ def heldout(task: Any = "exact", rows: int = 64) -> TextGenVectorEnv:
 
 def response(score: float, name: str = "") -> Response:
     ids = np.array([1])
-    episode = Episode("a", name, ids, "eos", score, {}, np.nan, 0.1, None)
+    episode = Trajectory.of_response(ids, ids, prompt="a", response=name, finish_reason="eos", score=score, kl_coef=0.1)
     return Response(Prompt("a", ids, {}, 0), episode, np.zeros(1, dtype=np.float32), 0.0)
 
 

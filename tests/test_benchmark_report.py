@@ -13,8 +13,8 @@ from result_lines import failed, line, study
 
 from textrl_agents.benchmark.plan import PLAN, Pairing, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.aggregate import summarize
 from textrl_agents.benchmark.report.report import write_report
+from textrl_agents.benchmark.report.summary import summarize
 from textrl_env.errors import MissingExtra, TextRLError
 
 pytest.importorskip("matplotlib")
@@ -298,7 +298,7 @@ def test_figures_are_pngs_and_leave_matplotlib_as_it_was():
     looks = figures.styles(summary.labels)
     table = summary.tasks[0]
     of_task = [draw(table, looks) for draw in (figures.frontier, figures.learning_curves)]
-    of_all = [draw(summary.across, looks) for draw in (figures.iqm_intervals, figures.performance_profiles)]
+    of_all = [draw(summary.comparison, looks) for draw in (figures.iqm_intervals, figures.performance_profiles)]
     for png in of_task + of_all:
         width, height = struct.unpack(">II", png[16:24])
         assert png.startswith(b"\x89PNG")

@@ -214,7 +214,7 @@ def test_a_task_with_a_judge_reports_it_and_has_no_known_optimum() -> None:
         ({"algorithm": "noyse"}, "UnknownName: unknown algorithm 'noyse'. Did you mean 'noise'"),
         ({"task": "exakt"}, "UnknownName: unknown task 'exakt'. Did you mean 'exact'"),
         ({"budget": 0}, "ConfigError: budget must be a whole number of tokens >= 1, got 0"),
-        ({"env": {"no_such": 1}}, "TypeError: .*no_such"),
+        ({"env": {"no_such": 1}}, "UnknownArgument: unknown argument of the environment 'no_such'"),
         ({"algorithm": "noise", "settings": {}}, "KeyError: 'size'"),
     ],
 )

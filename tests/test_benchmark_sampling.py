@@ -16,10 +16,10 @@ from textrl_agents.algorithms.preference_pairs import collect_pairs, pair_of
 from textrl_agents.algorithms.response_groups import Response, Samples, pack_responses, prompt_stream, sample_groups
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
 from textrl_env.models import ScriptedModel, SlotDecoder
 from textrl_env.tasks import Task
 from textrl_env.text.prompts import Prompt
+from textrl_env.trajectory import Trajectory
 
 
 def env_of(task: Any, rows: int = 4, **arguments: Any) -> TextGenVectorEnv:
@@ -28,7 +28,7 @@ def env_of(task: Any, rows: int = 4, **arguments: Any) -> TextGenVectorEnv:
 
 def response(score: float, name: str = "") -> Response:
     ids = np.array([1])
-    episode = Episode("a", name, ids, "eos", score, {}, np.nan, 0.1, None)
+    episode = Trajectory.of_response(ids, ids, prompt="a", response=name, finish_reason="eos", score=score, kl_coef=0.1)
     return Response(Prompt("a", ids, {}, 0), episode, np.zeros(1, dtype=np.float32), 0.0)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from suffixes import pack_suffixes
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from textrl_agents.algorithms.cell import Cell
@@ -190,9 +191,7 @@ class TestRows:
 
 
 def _log_odds(policy: Any, prompt: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> float:
-    from textrl_env.models import pack
-
-    packed = pack([np.concatenate([prompt, one]) for one in (chosen, rejected)], [1, 1], "cpu")
+    packed = pack_suffixes([np.concatenate([prompt, one]) for one in (chosen, rejected)], [1, 1], "cpu")
     with torch.no_grad():
         log_probs = policy.evaluate(packed).log_probs
     return float(log_probs[:5].sum() - log_probs[5:].sum())

@@ -18,7 +18,7 @@ from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.algorithms.registry import algorithm_names
 from textrl_agents.speed import trl_rows
-from textrl_agents.speed.measurement import FULL, Run
+from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
 from textrl_agents.trl import train_cell as entry
@@ -193,15 +193,13 @@ def test_the_embedded_model_on_the_default_task(algorithm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ["rloo", "grpo"])
-def test_rows_of_the_speed_benchmark(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trl_rows, "ROUNDS", 1)
-
-    def no_subject() -> Any:
+@pytest.mark.parametrize("row", [trl_rows.rloo_against_trl, trl_rows.grpo_against_trl])
+def test_rows_of_the_speed_benchmark(row: Measurement) -> None:
+    def no_workload() -> Any:
         raise AssertionError("TRL's rows load what they need by name")
 
-    measured = getattr(trl_rows, row)(Run(torch.device("cpu"), no_subject, FULL._replace(rows=16), 1))
+    measured = row.measure(Bench(torch.device("cpu"), no_workload, repeats=1), rows=16, rounds=1)
     assert measured.value > 0.3
-    assert str(measured.target) == ">= 1"
+    assert str(row.target) == ">= 1"
     assert "ours" in measured.detail
     assert "TRL" in measured.detail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import textrl_env
+from textrl_agents.check.self_check import CheckResult
 from textrl_agents.cli import app
 from textrl_agents.runs import demo
 from textrl_agents.training.settings_file import read_settings
@@ -222,17 +224,9 @@ def test_a_full_disk_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "Traceback" not in result.output
 
 
-class Row(NamedTuple):
-    name: str
-    ok: bool
-    value: float
-    limit: float
-    detail: str
-
-
 @pytest.mark.parametrize("ok", [True, False])
 def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Row("ratio", True, 1e-7, 1e-5, ""), Row("[red]cache", ok, 2e-3, 1e-5, "too far")]
+    rows = [CheckResult("ratio", True, 1e-7, 1e-5, ""), CheckResult("[red]cache", ok, 2e-3, 1e-5, "too far")]
     seen: dict[str, Any] = {}
     stand_in = SimpleNamespace(run_checks=lambda **arguments: seen.update(arguments) or rows)
     monkeypatch.setitem(sys.modules, "textrl_agents.check.self_check", stand_in)
@@ -243,6 +237,15 @@ def test_check_reports_and_its_code_says_whether_all_held(ok: bool, monkeypatch:
     table = textrl("check")
     assert table.exit_code == (0 if ok else 1)
     assert "[red]cache" in table.stdout
+
+
+def test_a_check_that_broke_off_is_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON has no NaN, and strict readers refuse it."""
+    broken = CheckResult("cache", False, math.nan, math.nan, "RuntimeError: why")
+    stand_in = SimpleNamespace(run_checks=lambda **arguments: [broken])
+    monkeypatch.setitem(sys.modules, "textrl_agents.check.self_check", stand_in)
+    (row,) = json.loads(textrl("check", "--json").stdout, parse_constant=pytest.fail)
+    assert (row["value"], row["limit"], row["ok"]) == (None, None, False)
 
 
 def test_bench_speed_prints_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_the_environment_pays_what_the_enumeration_says():
     observations, _ = env.reset(seed=0)
     returns: list[float] = []
     for _ in range(40):
-        action = policy.act(torch.from_numpy(observations))
+        action = policy.step(torch.from_numpy(observations))
         observations, *_ = env.step(TokenAction(action.tokens, action.log_probs))
         returns += [episode.episode_return for _, episode in env.transition.episodes]
     error = 4 * np.std(returns) / len(returns) ** 0.5

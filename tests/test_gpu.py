@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES
+from suffixes import pack_suffixes
 
 from textrl_agents.sb3 import make_agent
 from textrl_env import Task, TextGenVectorEnv, TokenAction
-from textrl_env.models import CausalLM, CausalLMActorCritic, SamplingParams, SlotDecoder, pack
+from textrl_env.models import CausalLM, CausalLMActorCritic, SamplingParams, SlotDecoder
 from textrl_env.models.sampling import sample
 
 pytestmark = [
@@ -59,14 +60,14 @@ def test_log_probs_equal_the_cpus(family: str, make_model: Callable[..., Any], t
     observations = observe([[4, 9], [7, 8, 100, 3]]).cuda()
     noted = []
     for step in range(6):
-        action = policies["cuda"].act(observations)
+        action = policies["cuda"].step(observations)
         assert action.tokens.device.type == action.log_probs.device.type == action.values.device.type == "cuda"
         observations[torch.arange(2), torch.tensor([2, 4]) + step] = action.tokens
         noted.append(action.log_probs)
     sequences = [ids[ids >= 0].cpu().numpy() for ids in observations]
-    there = policies["cuda"].evaluate(pack(sequences, [2, 4], "cuda")).log_probs
+    there = policies["cuda"].evaluate(pack_suffixes(sequences, [2, 4], "cuda")).log_probs
     torch.testing.assert_close(there, torch.stack(noted, 1).flatten(), atol=1e-4, rtol=0)
-    here = policies["cpu"].evaluate(pack(sequences, [2, 4], "cpu")).log_probs
+    here = policies["cpu"].evaluate(pack_suffixes(sequences, [2, 4], "cpu")).log_probs
     torch.testing.assert_close(there.cpu(), here, atol=1e-3, rtol=0)
 
 
@@ -92,7 +93,7 @@ def test_whole_episodes_equal_the_stepwise_charge(tiny_task: Task, make_model: C
     charged: list[list[float]] = [[] for _ in range(8)]
     sequences, firsts, noted, kl = [], [], [], []
     for _ in range(20):
-        action = policy.act(torch.from_numpy(observations).cuda())
+        action = policy.step(torch.from_numpy(observations).cuda())
         observations, *_ = env.step(TokenAction(action.tokens, action.log_probs))
         for row in range(8):
             log_probs[row].append(float(action.log_probs[row]))
@@ -105,7 +106,7 @@ def test_whole_episodes_equal_the_stepwise_charge(tiny_task: Task, make_model: C
             log_probs[row], charged[row] = [], []
             prompts[row] = observations[row][observations[row] >= 0]
             assert episode.episode_return == pytest.approx(episode.score - 0.1 * episode.kl_sum, abs=1e-5)
-    terms = env.kl_penalty(pack(sequences, firsts, "cuda"), torch.tensor(noted, device="cuda"))
+    terms = env.kl_penalty(pack_suffixes(sequences, firsts, "cuda"), torch.tensor(noted, device="cuda"))
     np.testing.assert_allclose(terms.kl.cpu().numpy(), kl, atol=1e-4)
     assert np.abs(kl).max() > 0.5
 
@@ -134,8 +135,9 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rllib_stays_on_the_device():
     """Env runner, packed batch, reference and update on the GPU; the ratio starts at 1 with episodes cut."""
-    from textrl_agents.rllib import make_config
     from textrl_agents.speed.rllib_speed import InProcess
+
+    from textrl_agents.rllib import make_config
 
     settings = {"num_envs_per_env_runner": 8, "rollout_fragment_length": 3, "num_epochs": 1, "lr": 1e-3, "seed": 0}
     side = InProcess(make_config("ppo", {"task": "exact", "device": "cuda"}, **settings))

@@ -51,7 +51,7 @@ def test_other_seeds_give_other_text() -> None:
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import sys, textrl_env.embedded, textrl_env.language.gold, textrl_env.language.formats\n"
+        "import sys, textrl_env.language.gold, textrl_env.language.grammar\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from suffixes import pack_suffixes
 
 from textrl_env import KLPenalty, TextGenEnv, TokenAction
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KL_ESTIMATORS, AdaptiveKL, FixedKL, estimate_kl, full_kl, k1, k2, k3, make_controller
-from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes
 from textrl_env.models.packing import pack_observations
 from textrl_env.tasks import Task
 
@@ -148,7 +149,7 @@ def play(make_policy: Callable[..., CausalLMActorCritic]) -> Callable[..., Playe
             # Ended by an EOS after 2 to 8 tokens; at 8 the limit has ended it.
             for step in range(2 + 3 * index % 7):
                 state = torch.from_numpy(observation)[None]
-                token = torch.ones(1, dtype=torch.int64) if step == 1 + 3 * index % 7 else policy.act(state).tokens
+                token = torch.ones(1, dtype=torch.int64) if step == 1 + 3 * index % 7 else policy.step(state).tokens
                 log_prob = float(policy.evaluate(pack_observations(state, token)).log_probs.detach())
                 observation, _, terminated, _, info = env.step(TokenAction(token, log_prob))
                 log_probs.append(log_prob)
@@ -158,7 +159,7 @@ def play(make_policy: Callable[..., CausalLMActorCritic]) -> Callable[..., Playe
                     break
             assert terminated
             sequences.append(observation[observation >= 0])
-        packed = pack(sequences, firsts, "cpu")
+        packed = pack_suffixes(sequences, firsts, "cpu")
         assert len({len(ids) for ids in sequences}) > 3, "lengths are not mixed"
         return Played(packed, torch.tensor(log_probs), np.array(refs), np.array(kl))
 
@@ -225,9 +226,9 @@ def test_policy_equal_to_the_reference_has_no_kl(
     for row in range(6):
         ids = torch.tensor(env.prompts[row % 4].ids)
         for _ in range(6):
-            ids = torch.cat([ids, policy.act(torch.cat([ids, torch.full((32 - len(ids),), -1)])[None]).tokens])
+            ids = torch.cat([ids, policy.step(torch.cat([ids, torch.full((32 - len(ids),), -1)])[None]).tokens])
         sequences.append(ids.numpy())
-    packed = pack(sequences, [len(ids) - 6 for ids in sequences], "cpu")
+    packed = pack_suffixes(sequences, [len(ids) - 6 for ids in sequences], "cpu")
     log_probs = policy.evaluate(packed).log_probs.detach()
     terms = env.kl_penalty(packed, log_probs, policy)
     assert float(terms.kl.abs().max()) < 1e-5
@@ -249,4 +250,4 @@ def test_a_pickled_penalty_leaves_the_reference_behind():
     assert restored.coef == 0.75
     assert restored.reference is None
     with pytest.raises(ConfigError, match=r"no reference model; take the one of the environment"):
-        restored(pack([np.array([0, 1])], [1], "cpu"), torch.zeros(1))
+        restored(pack_suffixes([np.array([0, 1])], [1], "cpu"), torch.zeros(1))

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from suffixes import pack_suffixes
 
 from textrl_env import KLPenalty, TextGenVectorEnv, TokenAction
 from textrl_env.kl import KL_ESTIMATORS
-from textrl_env.models import CausalLMActorCritic, PackedEpisodes, Reference, SamplingParams, ScriptedModel, pack
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes, Reference, SamplingParams, ScriptedModel
 from textrl_env.tasks.built_in.exact import letter_model
 from textrl_env.tasks.enumeration import enumerate_responses
 
@@ -49,7 +50,7 @@ def test_the_mean_charge_under_a_nucleus_is_not_negative():
     k1, k2, k3 = mean_of_one_step(policy, reference, 0.9)
     assert k1 == pytest.approx(0.0478, abs=1e-4)
     core, penalties = one_step(policy, reference, {"top_p": 0.9})
-    packed = pack([np.array([0, token]) for token in (0, 1)], [1, 1], "cpu")
+    packed = pack_suffixes([np.array([0, token]) for token in (0, 1)], [1, 1], "cpu")
     log_probs = core.evaluate(packed).log_probs.detach()
     for name, wanted in zip(("k1", "k2", "k3"), (k1, k2, k3), strict=True):
         mean = float((log_probs.exp() * penalties[name](packed, log_probs).kl).sum())
@@ -61,7 +62,7 @@ def test_at_the_reference_the_charge_is_minus_the_log_of_the_mass_kept():
     """CHECKS 6."""
     probs = [0.5, 0.3, 0.15, 0.05]
     core, penalties = one_step(probs, probs, {"top_k": 2})
-    packed = pack([np.array([0, token]) for token in (0, 1)], [1, 1], "cpu")
+    packed = pack_suffixes([np.array([0, token]) for token in (0, 1)], [1, 1], "cpu")
     log_probs = core.evaluate(packed).log_probs.detach()
     for name in ("k1", "full"):
         assert penalties[name](packed, log_probs, core).kl.tolist() == pytest.approx([-math.log(0.8)] * 2, abs=1e-6)
@@ -143,7 +144,7 @@ def enumerated(request: pytest.FixtureRequest) -> Enumerated:
             for into, values in zip((log_probs, ref_log_probs, full), zip(*rows, strict=True), strict=True):
                 into += values
             probability.append(math.exp(sum(row[0] for row in rows)))
-    packed = pack([np.append([PROMPT], response) for response in responses], [1] * len(responses), "cpu")
+    packed = pack_suffixes([np.append([PROMPT], response) for response in responses], [1] * len(responses), "cpu")
 
     def env(estimator: str, kl_mode: str = "deferred") -> TextGenVectorEnv:
         return TextGenVectorEnv(
@@ -235,7 +236,7 @@ def test_the_masks_of_nlpo_are_the_policys_alone():
     env = TextGenVectorEnv(2, "exact", prompts=["a"], kl_estimator="full", kl_mode="deferred", device="cpu")
     model, tokenizer = letter_model()
     core = MaskedActorCritic(model, tokenizer, mask_top_p=0.5, max_length=6)
-    packed = pack([np.array([0, token]) for token in range(6)], [1] * 6, "cpu")
+    packed = pack_suffixes([np.array([0, token]) for token in range(6)], [1] * 6, "cpu")
     probs = np.exp(plain_log_probs(model.eval(), np.array([0]), {}))
     order = np.argsort(-probs)
     kept = order[: int(np.searchsorted(np.cumsum(probs[order]), 0.5)) + 1]

@@ -14,12 +14,13 @@ import pytest
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
+from suffixes import pack_suffixes
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from textrl_env import TextGenEnv
 from textrl_env.errors import ConfigError, ModelError, UnknownName
-from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SamplingParams, Vocabulary, load_model, pack
+from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SamplingParams, Vocabulary, load_model
 from textrl_env.models.storage.loading import resolve_device, resolve_dtype
 from textrl_env.rewards import ClassifierReward
 
@@ -390,7 +391,7 @@ def test_lora_trains_an_adapter_and_the_value_head_alone(make_model: Any, tiny_t
     assert all("lora_" in name or name.startswith("value_head.") for name in trained)
     assert any("lora_" in name for name in trained)
     before = {name: weight.clone() for name, weight in policy.named_parameters()}
-    packed = pack([IDS[0].numpy()], [2], "cpu")
+    packed = pack_suffixes([IDS[0].numpy()], [2], "cpu")
     evaluated = policy.evaluate(packed)
     (evaluated.log_probs.sum() + evaluated.values.sum()).backward()
     torch.optim.Adam([weight for weight in policy.parameters() if weight.requires_grad], lr=0.1).step()
@@ -404,7 +405,7 @@ def test_the_reference_of_a_lora_policy_is_itself_with_the_adapter_off(make_mode
     policy = CausalLMActorCritic(model, tiny_tokenizer, max_length=20)
     reference = Reference(model, policy.vocabulary, SamplingParams(), 20)
     base = CausalLM(make_model("llama"))
-    packed = pack([IDS[0].numpy()], [2], "cpu")
+    packed = pack_suffixes([IDS[0].numpy()], [2], "cpu")
     with torch.no_grad():
         logits = base.project(base.hidden(packed.input_ids))[0, 1:].masked_fill(policy.banned, -torch.inf)
     wanted = logits.log_softmax(-1).gather(-1, packed.actions[:, None]).squeeze(-1)
@@ -412,7 +413,7 @@ def test_the_reference_of_a_lora_policy_is_itself_with_the_adapter_off(make_mode
     observation = np.full((1, 20), -1)
     for step in range(3):
         observation[0, : 2 + step] = IDS[0, : 2 + step]
-        policy.act(torch.from_numpy(observation))  # between the steps, with the adapter on
+        policy.step(torch.from_numpy(observation))  # between the steps, with the adapter on
         got = reference.step_log_probs(observation, IDS[0, 2 + step : 3 + step].numpy())
         assert got[0] == pytest.approx(float(wanted[step]), abs=1e-5)
     on = policy.evaluate(packed).log_probs
@@ -433,7 +434,7 @@ def test_a_saved_lora_policy_stands_alone(make_model: Any, tiny_tokenizer: Any, 
         torch.testing.assert_close(model(input_ids=IDS).logits, wanted, atol=0, rtol=0)
     assert hasattr(policy.model, "disable_adapter")
     loaded = CausalLMActorCritic.from_pretrained(tmp_path, device="cpu")
-    packed = pack([IDS[0].numpy()], [2], "cpu")
+    packed = pack_suffixes([IDS[0].numpy()], [2], "cpu")
     torch.testing.assert_close(loaded.evaluate(packed).log_probs, policy.evaluate(packed).log_probs, atol=1e-4, rtol=0)
 
 

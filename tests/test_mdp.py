@@ -49,7 +49,7 @@ def play(env: TextGenEnv, policy: Any, *, seed: int | None = None, **reset: Any)
     rewards: list[float] = []
     terminated, info = False, {}
     while not terminated:
-        action = policy.act(torch.from_numpy(observation)[None])
+        action = policy.step(torch.from_numpy(observation)[None])
         observation, reward, terminated, truncated, info = env.step(
             TokenAction(int(action.tokens[0]), float(action.log_probs[0]))
         )
@@ -104,7 +104,7 @@ def test_policy_equal_to_the_reference_pays_no_kl(tiny_task: Task, make_policy: 
         observation, _ = env.reset(seed=seed)
         total, terminated = 0.0, False
         while not terminated:
-            action = policy.act(torch.from_numpy(observation)[None])
+            action = policy.step(torch.from_numpy(observation)[None])
             observation, reward, terminated, _, info = env.step(TokenAction(action.tokens, action.log_probs))
             assert info["kl"] == pytest.approx(0.0, abs=1e-5)
             total += reward
@@ -185,7 +185,8 @@ def test_only_live_rows_take_part():
     assert mdp.ids[:, :3].tolist() == [[0, 1, 2], [2, 1, -1], [4, 1, 2]]
     assert transition.rewards[1] == 0.0
     assert np.isnan(transition.ref_log_probs[1])
-    np.testing.assert_allclose(mdp.returns[[0, 2]], -0.5 * mdp.kl_sums[[0, 2]])
+    rows, mask = [0, 2], mdp.is_action[[0, 2]]
+    np.testing.assert_allclose(mdp.rewards[rows][mask], -0.5 * mdp.kl[rows][mask])
 
 
 def test_ended_and_unstarted_rows_need_a_reset():
@@ -226,7 +227,7 @@ def test_an_error_leaves_every_row_as_it_was():
 
     mdp = batch(3, "a", "c", "e", reward=reward)
     mdp.step(acts([1, 3, 2], [-0.5, -0.5, NAN]))
-    names = ("ids", "lengths", "running", "returns", "kl_sums", "token_scores", "kl_coefs", "charges")
+    names = ("ids", "is_action", "lengths", "counts", "running", "rewards", "kl", "token_scores", "kl_coefs", "charges")
     before = {name: copy.deepcopy(getattr(mdp, name)) for name in names}
     finish = acts([EOS, EOS, 1], [-0.5, -0.5, NAN])
     with pytest.raises(RewardRaised, match="no such letter") as caught:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES
+from suffixes import pack_suffixes
 
-from textrl_env.models import CausalLM, PackedEpisodes, pack, packing
+from textrl_env.models import CausalLM, PackedEpisodes, packing
 from textrl_env.models.packing import length_groups, pack_observations, state_hidden
 
 
@@ -33,7 +34,7 @@ def prefix_states(lm: CausalLM, sequences: list[np.ndarray], firsts: list[int]) 
 
 
 def test_places_and_actions_by_hand():
-    packed = pack([np.array([10, 11, 12, 13]), np.array([20, 21])], [2, 1], "cpu")
+    packed = pack_suffixes([np.array([10, 11, 12, 13]), np.array([20, 21])], [2, 1], "cpu")
     assert packed.input_ids.tolist() == [[10, 11, 12], [20, 21, 0]]
     assert packed.lengths.tolist() == [3, 1]
     assert packed.rows.tolist() == [0, 0, 1]
@@ -44,7 +45,7 @@ def test_places_and_actions_by_hand():
 
 def test_the_length_counts_transitions_and_is_no_number_of_fields():
     """Seven transitions in five fields: neither is mistaken for the other where fields are replaced."""
-    packed = pack([np.arange(5), np.arange(4)], [1, 1], "cpu")
+    packed = pack_suffixes([np.arange(5), np.arange(4)], [1, 1], "cpu")
     other = dataclasses.replace(packed, actions=packed.actions + 1)
     assert len(packed) == len(other) == 7
     assert other.actions.tolist() == [2, 3, 4, 5, 2, 3, 4]
@@ -55,7 +56,7 @@ def test_the_length_counts_transitions_and_is_no_number_of_fields():
 
 
 def test_one_sequence_of_one_action():
-    packed = pack([np.array([7, 8])], [1], "cpu")
+    packed = pack_suffixes([np.array([7, 8])], [1], "cpu")
     assert (packed.input_ids.tolist(), packed.actions.tolist(), len(packed)) == ([[7]], [8], 1)
 
 
@@ -64,7 +65,7 @@ def test_states_equal_one_prefix_per_transition(family: str, make_model: Callabl
     """CHECKS 5 and 29: padding contributes to no state, in every family."""
     lm = CausalLM(make_model(family))
     sequences, firsts = episodes()
-    packed = pack(sequences, firsts, "cpu")
+    packed = pack_suffixes(sequences, firsts, "cpu")
     with torch.no_grad():
         got, wanted = state_hidden(lm, packed), prefix_states(lm, sequences, firsts)
     torch.testing.assert_close(
@@ -78,7 +79,7 @@ def test_what_stands_in_the_padding_does_not_matter(make_model: Callable[..., An
     """CHECKS 29."""
     lm = CausalLM(make_model("llama"))
     sequences, firsts = episodes()
-    packed = pack(sequences, firsts, "cpu")
+    packed = pack_suffixes(sequences, firsts, "cpu")
     beyond = torch.arange(packed.input_ids.shape[1]) >= torch.from_numpy(packed.lengths)[:, None]
     assert beyond.any()
     other = dataclasses.replace(packed, input_ids=packed.input_ids.masked_fill(beyond, 77))
@@ -93,7 +94,7 @@ def test_groups_and_parts_keep_order_and_gradient(
     """However the sequences are run together, transitions come back in their own order, with the same gradient."""
     lm = CausalLM(make_model("llama"))
     sequences, firsts = episodes()
-    packed = pack(sequences, firsts, "cpu")
+    packed = pack_suffixes(sequences, firsts, "cpu")
     weight = torch.randn(len(packed), lm.hidden_size)
 
     def gradient() -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,7 +127,7 @@ def test_one_prefix_per_transition_can_be_packed_too(make_model: Callable[..., A
     """SB3's interface may hand over observations: the same numbers as whole sequences."""
     lm = CausalLM(make_model("llama"))
     sequences, firsts = episodes()
-    packed = pack(sequences, firsts, "cpu")
+    packed = pack_suffixes(sequences, firsts, "cpu")
     observations = torch.full((len(packed), 30), -1)
     for m, (row, column) in enumerate(zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)):
         observations[m, : column + 1] = torch.from_numpy(sequences[row][: column + 1])

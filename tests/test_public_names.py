@@ -10,8 +10,8 @@ NAMES = {
     "textrl_env.rewards": "ClassifierReward CompositeReward FunctionReward LengthReward RepetitionReward Reward Scores "
     "TokenFunctionReward check_reward completion_text make_reward register_reward registered_rewards reward_name "
     "score_episodes score_newest_tokens",
-    "textrl_env.models": "CausalLM CausalLMActorCritic LoadedModel PackedEpisodes Reference SamplingParams "
-    "ScriptedModel SlotCache SlotDecoder Vocabulary load_model pack",
+    "textrl_env.models": "CausalLM CausalLMActorCritic LoadedModel MaskedActorCritic PackedEpisodes Reference "
+    "SamplingParams ScriptedModel SlotCache SlotDecoder Vocabulary load_model pack",
     "textrl_env.tasks": "Task get_task register_task task_names",
     "textrl_agents.rllib": "CausalLMModule export_policy make_config policy_of ray_session training_metrics",
     "textrl_agents.sb3": "CausalLMPolicy EpisodeRolloutBuffer ModelCopy TextVecEnv make_agent",

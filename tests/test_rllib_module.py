@@ -78,7 +78,7 @@ def test_exploration_is_the_cores_own_sampling(portable_task: Task, make_policy:
         torch.manual_seed(seed)
         out = module.forward_exploration({Columns.OBS: OBSERVATIONS})
         torch.manual_seed(seed)
-        tokens, log_probs = core.sample(OBSERVATIONS)
+        tokens, log_probs, _ = core.step(OBSERVATIONS)
         assert out.keys() == {Columns.ACTIONS, Columns.ACTION_LOGP}
         assert torch.equal(out[Columns.ACTIONS], tokens)
         torch.testing.assert_close(out[Columns.ACTION_LOGP], log_probs, atol=1e-6, rtol=0)

@@ -50,7 +50,7 @@ def states(length: int = 6) -> torch.Tensor:
 
 
 def log_probs(core: Any) -> torch.Tensor:
-    return core.logits(states()).log_softmax(-1)
+    return core.states(states()).logits.log_softmax(-1)
 
 
 def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -66,7 +66,7 @@ def test_the_policy_that_is_loaded_is_the_one_that_was_trained(algo: str, tmp_pa
     assert type(loaded) is type(core)
     assert same(log_probs(loaded), log_probs(core))
     assert (loaded.sampling, loaded.greedy) == (core.sampling, core.greedy)
-    torch.testing.assert_close(loaded.values(states()), core.values(states()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded.states(states()).values, core.states(states()).values, atol=1e-5, rtol=0)
     again = CausalLMActorCritic.from_pretrained(tmp_path / "policy", value_head=None)
     assert same(log_probs(again), log_probs(core))
     start = make_agent(algo, n_envs=8, env_kwargs={"task": "exact", "sampling": SAMPLING}).policy.actor_critic
@@ -118,8 +118,10 @@ def test_a_mask_over_an_adapter_is_saved_merged(tiny_task: Task, tmp_path: Path)
     core.save_pretrained(tmp_path)
     loaded = load_policy(tmp_path)
     observations = torch.from_numpy(agent.env.reset())
-    assert same(loaded.logits(observations), core.logits(observations))
-    assert not same(loaded.logits(observations), core.mask_model(input_ids=observations.clamp(min=0)).logits[:, -1])
+    assert same(loaded.states(observations).logits, core.states(observations).logits)
+    assert not same(
+        loaded.states(observations).logits, core.mask_model(input_ids=observations.clamp(min=0)).logits[:, -1]
+    )
 
 
 def test_generation_and_evaluation_sample_within_the_mask(tmp_path: Path):
@@ -127,7 +129,7 @@ def test_generation_and_evaluation_sample_within_the_mask(tmp_path: Path):
     core = trained("nlpo", env_kwargs={"task": "exact"}).policy.actor_critic
     core.save_pretrained(tmp_path)
     loaded = load_policy(tmp_path)
-    allowed = (loaded.logits(states()[:1]).softmax(-1) > 1e-9)[0]
+    allowed = (loaded.states(states()[:1]).logits.softmax(-1) > 1e-9)[0]
     assert 0 < int(allowed.sum()) < 6
     letters = {"abcde"[token] for token in range(5) if allowed[token]} | ({""} if allowed[5] else set())
     drawn = {completion.response[:1] for completion in generate(loaded, ["a"], n=200, max_new_tokens=1, seed=0)}

@@ -12,13 +12,14 @@ import pytest
 import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_checker import check_env
+from suffixes import pack_suffixes
 from transformers import AutoModelForCausalLM
 
 import textrl_env
 from textrl_agents.sb3 import CausalLMPolicy, TextVecEnv, make_agent
 from textrl_env import Task, TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, UnknownName
-from textrl_env.models import SamplingParams, pack
+from textrl_env.models import SamplingParams
 from textrl_env.tasks import get_task, task_names
 
 EOS = 5  # of task "exact"
@@ -149,7 +150,7 @@ def test_the_distribution_is_the_one_that_acts(policy: CausalLMPolicy, vec_env: 
     torch.testing.assert_close(evaluated[1], log_probs, atol=1e-5, rtol=0)
     torch.testing.assert_close(evaluated[2], distribution.entropy(), atol=1e-4, rtol=0)
     torch.testing.assert_close(policy.predict_values(state), values, atol=1e-5, rtol=0)
-    packed = pack([np.array([0, 9, 40, 7])], [2], "cpu")
+    packed = pack_suffixes([np.array([0, 9, 40, 7])], [2], "cpu")
     whole = policy.get_distribution(packed)
     torch.testing.assert_close(
         whole.log_prob(packed.actions), policy.evaluate_actions(packed, packed.actions)[1], atol=1e-5, rtol=0

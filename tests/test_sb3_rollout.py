@@ -110,7 +110,7 @@ def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int
         assert episode.kl_coef == pytest.approx(coef, rel=1e-6)
         assert episode.kl_sum == pytest.approx(kl.sum(), abs=1e-5)
         assert episode.episode_return == pytest.approx(episode.score - coef * kl.sum(), abs=1e-5)
-        assert episode.episode_length == len(steps)
+        assert len(episode) == len(steps)
         assert surprisal == pytest.approx(-log_probs[steps, row].sum(), abs=1e-4)
         paid = -coef * kl
         paid[-1] += episode.score

@@ -57,8 +57,8 @@ def log_probs(agent: Any) -> torch.Tensor:
     for row, ids in enumerate(STATES):
         observations[row, : len(ids)] = ids
     core = agent.policy.actor_critic
-    if hasattr(core, "logits"):
-        return core.logits(torch.from_numpy(observations)).log_softmax(-1)
+    if hasattr(core, "states"):
+        return core.states(torch.from_numpy(observations)).logits.log_softmax(-1)
     return torch.from_numpy(core.log_probs(core.rows(observations)))
 
 
@@ -250,10 +250,13 @@ def test_a_policy_alone_is_a_folder_without_a_pickle(algo: str, tmp_path: Path):
             if name.endswith("net") and algo != "soft_dqn":
                 torch.testing.assert_close(getattr(loaded, name + "_target")(observations), values)
     if algo == "soft_dqn":
-        values = loaded.actor_critic.values(observations)
+        values = loaded.actor_critic.states(observations).values
         torch.testing.assert_close(loaded.q_net_target(observations)[:, 0], values)
         assert loaded.temperature == policy.temperature == 0.5
     else:
         torch.testing.assert_close(
-            loaded.actor_critic.logits(observations), policy.actor_critic.logits(observations), atol=1e-6, rtol=0
+            loaded.actor_critic.states(observations).logits,
+            policy.actor_critic.states(observations).logits,
+            atol=1e-6,
+            rtol=0,
         )

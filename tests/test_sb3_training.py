@@ -12,8 +12,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from textrl_agents.check.known_optimum import train_exact_with_sb3
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.exact import train_exact
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env import Task
 from textrl_env.rewards import ClassifierReward
@@ -225,7 +225,7 @@ def test_an_entropy_bonus_does_not_make_cross_entropy_kl():
     reached = {}
     for kl_mode, ent_coef in (("deferred", 0.0), ("cross_entropy", 0.5)):
         env_kwargs = {**EXACT, "kl_mode": kl_mode}
-        reached[kl_mode] = train_exact(0, iterations=25, env_kwargs=env_kwargs, ent_coef=ent_coef).normalized
+        reached[kl_mode] = train_exact_with_sb3(0, iterations=25, env_kwargs=env_kwargs, ent_coef=ent_coef).normalized
     assert reached["deferred"] > 0.8
     assert reached["cross_entropy"] < 0.4
 
@@ -233,7 +233,7 @@ def test_an_entropy_bonus_does_not_make_cross_entropy_kl():
 @pytest.mark.slow
 def test_the_known_optimum_is_reached():
     """CHECKS 30: by the policy's exact value, 0 for the reference and 1 for the best there is."""
-    agent, normalized, _ = train_exact(0, device="cpu")
+    agent, normalized, _ = train_exact_with_sb3(0, device="cpu")
     assert type(agent) is PPO
     assert 0.98 <= normalized <= 1.0
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from suffixes import pack_suffixes
 
 from textrl_env import TextGenEnv, TokenAction
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic, ScriptedModel, pack
+from textrl_env.models import CausalLMActorCritic, ScriptedModel
 from textrl_env.tasks.built_in.exact import letter_tokenizer
 
 EOS = 5
@@ -33,14 +34,14 @@ def test_an_environment_and_a_policy_take_it():
     env.reset(options={"prompt": "a"})
     assert env.step(TokenAction(1, -0.5))[4]["ref_log_prob"] == pytest.approx(math.log(0.5), abs=1e-6)
     policy = CausalLMActorCritic(model, letter_tokenizer(), max_length=6)
-    evaluated = policy.evaluate(pack([torch.tensor([0, 2, 4]).numpy()], [1], "cpu"))
+    evaluated = policy.evaluate(pack_suffixes([torch.tensor([0, 2, 4]).numpy()], [1], "cpu"))
     torch.testing.assert_close(evaluated.log_probs.exp(), torch.tensor([0.2, 1 / 6]))
 
 
 def test_it_trains():
     model = ScriptedModel(torch.zeros(6, 6), eos_token_id=EOS)
     policy = CausalLMActorCritic(model, letter_tokenizer(), max_length=6)
-    packed = pack([torch.tensor([0, 2]).numpy()], [1], "cpu")
+    packed = pack_suffixes([torch.tensor([0, 2]).numpy()], [1], "cpu")
     optimizer = torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=5.0)
     (-policy.evaluate(packed).log_probs.sum()).backward()
     optimizer.step()
@@ -65,7 +66,7 @@ def test_saying_a_text(text: str, tiny_tokenizer: Any):
         observation, _ = env.reset(seed=seed)
         terminated = False
         while not terminated:
-            action = policy.act(torch.from_numpy(observation)[None])
+            action = policy.step(torch.from_numpy(observation)[None])
             assert float(action.log_probs) == pytest.approx(0.0, abs=1e-5)
             observation, _, terminated, _, info = env.step(int(action.tokens))
         assert info["response"] == text

@@ -1,4 +1,4 @@
-"""`textrl check`: every check passes on what is right, and fails when its subject is broken."""
+"""`textrl check`: every check passes on what is right, and fails when its checked is broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from textrl_agents.check import self_check
-from textrl_agents.check.material import Subject
+from textrl_agents.check.checked_task import CheckedTask
 from textrl_agents.check.self_check import CHECKS, CheckResult, run_check, run_checks
 from textrl_env import vector_env
 from textrl_env.errors import ConfigError, UnknownName
@@ -28,18 +28,18 @@ OF_THE_PARTS = [name for name in CHECKS if name != OPTIMUM]
 
 
 @pytest.fixture
-def subject(tiny_task: Task) -> Subject:
-    return Subject(tiny_task, device="cpu")
+def checked(tiny_task: Task) -> CheckedTask:
+    return CheckedTask(tiny_task, device="cpu")
 
 
-def with_reward(task: Task, reward: Any) -> Subject:
-    return Subject(task, reward=reward, device="cpu")
+def with_reward(task: Task, reward: Any) -> CheckedTask:
+    return CheckedTask(task, reward=reward, device="cpu")
 
 
 @pytest.mark.parametrize("name", OF_THE_PARTS)
-def test_each_check_passes_on_a_sound_model(subject: Subject, name: str):
+def test_each_check_passes_on_a_sound_model(checked: CheckedTask, name: str):
     """CHECKS 4-7, 13, 16 and 26 as a user runs them."""
-    result = run_check(name, subject)
+    result = run_check(name, checked)
     assert result.ok, result
     assert 0 <= result.value <= result.limit <= 1e-5
     assert result.detail
@@ -48,23 +48,25 @@ def test_each_check_passes_on_a_sound_model(subject: Subject, name: str):
 @pytest.mark.parametrize("name", OF_THE_PARTS)
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_other_families(tiny_task: Task, make_model: Any, tiny_tokenizer: Any, family: str, name: str):
-    subject = Subject(tiny_task, model=make_model(family), tokenizer=tiny_tokenizer, device="cpu")
-    assert run_check(name, subject).ok
+    checked = CheckedTask(tiny_task, model=make_model(family), tokenizer=tiny_tokenizer, device="cpu")
+    assert run_check(name, checked).ok
 
 
 def test_half_precision_has_a_limit_of_its_own(tiny_task: Task):
-    subject = Subject(tiny_task, device="cpu", dtype="bfloat16")
-    results = [run_check(name, subject) for name in (RATIO, KL, PADDING, CACHE, STEPWISE)]
+    checked = CheckedTask(tiny_task, device="cpu", dtype="bfloat16")
+    results = [run_check(name, checked) for name in (RATIO, KL, PADDING, CACHE, STEPWISE)]
     assert all(result.ok and result.limit == 1e-1 for result in results)
     assert max(result.value for result in results) > 1e-5  # the fp32 limit would not do
 
 
 @pytest.mark.parametrize("name", [CACHE, RATIO, STEPWISE])
-def test_a_model_that_cannot_be_cached_is_told_not_failed(subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_cannot_be_cached_is_told_not_failed(
+    checked: CheckedTask, name: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(SlotDecoder, "_probe", lambda self, whole: "it keeps no keys")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = run_check(name, subject)
+        result = run_check(name, checked)
     assert result.ok
     if name == CACHE:
         assert "it keeps no keys" in result.detail
@@ -75,17 +77,17 @@ def test_the_ratio_shows_dropout(
 ):
     """CHECKS 26: dropout that stays on in updates."""
     model = make_model("gpt2", resid_pdrop=0.2, attn_pdrop=0.2)
-    subject = Subject(tiny_task, model=model, tokenizer=tiny_tokenizer, device="cpu")
-    assert run_check(RATIO, subject).ok
+    checked = CheckedTask(tiny_task, model=model, tokenizer=tiny_tokenizer, device="cpu")
+    assert run_check(RATIO, checked).ok
     monkeypatch.setattr(CausalLMActorCritic, "train", nn.Module.train)
-    result = run_check(RATIO, subject)
+    result = run_check(RATIO, checked)
     assert not result.ok
     assert result.value > 1e-2
 
 
 def test_the_ratio_shows_a_temperature_that_the_update_forgets(tiny_task: Task, monkeypatch: pytest.MonkeyPatch):
-    subject = Subject(tiny_task, sampling={"temperature": 0.5}, device="cpu")
-    assert run_check(RATIO, subject).ok
+    checked = CheckedTask(tiny_task, sampling={"temperature": 0.5}, device="cpu")
+    assert run_check(RATIO, checked).ok
     original = CausalLMActorCritic.evaluate
 
     def forgetful(self: CausalLMActorCritic, *arguments: Any) -> Any:
@@ -93,19 +95,19 @@ def test_the_ratio_shows_a_temperature_that_the_update_forgets(tiny_task: Task, 
         return original(self, *arguments)
 
     monkeypatch.setattr(CausalLMActorCritic, "evaluate", forgetful)
-    assert not run_check(RATIO, subject).ok
+    assert not run_check(RATIO, checked).ok
 
 
-def test_kl_shows_another_reference(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_kl_shows_another_reference(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 6."""
     original = Reference.episode_log_probs
     monkeypatch.setattr(Reference, "episode_log_probs", lambda self, packed: original(self, packed) - 1e-4)
-    result = run_check(KL, subject)
+    result = run_check(KL, checked)
     assert not result.ok
     assert result.value == pytest.approx(1e-4, rel=0.1)
 
 
-def test_padding_shows_a_mask_that_is_ignored(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_padding_shows_a_mask_that_is_ignored(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 5."""
     original = CausalLM.hidden
 
@@ -114,14 +116,14 @@ def test_padding_shows_a_mask_that_is_ignored(subject: Subject, monkeypatch: pyt
         return original(self, ids, attention_mask=None if mask is None else torch.ones_like(mask), **arguments)
 
     monkeypatch.setattr(CausalLM, "hidden", unmasked)
-    result = run_check(PADDING, subject)
+    result = run_check(PADDING, checked)
     assert not result.ok
     left, right = (float(part.split()[1]) for part in result.detail.split(", ")[:2])
     assert left > 1e-3
     assert right <= 1e-5
 
 
-def test_padding_shows_a_model_that_looks_ahead(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_padding_shows_a_model_that_looks_ahead(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """Right padding needs no mask only where attention is causal."""
     original = CausalLM.hidden
 
@@ -130,10 +132,10 @@ def test_padding_shows_a_model_that_looks_ahead(subject: Subject, monkeypatch: p
         return states + 1e-2 * states.mean(dim=1, keepdim=True) if "cache" not in arguments else states
 
     monkeypatch.setattr(CausalLM, "hidden", looks_ahead)
-    assert not run_check(PADDING, subject).ok
+    assert not run_check(PADDING, checked).ok
 
 
-def test_the_cache_shows_altered_keys(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_shows_altered_keys(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 5: keys that go wrong after the probe at the start."""
     original = SlotDecoder.last_hidden
 
@@ -144,32 +146,32 @@ def test_the_cache_shows_altered_keys(subject: Subject, monkeypatch: pytest.Monk
                 layer.keys = layer.keys * 1.01
         return states
 
-    decoder = SlotDecoder(subject.lm, subject.rules.max_length)  # the probe itself is left alone
+    decoder = SlotDecoder(checked.lm, checked.rules.max_length)  # the probe itself is left alone
     monkeypatch.setattr(SlotDecoder, "_cache_fits", lambda self, whole: decoder.cached)
     monkeypatch.setattr(SlotDecoder, "last_hidden", altered)
-    result = run_check(CACHE, subject)
+    result = run_check(CACHE, checked)
     assert not result.ok
     assert result.value > 1e-4
 
 
 @pytest.mark.parametrize("name", [PADDING, CACHE])
-def test_nan_is_infinitely_wrong(subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_nan_is_infinitely_wrong(checked: CheckedTask, name: str, monkeypatch: pytest.MonkeyPatch):
     """A comparison with NaN is false, and max() skips it: a broken model must not pass for that."""
     original = CausalLM.project
     monkeypatch.setattr(CausalLM, "project", lambda self, hidden: original(self, hidden) * math.nan)
-    result = run_check(name, subject)
+    result = run_check(name, checked)
     assert not result.ok
     assert result.value == math.inf or "not finite" in result.detail  # the decoder itself refuses it
 
 
-def test_stepwise_shows_another_reference(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_stepwise_shows_another_reference(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 4."""
     original = Reference.step_log_probs
     monkeypatch.setattr(Reference, "step_log_probs", lambda self, ids, tokens: original(self, ids, tokens) + 1e-4)
-    assert not run_check(STEPWISE, subject).ok
+    assert not run_check(STEPWISE, checked).ok
 
 
-def test_stepwise_shows_a_wrong_sign(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_stepwise_shows_a_wrong_sign(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 23: the policy is not the reference there, so a sign matters."""
     original = KLPenalty.__call__
 
@@ -178,11 +180,11 @@ def test_stepwise_shows_a_wrong_sign(subject: Subject, monkeypatch: pytest.Monke
         return terms._replace(kl=-terms.kl)
 
     monkeypatch.setattr(KLPenalty, "__call__", flipped)
-    assert not run_check(STEPWISE, subject).ok
+    assert not run_check(STEPWISE, checked).ok
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1.01])
-def test_the_identity_shows_a_wrong_charge(subject: Subject, scale: float, monkeypatch: pytest.MonkeyPatch):
+def test_the_identity_shows_a_wrong_charge(checked: CheckedTask, scale: float, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 7: a KL that is reported and not charged, charged with the wrong sign, or charged too much."""
     from textrl_agents.sb3.ledger import EpisodeLedger
 
@@ -193,7 +195,7 @@ def test_the_identity_shows_a_wrong_charge(subject: Subject, scale: float, monke
         return (scale * costs, *rest)
 
     monkeypatch.setattr(EpisodeLedger, "settle", wrong)
-    result = run_check(IDENTITY, subject)
+    result = run_check(IDENTITY, checked)
     assert not result.ok
     assert result.value > 1e-4
 
@@ -247,48 +249,48 @@ def test_columns_reach_the_reward(tiny_task: Task):
     def weighted(prompts: list[str], completions: list[str], weight: list[float]) -> list[float]:
         return [factor * len(text) for factor, text in zip(weight, completions, strict=True)]
 
-    subject = Subject(dataclasses.replace(tiny_task, prompts=rows, reward=weighted), device="cpu")
-    assert run_check(REWARD, subject).ok
-    assert run_check(IDENTITY, subject).ok
+    checked = CheckedTask(dataclasses.replace(tiny_task, prompts=rows, reward=weighted), device="cpu")
+    assert run_check(REWARD, checked).ok
+    assert run_check(IDENTITY, checked).ok
 
 
-def test_the_round_trip_shows_injected_control_tokens(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_the_round_trip_shows_injected_control_tokens(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 16."""
 
     def plain(tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(text, split_special_tokens=False)["input_ids"])
 
     monkeypatch.setattr(self_check, "encode_prompt_text", plain)
-    result = run_check(ROUND_TRIP, subject)
+    result = run_check(ROUND_TRIP, checked)
     assert not result.ok
     assert "<|im_start|>" in result.detail
 
 
-def test_the_round_trip_shows_decoding_token_by_token(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_the_round_trip_shows_decoding_token_by_token(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 13."""
 
     def pieces(tokenizer: Any, ids: list[int], **flags: Any) -> str:
         return "".join(tokenizer.decode([i], skip_special_tokens=True) for i in ids)
 
     monkeypatch.setattr(self_check, "decode_response", pieces)
-    assert not run_check(ROUND_TRIP, subject).ok
+    assert not run_check(ROUND_TRIP, checked).ok
 
 
 def test_a_small_alphabet_is_told_not_failed():
-    result = run_check(ROUND_TRIP, Subject("exact", device="cpu"))
+    result = run_check(ROUND_TRIP, CheckedTask("exact", device="cpu"))
     assert result.ok
     assert "5 have characters that this tokenizer cannot write" in result.detail
 
 
-def test_vector_shows_other_prompts(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_vector_shows_other_prompts(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 3."""
     monkeypatch.setattr(vector_env, "choose_prompt", lambda prompts, generator, options: prompts[0])
-    result = run_check(VECTOR, subject)
+    result = run_check(VECTOR, checked)
     assert not result.ok
     assert "observations" in result.detail
 
 
-def test_vector_shows_other_rewards(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_vector_shows_other_rewards(checked: CheckedTask, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 3."""
     original = vector_env.TextGenVectorEnv.step
 
@@ -297,23 +299,23 @@ def test_vector_shows_other_rewards(subject: Subject, monkeypatch: pytest.Monkey
         return (observations, rewards + 1e-4, *rest)
 
     monkeypatch.setattr(vector_env.TextGenVectorEnv, "step", generous)
-    assert not run_check(VECTOR, subject).ok
+    assert not run_check(VECTOR, checked).ok
 
 
 @pytest.mark.parametrize(("reached", "ok"), [(0.981, True), (0.5, False), (math.nan, False)])
-def test_the_optimum_must_be_reached(subject: Subject, reached: float, ok: bool, monkeypatch: pytest.MonkeyPatch):
+def test_the_optimum_must_be_reached(checked: CheckedTask, reached: float, ok: bool, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 30; the training itself is tested where it is defined."""
-    from textrl_agents.sb3.exact import ExactResult
+    from textrl_agents.check.known_optimum import ExactResult
 
-    monkeypatch.setattr(self_check, "train_exact", lambda *_, **__: ExactResult(None, reached, 12.3))  # type: ignore[arg-type]
-    result = run_check(OPTIMUM, subject)
+    monkeypatch.setattr(self_check, "train_exact_with_sb3", lambda *_, **__: ExactResult(None, reached, 12.3))  # type: ignore[arg-type]
+    result = run_check(OPTIMUM, checked)
     assert result.ok is ok
     assert result.limit == 0.98
     assert "12 s" in result.detail
 
 
 def test_run_checks_runs_them_all(tiny_task: Task, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(CHECKS, OPTIMUM, lambda subject: self_check.Found(0.0, 0.0, "left out"))
+    monkeypatch.setitem(CHECKS, OPTIMUM, lambda checked: self_check.Found(0.0, 0.0, "left out"))
     started: list[str] = []
     results = run_checks(task=tiny_task, device="cpu", progress=started.append)
     assert started == [result.name for result in results] == list(CHECKS)
@@ -344,7 +346,7 @@ def test_a_lora_model_is_left_as_it_was(tiny_task: Task, make_model: Any, tiny_t
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(make_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    subject = Subject(tiny_task, model=model, tokenizer=tiny_tokenizer, device="cpu")
-    results = [run_check(name, subject) for name in OF_THE_PARTS]
+    checked = CheckedTask(tiny_task, model=model, tokenizer=tiny_tokenizer, device="cpu")
+    results = [run_check(name, checked) for name in OF_THE_PARTS]
     assert all(result.ok for result in results), results
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())

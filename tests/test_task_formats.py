@@ -14,22 +14,24 @@ from typing import Any
 import pytest
 
 from textrl_env.errors import UnknownName
-from textrl_env.language.expression import MAX_CHARACTERS, read_expression
-from textrl_env.language.formats import FORMATS, Format
-from textrl_env.language.formats.detoxify import fluency
-from textrl_env.language.formats.recommend import GROUP_OF, GROUPS
-from textrl_env.language.formats.summarize import VALUES
 from textrl_env.language.insults import find_insults
 from textrl_env.language.phrases import Phrases
 from textrl_env.rewards import make_reward, score_episodes
 from textrl_env.tasks import get_task
+from textrl_env.tasks.built_in.code import MAX_CHARACTERS, read_expression
+from textrl_env.tasks.built_in.detoxify import fluency
+from textrl_env.tasks.built_in.recommend import GROUP_OF, GROUPS
+from textrl_env.tasks.built_in.summarize import VALUES
+from textrl_env.tasks.format import Format
+from textrl_env.tasks.registry import built_in_formats
 from textrl_env.text.prompt_splits import SPLITS
 
+FORMATS = built_in_formats()
 DIGEST = """
 import hashlib, random
-from textrl_env.language.formats import FORMATS
+from textrl_env.tasks.registry import built_in_formats
 rng, made = random.Random(7), []
-for form in FORMATS.values():
+for form in built_in_formats().values():
     rows = [form.draw(rng) for _ in range(50)]
     splits = [form.rows(split) for split in ("train", "validation", "heldout")]
     made.append((rows, [form.answer(rng, row) for row in rows], splits))

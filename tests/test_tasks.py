@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from suffixes import pack_suffixes
 
 from textrl_env import Task, TextGenEnv, TextGenVectorEnv, register_task
 from textrl_env.errors import ConfigError, ModelError, PromptError, UnknownName
-from textrl_env.models import SamplingParams, ScriptedModel, pack
+from textrl_env.models import SamplingParams, ScriptedModel
 from textrl_env.tasks import get_task, registry, task_names
 from textrl_env.tasks.assembly import assemble_model, assemble_reference
 from textrl_env.tasks.built_in.exact import letter_tokenizer, steps_forward
@@ -247,7 +248,7 @@ def test_an_environment_without_a_reference_is_the_same(by_name: bool, tiny_task
     assert single[-1][1] == single[-1][4]["score"] != 0.0
     assert env.model_name == (str(tiny_folder) if by_name else None)
     with pytest.raises(ConfigError, match="has no reference model"):
-        env.kl_penalty(pack([np.array([4, 9])], [1], "cpu"), torch.zeros(1))
+        env.kl_penalty(pack_suffixes([np.array([4, 9])], [1], "cpu"), torch.zeros(1))
 
 
 @pytest.mark.parametrize("kl_mode", ["auto", "log_ratio", "cross_entropy"])
@@ -280,7 +281,7 @@ def test_a_model_and_its_reference_can_be_had_without_an_environment(tiny_task: 
         assert each.sampling == env.kl_penalty.reference.sampling == SamplingParams(temperature=0.5)
         for name in ("size", "eos_ids", "known"):
             np.testing.assert_equal(getattr(each.vocabulary, name), getattr(env.rules.vocabulary, name))
-    packed = pack([np.array([0, 9, 30, 7, 100])], [2], "cpu")
+    packed = pack_suffixes([np.array([0, 9, 30, 7, 100])], [2], "cpu")
     got = assemble_reference(parts).episode_log_probs(packed)
     torch.testing.assert_close(got, env.kl_penalty.reference.episode_log_probs(packed), atol=0, rtol=0)
     assert not got.isnan().any()
@@ -289,7 +290,7 @@ def test_a_model_and_its_reference_can_be_had_without_an_environment(tiny_task: 
 def test_a_reference_copies_the_module_that_its_caller_holds_and_no_other(tiny_task: Task):
     parts = assemble_model(tiny_task)
     given, own = assemble_reference(parts, parts.model), assemble_reference(parts, "a name")
-    packed = pack([np.array([0, 9, 30])], [1], "cpu")
+    packed = pack_suffixes([np.array([0, 9, 30])], [1], "cpu")
     before = given.episode_log_probs(packed)
     with torch.no_grad():
         parts.model.lm_head.weight[9] += 3.0

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from hang_guard import HANG
 from rich.console import Console
-from test_cli import RUN, Row, textrl
+from test_cli import RUN, textrl
 
 import textrl_agents.evaluation.generation
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark import cell_progress
 from textrl_agents.benchmark.cell_progress import CellProgress
+from textrl_agents.check.self_check import CheckResult
 from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
 from textrl_agents.evaluation.generation import Completion
 from textrl_agents.evaluation.tables import sample_table
@@ -161,7 +162,7 @@ def test_a_benchmark_in_a_file_tells_what_runs(terminal: bool, monkeypatch: pyte
 
 
 def test_check_and_bench_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Row("ratio", False, 1.0, 1e-5, HOSTILE)]
+    rows = [CheckResult("ratio", False, 1.0, 1e-5, HOSTILE)]
     monkeypatch.setitem(
         sys.modules, "textrl_agents.check.self_check", SimpleNamespace(run_checks=lambda **arguments: rows)
     )

@@ -186,5 +186,5 @@ def test_a_native_environment_reports_what_was_cut():
     rewards = [env.step([1, EOS])[1], env.step([1, 1])[1]]
     assert env.transition is not None
     ((row, cut),) = env.transition.cut
-    assert (row, cut.episode_length, cut.kl_coef) == (0, 2, 0.25)
+    assert (row, len(cut), cut.kl_coef) == (0, 2, 0.25)
     assert cut.episode_return == pytest.approx(rewards[0][0] + rewards[1][0])

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import sb3_contrib
 import torch
+from suffixes import pack_suffixes
 from torch.distributions import kl_divergence
 
 from textrl_agents.sb3 import make_agent
 from textrl_env.errors import ConfigError
-from textrl_env.models import SamplingParams, pack
+from textrl_env.models import SamplingParams
 from textrl_env.models.sampling import truncate
 from textrl_env.tasks import Task
 
@@ -109,7 +110,7 @@ def test_the_distribution_is_the_policys_within_the_masks_top_p(tiny_task: Task)
         kept = ~torch.isinf(truncate(masking[None], SamplingParams(top_p=0.6), None)[0])
         assert 0 < int(kept.sum()) < len(kept)
         expected = own.masked_fill(~kept, -torch.inf).softmax(-1)
-        got = core.logits(obs)[row].softmax(-1)
+        got = core.states(obs).logits[row].softmax(-1)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -160,7 +161,7 @@ def test_the_value_head_sees_the_policys_states_alone(tiny_task: Task):
     agent = masked(tiny_task)
     core = agent.policy.actor_critic
     torch.nn.init.normal_(core.value_head.weight)
-    packed = pack([np.array([5, 9, 20, 31])], [2], "cpu")
+    packed = pack_suffixes([np.array([5, 9, 20, 31])], [2], "cpu")
     with torch.no_grad():
         before = core.evaluate(packed).values
         for weight in core.mask_model.parameters():

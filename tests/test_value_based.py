@@ -10,6 +10,7 @@ import pytest
 import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
+from suffixes import pack_suffixes
 
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.sb3 import make_agent
@@ -17,7 +18,6 @@ from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
 from textrl_agents.sb3.own.tabular import TabularPolicy
 from textrl_agents.sb3.policy import IMPOSSIBLE
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.models import pack
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue
 
@@ -136,7 +136,7 @@ def test_packed_values_are_those_of_single_observations(algo: str, tiny_task: Ta
         if algo == "qrdqn":
             network.spread.weight.normal_(std=0.1)
     sequences = [np.array([5, 9, 20, 31, 7]), np.array([8, 9, 10])]
-    packed = pack(sequences, [2, 1], "cpu")
+    packed = pack_suffixes(sequences, [2, 1], "cpu")
     with torch.no_grad():
         together = network(packed)
     single = []
@@ -171,7 +171,7 @@ def test_the_greedy_action_is_the_models_likeliest_token(tiny_task: Task):
     obs = agent.env.reset()
     on_device = torch.from_numpy(obs)
     values = agent.q_net(on_device)
-    expected = agent.policy.actor_critic.act(on_device, deterministic=True).tokens
+    expected = agent.policy.actor_critic.step(on_device, deterministic=True).tokens
     assert torch.equal(values.argmax(dim=1), expected)
     assert torch.equal(agent.policy._predict(on_device, deterministic=True), expected)
 
@@ -186,8 +186,10 @@ def test_a_q_value_is_the_log_prob_and_the_states_value(algo: str):
     obs = torch.tensor([[0, 1, -1, -1, -1, -1], [2, 3, 4, -1, -1, -1]])
     with torch.no_grad():
         values = network(obs) if algo == "dqn" else network(obs)[:, 0]
-    torch.testing.assert_close(values, 0.3 * core.logits(obs).log_softmax(dim=-1) + core.values(obs)[:, None])
-    assert core.values(obs).abs().min() > 0.05
+    torch.testing.assert_close(
+        values, 0.3 * core.states(obs).logits.log_softmax(dim=-1) + core.states(obs).values[:, None]
+    )
+    assert core.states(obs).values.abs().min() > 0.05
 
 
 def test_ids_that_cannot_be_drawn_have_a_finite_worst_value(tiny_task: Task):
@@ -204,7 +206,7 @@ def test_the_soft_backup_is_the_log_sum_of_the_exponential_values():
         agent.policy.actor_critic.value_head.weight.normal_()
     agent.q_net_target.load_state_dict(agent.q_net.state_dict())
     single = torch.from_numpy(agent.env.reset())
-    packed = pack([np.array([0, 1, 2, 5]), np.array([2, 3])], [1, 1], "cpu")
+    packed = pack_suffixes([np.array([0, 1, 2, 5]), np.array([2, 3])], [1, 1], "cpu")
     for obs, count in ((single, 3), (packed, 4)):
         with torch.no_grad():
             soft, values = agent.q_net_target(obs), agent.q_net(obs)
@@ -262,11 +264,11 @@ def test_a_table_as_a_policy():
     assert isinstance(policy, TabularPolicy)
     obs = torch.from_numpy(agent.env.reset())[:1].expand(4000, -1)
     policy.q[policy.rows(obs[:1].numpy())[0]] = [0.0, 0.3, -0.2, 0.1, 0.5, -1.0]
-    action = policy.act(obs)
+    action = policy.step(obs)
     expected = np.exp(np.array([0.0, 0.3, -0.2, 0.1, 0.5, -1.0]) / 0.5)
     expected /= expected.sum()
     np.testing.assert_allclose(np.bincount(action.tokens, minlength=6) / 4000, expected, atol=0.03)
-    packed = pack([np.array([int(obs[0, 0]), token]) for token in range(6)], [1] * 6, "cpu")
+    packed = pack_suffixes([np.array([int(obs[0, 0]), token]) for token in range(6)], [1] * 6, "cpu")
     evaluation = policy.evaluate(packed)
     np.testing.assert_allclose(evaluation.log_probs.exp(), expected, atol=1e-6)
     np.testing.assert_allclose(evaluation.entropy, -(expected * np.log(expected)).sum(), atol=1e-6)

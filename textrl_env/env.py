@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
-from textrl_env.arguments import check_seed
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import Episode, EpisodeRules, TokenMDP, Transition
+from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
-from textrl_env.render import RENDER_MODES, Renderer
 from textrl_env.tasks.assembly import assemble
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
+from textrl_env.text.rendering import RENDER_MODES, Renderer
+from textrl_env.user_values import check_seed
 
 RESET_OPTIONS = ("prompt", "prompt_index", "columns")
 
@@ -101,7 +103,9 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # noqa: RUF012
 
-    def __init__(self, task: Any = "sentiment", *, render_mode: str | None = None, **arguments: Any):
+    def __init__(
+        self, task: str | Task = "sentiment", *, render_mode: str | None = None, **arguments: Unpack[EnvArguments]
+    ):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ConfigError(f"render_mode must be one of {', '.join(RENDER_MODES)} or None, got {shown(render_mode)}")
         self.render_mode = render_mode
@@ -130,6 +134,7 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
 
     @property
     def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
         return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
@@ -139,6 +144,10 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; returns the prompt as int64 [max_length] and an empty info.
+
+        seed: of the generator that draws the prompts from now on. options: see Starting State.
+        """
         check_options(options, RESET_OPTIONS)
         super().reset(seed=check_seed(seed))
         prompt = choose_prompt(self.prompts, self.np_random, options)
@@ -149,6 +158,10 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         return self._mdp.ids[0].copy(), {}
 
     def step(self, action: int | TokenAction | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Append a token; returns the observation, the reward, `terminated`, False and the info.
+
+        Raises InvalidAction, MissingLogProb, ResetNeeded and RewardError, each before any state has changed.
+        """
         if not self._mdp.running[0] and self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         actions = parse_action(action, self.rules.vocabulary.size)
@@ -209,5 +222,5 @@ def step_info(transition: Transition, row: int) -> dict[str, Any]:
         "ref_log_prob": float(transition.ref_log_probs[row]),
         "kl": float(transition.kl[row]),
     }
-    ended: Episode | None = next((episode for at, episode in transition.episodes if at == row), None)
+    ended = next((episode for at, episode in transition.episodes if at == row), None)
     return info if ended is None else {**info, **ended.info()}

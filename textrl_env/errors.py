@@ -3,6 +3,7 @@
 TextRLError
 |-- ConfigError                (ValueError)    an argument cannot work; raised before anything is built
 |   |-- UnknownName            (LookupError)   task, reward, algorithm, device ...: suggests the near name
+|   |   `-- UnknownArgument    (TypeError)     a keyword that an environment does not take
 |   |-- ModelError                             a model folder that cannot be used
 |   |   |-- TokenizerMismatch                  tokenizer and head cannot go together
 |   |   `-- AssetError                         an embedded file is missing or was changed
@@ -60,6 +61,15 @@ class UnknownName(ConfigError, LookupError):
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
+
+
+class UnknownArgument(UnknownName, TypeError):
+    """A keyword argument that is not taken; a TypeError too, as for any Python function."""
+
+    def __init__(self, kind: str, name: object = None, known: Iterable[str] = ()):
+        super().__init__(kind, name, known)
+        if name is None:  # `gymnasium.make` raises a TypeError anew, of its class and a text alone
+            self.args = (kind,)
 
 
 class ModelError(ConfigError):

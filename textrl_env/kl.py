@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -28,7 +28,6 @@ from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 
 if TYPE_CHECKING:
-    from textrl_env.models.actor_critic import CausalLMActorCritic
     from textrl_env.models.packing import PackedEpisodes
     from textrl_env.models.reference import Reference
 
@@ -122,12 +121,26 @@ def make_controller(kl_coef: float | Mapping[str, float] | KLController) -> KLCo
             ) from None
     if isinstance(kl_coef, bool) or not hasattr(kl_coef, "update"):
         try:
-            return FixedKL(float(kl_coef))  # type: ignore[arg-type]
+            return FixedKL(float(kl_coef))
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"kl_coef must be a number, a mapping or a controller, got {shown(kl_coef)}") from None
     return kl_coef  # type: ignore[return-value]
+
+
+class Distributions(Protocol):
+    """The distributions of M transitions."""
+
+    def distributions(self, rows: int) -> Iterator[torch.Tensor]:
+        """Log-probabilities of every id, float32 [m, V] for `rows` of the M at a time."""
+
+
+class Sampler(Protocol):
+    """A policy that can tell what it samples from, such as a CausalLMActorCritic."""
+
+    def states(self, packed: PackedEpisodes, /) -> Distributions:
+        """The states at the transitions of whole sequences."""
 
 
 class KLTerms(NamedTuple):
@@ -162,27 +175,29 @@ class KLPenalty:
             self.controller.update(kl, episodes)
 
     @torch.no_grad()
-    def __call__(
-        self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: CausalLMActorCritic | None = None
-    ) -> KLTerms:
+    def __call__(self, packed: PackedEpisodes, log_probs: torch.Tensor, policy: Sampler | None = None) -> KLTerms:
         """Penalty terms of M transitions.
 
         log_probs: float [M], the policy's, of the actions when they were sampled.
         policy: what sampled them; needed by the `full` estimator alone.
         """
-        reference = self._required_reference()
+        reference = self.require_reference()
         ref_log_probs = reference.episode_log_probs(packed)
         if self.estimator != "full":
             return KLTerms(ref_log_probs, estimate_kl(self.estimator, log_probs.to(ref_log_probs) - ref_log_probs))
         if policy is None:
             raise ConfigError("kl_estimator='full' needs the policy's distribution: pass policy= the actor-critic")
         rows = reference.chunk_rows
-        pairs = zip(policy.distributions(packed, rows), reference.distributions(packed, rows), strict=True)
+        pairs = zip(policy.states(packed).distributions(rows), reference.distributions(packed, rows), strict=True)
         return KLTerms(ref_log_probs, torch.cat([full_kl(*pair) for pair in pairs]))
 
-    def _required_reference(self) -> Reference:
+    def require_reference(self) -> Reference:
+        """Return the reference model. Raises ConfigError where the environment was built without one."""
         if self.reference is None:
-            raise ConfigError("this KLPenalty has no reference model; take the one of the environment: env.kl_penalty")
+            raise ConfigError(
+                "this KLPenalty has no reference model; take the one of the environment, env.kl_penalty, and build the "
+                "environment without with_reference=False"
+            )
         return self.reference
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KLPenalty:

@@ -24,21 +24,14 @@ from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
 from textrl_env.text.prompts import Prompt, PromptSet
 from textrl_env.text.stopping import StopStrings
 from textrl_env.text.tokenization import decode_responses
+from textrl_env.trajectory import Trajectory
 
 UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
 
 # What a TokenMDP knows of its rows besides their prompts.
 _ROW_ARRAYS = (
-    "ids",
-    "lengths",
-    "prompt_lengths",
-    "running",
-    "returns",
-    "kl_sums",
-    "token_scores",
-    "kl_coefs",
-    "charges",
-    "groups",
+    *("ids", "is_action", "lengths", "counts", "running", "token_scores", "kl_coefs", "charges", "groups"),
+    *("log_probs", "rewards", "kl"),
 )
 
 
@@ -77,50 +70,14 @@ class EpisodeRules:
         return self.max_prompt_tokens + self.max_new_tokens
 
 
-@dataclass
-class Episode:
-    """A finished episode, as it is reported in `info`."""
+class Outcome(NamedTuple):
+    """What is known of an episode once it has terminated."""
 
-    prompt: Any  # str, or chat messages
     response: str
-    response_ids: np.ndarray  # int64 [n]
     finish_reason: str  # "eos", "stop" or "length"
     score: float
     score_parts: dict[str, float]
-    kl_sum: float  # what was charged, without the coefficient; NaN in deferred mode until the adapter charges it
-    kl_coef: float
     gold_score: float | None
-    group: int | None = None  # of the responses to one prompt, where prompts are served in groups
-    episode_return: float = 0.0  # the sum of its rewards; in deferred mode the adapter takes the charge off
-
-    @property
-    def episode_length(self) -> int:
-        """Tokens of the response."""
-        return len(self.response_ids)
-
-    def info(self) -> dict[str, Any]:
-        """The keys that `info` has at an episode's end."""
-        info = {
-            "prompt": self.prompt,
-            "response": self.response,
-            "finish_reason": self.finish_reason,
-            "score": self.score,
-            "score_parts": dict(self.score_parts),
-            "kl_sum": self.kl_sum,
-            "kl_coef": self.kl_coef,
-            "episode_return": self.episode_return,
-            "episode_length": self.episode_length,
-        }
-        optional = {"gold_score": self.gold_score, "group": self.group}
-        return info | {name: value for name, value in optional.items() if value is not None}
-
-
-class CutEpisode(NamedTuple):
-    """An episode that a time limit cut off: it is never scored."""
-
-    episode_return: float
-    episode_length: int
-    kl_coef: float
 
 
 class Transition(NamedTuple):
@@ -131,8 +88,8 @@ class Transition(NamedTuple):
     truncated: np.ndarray  # bool [N], at the time limit, whether the episode has also terminated there or not
     ref_log_probs: np.ndarray  # float64 [N], nats, NaN in deferred mode
     kl: np.ndarray  # float64 [N], the estimator's term; NaN where the policy's log-prob is unknown
-    episodes: list[tuple[int, Episode]]  # (row, episode) of the rows that terminated
-    cut: list[tuple[int, CutEpisode]]  # (row, episode) of the rows that were truncated and did not terminate
+    episodes: list[tuple[int, Trajectory]]  # (row, episode) of the rows that terminated
+    cut: list[tuple[int, Trajectory]]  # (row, episode) of the rows that were truncated and did not terminate
 
 
 class TokenMDP:
@@ -144,12 +101,13 @@ class TokenMDP:
     def __init__(self, rules: EpisodeRules, num_rows: int, max_episode_steps: int | None = None):
         self.rules, self.num_rows, self.max_episode_steps = rules, num_rows, max_episode_steps
         self.ids = np.full((num_rows, rules.max_length), -1, dtype=np.int64)
+        self.is_action = np.zeros((num_rows, rules.max_length), dtype=bool)
         self.lengths = np.zeros(num_rows, dtype=np.int64)
-        self.prompt_lengths = np.zeros(num_rows, dtype=np.int64)
+        self.counts = np.zeros(num_rows, dtype=np.int64)  # actions so far
         self.running = np.zeros(num_rows, dtype=bool)
         self.prompts: list[Prompt | None] = [None] * num_rows
-        self.returns = np.zeros(num_rows)
-        self.kl_sums = np.zeros(num_rows)
+        # float64 [N, L], at the places of the actions; what stands elsewhere is of older episodes.
+        self.log_probs, self.rewards, self.kl = (np.zeros((num_rows, rules.max_length)) for _ in range(3))
         self.token_scores = np.zeros(num_rows)
         self.kl_coefs = np.zeros(num_rows)
         self.charges = np.zeros(num_rows, dtype=np.int8)
@@ -173,11 +131,13 @@ class TokenMDP:
             length = len(prompt.ids)
             self.ids[row, :length] = prompt.ids
             self.ids[row, length:] = -1
-            self.lengths[row] = self.prompt_lengths[row] = length
+            self.lengths[row] = length
             self.prompts[row] = prompt
         self.running[rows] = True
         self.groups[rows] = -1 if groups is None else groups
-        self.returns[rows] = self.kl_sums[rows] = self.token_scores[rows] = 0.0
+        self.is_action[rows] = False
+        self.counts[rows] = 0
+        self.token_scores[rows] = 0.0
         # The coefficient of an episode is the one in force when it starts: its return stays a sum of like terms.
         self.kl_coefs[rows] = self.rules.kl_penalty.coef
         self.charges[rows] = self._initial_charge
@@ -218,7 +178,7 @@ class TokenMDP:
             else:
                 restored.append(None if source is None else prompts[source])
             prompt = restored[-1]
-            if prompt is not None and not np.array_equal(prompt.ids, state["ids"][row][: state["prompt_lengths"][row]]):
+            if prompt is not None and not np.array_equal(prompt.ids, state["ids"][row][: len(prompt.ids)]):
                 raise ConfigError(f"the prompt of row {row} is not the one it was saved with: {prompt.text!r:.80}")
         for name in _ROW_ARRAYS:
             getattr(self, name)[...] = state[name]
@@ -242,31 +202,31 @@ class TokenMDP:
         if token_scores is not None:
             rewards += token_scores
         ended, reasons = self._endings(tokens, live)
-        episodes = self._score(ended, reasons, tokens, charged, token_scores) if ended else []
-        for row, episode in episodes:
+        outcomes = self._outcomes(ended, reasons, tokens, token_scores) if ended else []
+        for row, outcome in zip(ended, outcomes, strict=True):
             # Token scores were paid as they came; the rest of the score is paid here.
             paid = self.token_scores[row] + (0.0 if token_scores is None else token_scores[row])
-            rewards[row] += episode.score - paid
+            rewards[row] += outcome.score - paid
 
         # Nothing below can fail.
         rows = np.flatnonzero(live)
-        self.ids[rows, self.lengths[rows]] = tokens[rows]
+        place = rows, self.lengths[rows]
+        self.ids[place], self.is_action[place] = tokens[rows], True
+        self.rewards[place], self.log_probs[place] = rewards[rows], actions.log_probs[rows]
+        self.kl[place] = np.nan if charged is None else charged[rows]
         self.lengths[rows] += 1
+        self.counts[rows] += 1
         self.charges = charges
-        self.returns += rewards
-        if charged is not None:
-            self.kl_sums[rows] += charged[rows]
         if token_scores is not None:
             self.token_scores += token_scores
-        for row, episode in episodes:
-            episode.episode_return = float(self.returns[row])
         terminated, truncated = np.zeros_like(live), np.zeros_like(live)
         terminated[ended] = True
         if self.max_episode_steps is not None:
-            truncated = live & (self.lengths - self.prompt_lengths >= self.max_episode_steps)
+            truncated = live & (self.counts >= self.max_episode_steps)
         self.running[terminated | truncated] = False
+        episodes = [(row, self._trajectory(row, outcome)) for row, outcome in zip(ended, outcomes, strict=True)]
         self._adapt(episodes)
-        cut = [(row, self._cut(row)) for row in np.flatnonzero(truncated & ~terminated).tolist()]
+        cut = [(row, self._trajectory(row)) for row in np.flatnonzero(truncated & ~terminated).tolist()]
         return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut)
 
     def _charge(
@@ -320,7 +280,7 @@ class TokenMDP:
     def _endings(self, tokens: np.ndarray, live: np.ndarray) -> tuple[list[int], list[str]]:
         """Rows that end with these tokens, and why."""
         eos = self._is_eos[tokens] & live
-        full = (self.lengths - self.prompt_lengths + 1 >= self.rules.max_new_tokens) & live
+        full = (self.counts + 1 >= self.rules.max_new_tokens) & live
         stopped = np.zeros_like(eos)
         if self.rules.stop.strings:
             rows = np.flatnonzero(live & ~eos).tolist()
@@ -329,15 +289,10 @@ class TokenMDP:
         ended = np.flatnonzero(eos | full | stopped).tolist()
         return ended, ["eos" if eos[row] else "stop" if stopped[row] else "length" for row in ended]
 
-    def _score(
-        self,
-        ended: list[int],
-        reasons: list[str],
-        tokens: np.ndarray,
-        charged: np.ndarray | None,
-        token_scores: np.ndarray | None,
-    ) -> list[tuple[int, Episode]]:
-        """The episodes of rows that end now, all scored in one call of the reward."""
+    def _outcomes(
+        self, ended: list[int], reasons: list[str], tokens: np.ndarray, token_scores: np.ndarray | None
+    ) -> list[Outcome]:
+        """Score the rows that end now, all in one call of the reward."""
         prompts = [self._prompt(row) for row in ended]
         ids = [self._response_ids(row, tokens) for row in ended]
         texts = [prompt.text for prompt in prompts]
@@ -347,36 +302,34 @@ class TokenMDP:
         scored = score_episodes(self.rules.reward, *call)
         gold = None if self.rules.gold is None else score_episodes(self.rules.gold, *call).scores
         earlier = self.token_scores if token_scores is None else self.token_scores + token_scores
-        episodes = []
+        outcomes = []
         for place, row in enumerate(ended):
             parts = {name: float(part[place]) for name, part in scored.parts.items()}
             if self._scores_tokens:
                 parts["token_scores"] = float(earlier[row])
-            kl_sum = np.nan if charged is None else self.kl_sums[row] + charged[row]
-            episodes.append(
-                (
-                    row,
-                    Episode(
-                        prompt=texts[place],
-                        response=responses[place],
-                        response_ids=ids[place],
-                        finish_reason=reasons[place],
-                        score=float(scored.scores[place] + earlier[row]),
-                        score_parts=parts,
-                        kl_sum=float(kl_sum),
-                        kl_coef=float(self.kl_coefs[row]),
-                        gold_score=None if gold is None else float(gold[place]),
-                        group=None if self.groups[row] < 0 else int(self.groups[row]),
-                    ),
-                )
-            )
-        return episodes
+            score = float(scored.scores[place] + earlier[row])
+            gold_score = None if gold is None else float(gold[place])
+            outcomes.append(Outcome(responses[place], reasons[place], score, parts, gold_score))
+        return outcomes
 
-    def _cut(self, row: int) -> CutEpisode:
-        length = int(self.lengths[row] - self.prompt_lengths[row])
-        return CutEpisode(float(self.returns[row]), length, float(self.kl_coefs[row]))
+    def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
+        """The row's episode so far. outcome: where it has terminated."""
+        length = self.lengths[row]
+        is_action = self.is_action[row, :length].copy()
+        columns: dict[str, Any] = {
+            name: getattr(self, name)[row, :length][is_action] for name in ("log_probs", "rewards", "kl")
+        }
+        return Trajectory(
+            self.ids[row, :length].copy(),
+            is_action,
+            **columns,
+            kl_coef=float(self.kl_coefs[row]),
+            group=None if self.groups[row] < 0 else int(self.groups[row]),
+            prompt=self._prompt(row).text,
+            **({} if outcome is None else outcome._asdict()),
+        )
 
-    def _adapt(self, episodes: list[tuple[int, Episode]]) -> None:
+    def _adapt(self, episodes: list[tuple[int, Trajectory]]) -> None:
         sums = [episode.kl_sum for row, episode in episodes if self.charges[row] == LOG_RATIO]
         if sums:
             self.rules.kl_penalty.update(float(np.mean(sums)), len(sums))
@@ -387,7 +340,7 @@ class TokenMDP:
         return prompt
 
     def _response_ids(self, row: int, tokens: np.ndarray) -> np.ndarray:
-        return np.append(self.ids[row, self.prompt_lengths[row] : self.lengths[row]], tokens[row])
+        return np.append(self.ids[row][self.is_action[row]], tokens[row])
 
 
 def _columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
-from textrl_env.arguments import check_seed
+from textrl_env.arguments import EnvArguments
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
@@ -19,10 +19,12 @@ from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.pickling import Portable
 from textrl_env.tasks.assembly import assemble
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_groups import PromptGroups, restored_generator
+from textrl_env.user_values import check_seed
 
 
-class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
+class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the
@@ -43,13 +45,13 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        task: Any = "sentiment",
+        task: str | Task = "sentiment",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
-        **arguments: Any,
+        **arguments: Unpack[EnvArguments],
     ):
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or not 1 <= num_envs < 2**31:
             raise ConfigError(f"num_envs must be a whole number >= 1, got {shown(num_envs)}")
@@ -99,6 +101,7 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
 
     @property
     def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
         return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
@@ -138,6 +141,10 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv):
         return self._mdp.ids.copy(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Append a token to each row; observations int64 [N, max_length], rewards float64 [N], flags bool [N], infos.
+
+        actions: token ids [N], rows `[token, log_prob]` [N, 2], or TokenActions. Raises as the single environment does.
+        """
         if self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         disabled = self.autoreset_mode is AutoresetMode.DISABLED

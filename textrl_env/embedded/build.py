@@ -24,15 +24,14 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from textrl_env.embedded import HASHES, NAMES
-from textrl_env.embedded.corpus import chat_text, tokenizer_texts
+from textrl_env.embedded.corpus import FORMATS, chat_text, tokenizer_texts
 from textrl_env.embedded.preferences import Source, candidates, pair_accuracy
 from textrl_env.embedded.reward_training import MARGIN, score_texts, train_reward_model
 from textrl_env.embedded.tokenizer import train_tokenizer
 from textrl_env.embedded.training import held_out_losses, sample_completions, train_policy, well_formed_share
-from textrl_env.language.formats import FORMATS
 from textrl_env.language.gold import gold_sentiment
 from textrl_env.language.grammar import continue_review, review_prompts
+from textrl_env.models.storage.embedded import HASHES, NAMES, ROOT
 from textrl_env.rewards import make_reward, score_episodes
 from textrl_env.tasks import get_task
 
@@ -139,7 +138,7 @@ def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, 
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False).input_ids
+    return list(tokenizer(texts, add_special_tokens=False).input_ids)
 
 
 def _correlation(left: list[float], right: list[float]) -> float:
@@ -182,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Make the embedded tokenizer, policy and reward model from text of the built-in grammar.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write the assets to")
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder to write the assets to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text, the weights and the sampling")
     parser.add_argument("--steps", type=int, default=3200, help="updates of the policy")
     parser.add_argument("--reward-steps", type=int, default=700, help="updates of the reward model")

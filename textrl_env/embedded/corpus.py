@@ -12,36 +12,32 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from textrl_env.language.formats import FORMATS
 from textrl_env.language.grammar import derive_review, generate_dialogue, generate_fact
+from textrl_env.tasks.registry import built_in_formats
 
+FORMATS = {name: form for name, form in built_in_formats().items() if form.share > 0}
+"""Name of a task -> its format, of the formats that are in the training text."""
 SHARES = MappingProxyType(
-    {
-        "review": 0.43,
-        "chat": 0.027,
-        "fact": 0.02,
-        "arithmetic": 0.18,
-        "code": 0.1,
-        "detoxify": 0.027,
-        "dialogue": 0.022,
-        "question": 0.071,
-        "recommend": 0.045,
-        "story": 0.02,
-        "summarize": 0.022,
-        "translate": 0.036,
-    }
+    {"review": 0.43, "chat": 0.027, "fact": 0.02, **{name: form.share for name, form in FORMATS.items()}}
 )
-"""Kind of a document -> its share of the documents; more than half of the tokens are in reviews."""
+"""Kind of a document -> its share of the documents; more than half of the tokens are in reviews.
+
+Kinds are drawn by their place in this order, so another order would give another text, and other embedded models.
+"""
 _IGNORE = -100
 
 
 class Document(NamedTuple):
+    """One document of the training text."""
+
     kind: str  # one of SHARES
     ids: list[int]  # BOS ... EOS
     nats: float  # -log p of the derivation for a review, else NaN
 
 
 class Batch(NamedTuple):
+    """Rows of token ids and what each position predicts."""
+
     input_ids: torch.Tensor  # int64 [B, T], right-padded; causal attention needs no mask then
     labels: torch.Tensor  # int64 [B, T], the same ids, -100 over the padding
 

@@ -77,7 +77,7 @@ def train_reward_model(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, truncation=True, max_length=CONTEXT).input_ids
+    return list(tokenizer(texts, truncation=True, max_length=CONTEXT).input_ids)
 
 
 def _logits(

@@ -3,6 +3,7 @@
 from textrl_env.models.actor_critic import CausalLMActorCritic
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
+from textrl_env.models.masked_actor_critic import MaskedActorCritic
 from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.models.reference import Reference
 from textrl_env.models.sampling import SamplingParams
@@ -15,6 +16,7 @@ __all__ = [
     "CausalLM",
     "CausalLMActorCritic",
     "LoadedModel",
+    "MaskedActorCritic",
     "PackedEpisodes",
     "Reference",
     "SamplingParams",

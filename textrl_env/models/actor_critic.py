@@ -1,14 +1,16 @@
 """The policy core that every adapter shares: a causal LM that acts, and a value head that judges the state.
 
-`act` serves rollouts (cached, one token a row), `evaluate` serves updates (one forward per episode). Both give the
-log-probability of the distribution sampled, so the ratio of an update's first minibatch is 1.
+`step` serves rollouts (cached, one token a row), `evaluate` serves updates (one forward per episode), `states` gives
+distributions and values at either. All three mean the distribution sampled, so the ratio of an update's first minibatch
+is 1.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,9 @@ from torch import nn
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
-from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
+from textrl_env.models.packing import PackedEpisodes, pack_observations, packed_states
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
-from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
+from textrl_env.models.sampling import SamplingParams, sample, warp
 from textrl_env.models.storage.card import CARD_FILE, model_card
 from textrl_env.models.storage.loading import load_model
 from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
@@ -31,15 +33,15 @@ from textrl_env.models.vocabulary import Vocabulary
 VALUE_TRUNKS = ("shared", "separate")
 
 
-class Action(NamedTuple):
+class Step(NamedTuple):
     """One step of N rows."""
 
     tokens: torch.Tensor  # int64 [N]
     log_probs: torch.Tensor  # float32 [N]
-    values: torch.Tensor  # float32 [N]
+    values: torch.Tensor | None  # float32 [N]; None for a separate trunk, whose values `states` gives after the fact
 
 
-class Evaluation(NamedTuple):
+class ActionEvaluation(NamedTuple):
     """M transitions under the current weights; carries gradients."""
 
     values: torch.Tensor  # float32 [M]
@@ -47,12 +49,46 @@ class Evaluation(NamedTuple):
     entropy: torch.Tensor  # float32 [M], nats
 
 
-class States(NamedTuple):
-    """The states of M observations or transitions."""
+class States:
+    """The states of M observations or transitions. Each part is computed when it is first asked for.
 
-    hidden: torch.Tensor  # [M, H]
-    logits: torch.Tensor  # float32 [M, V], of the distribution sampled, -inf where an id cannot be drawn
-    values: torch.Tensor  # float32 [M]
+    shown: observations int64 [M, L], right-padded with -1, or the transitions of whole sequences. These carry gradients
+        where gradients were enabled when the states were asked for.
+    """
+
+    def __init__(self, policy: CausalLMActorCritic, shown: torch.Tensor | PackedEpisodes):
+        self._policy, self._shown = policy, shown
+        self._with_gradients = torch.is_grad_enabled() and isinstance(shown, PackedEpisodes)
+
+    @functools.cached_property
+    def hidden(self) -> torch.Tensor:
+        """The language model's states, [M, H]."""
+        with torch.set_grad_enabled(self._with_gradients):
+            return self._policy._own_states(self.features)
+
+    @functools.cached_property
+    def features(self) -> torch.Tensor:
+        """What the distribution is made of, [M, F]."""
+        with torch.set_grad_enabled(self._with_gradients):
+            return self._policy._features(self._shown)
+
+    @functools.cached_property
+    def logits(self) -> torch.Tensor:
+        """Logits of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
+        with torch.set_grad_enabled(self._with_gradients):
+            return self._policy._logits(self.features)
+
+    @functools.cached_property
+    def values(self) -> torch.Tensor:
+        """State values, float32 [M]."""
+        with torch.set_grad_enabled(self._with_gradients):
+            known = "features" in vars(self) and self._policy.value_body is None
+            return self._policy._values(self.hidden if known else self._policy._value_states(self._shown))
+
+    def distributions(self, rows: int) -> Iterator[torch.Tensor]:
+        """Log-probabilities of every id, float32 [m, V] for `rows` of the M at a time."""
+        for part in self.features.split(rows):
+            yield self._policy._logits(part).log_softmax(dim=-1)
 
 
 class CausalLMActorCritic(nn.Module):
@@ -97,7 +133,6 @@ class CausalLMActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._decoder: SlotDecoder | None = None
-        self._value_decoder: SlotDecoder | None = None
         self.train(False)
 
     def train(self, mode: bool = True) -> CausalLMActorCritic:
@@ -106,8 +141,9 @@ class CausalLMActorCritic(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CausalLMActorCritic:
         self.clear_cache()  # moved or cast: what was cached is elsewhere
-        self._decoder = self._value_decoder = None
-        return super()._apply(fn, recurse)
+        self._decoder = None
+        super()._apply(fn, recurse)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -115,60 +151,32 @@ class CausalLMActorCritic(nn.Module):
 
     def clear_cache(self) -> None:
         """Forget cached keys and values. Never needed for correctness: weights and ids are compared at every step."""
-        for decoder in (self._decoder, self._value_decoder):
-            if decoder is not None:
-                decoder.clear()
+        if self._decoder is not None:
+            self._decoder.clear()
 
     @torch.no_grad()
-    def act(self, observations: torch.Tensor, *, deterministic: bool = False) -> Action:
-        """Sample the next token of observations int64 [N, L], right-padded with -1, and judge the states."""
-        hidden = self._last_hidden(observations)
-        drawn = sample(self._project(hidden), self.sampling, self.banned, deterministic=deterministic)
-        return Action(drawn.tokens, drawn.log_probs, self._values_after(observations, hidden))
+    def step(self, observations: torch.Tensor, *, deterministic: bool = False) -> Step:
+        """Sample the next token of observations int64 [N, L], right-padded with -1."""
+        features = self._features(observations)
+        drawn = sample(self._project(features), self.sampling, self.banned, deterministic=deterministic)
+        values = self._values(self._own_states(features)) if self.value_body is None else None
+        return Step(drawn.tokens, drawn.log_probs, values)
 
-    @torch.no_grad()
-    def sample(self, observations: torch.Tensor, *, deterministic: bool = False) -> Sample:
-        """`act` without the values, for rollouts whose values are computed elsewhere."""
-        hidden = self._last_hidden(observations)
-        return sample(self._project(hidden), self.sampling, self.banned, deterministic=deterministic)
+    def states(self, shown: torch.Tensor | PackedEpisodes) -> States:
+        """Distributions and values of observations int64 [M, L], or at every transition of whole sequences.
 
-    @torch.no_grad()
-    def values(self, observations: torch.Tensor) -> torch.Tensor:
-        """State values float32 [N] of observations int64 [N, L]."""
-        hidden = observations if self.value_body is not None else self._last_hidden(observations)
-        return self._values_after(observations, hidden)
+        Sequences carry gradients where these are enabled. All their logits together take M * V * 4 bytes.
+        """
+        return States(self, shown)
 
-    @torch.no_grad()
-    def logits(self, observations: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [N, V] of the distribution sampled, -inf where an id cannot be drawn."""
-        return warp(self._project(self._last_hidden(observations)), self.sampling, self.banned)
-
-    @torch.no_grad()
-    def states(self, observations: torch.Tensor) -> States:
-        """States, logits and values of observations int64 [N, L]."""
-        hidden = self._last_hidden(observations)
-        logits = warp(self._project(hidden), self.sampling, self.banned)
-        return States(hidden, logits, self._values_after(observations, hidden))
-
-    def packed_states(self, packed: PackedEpisodes) -> States:
-        """`states` at every transition of whole sequences, with gradients; the logits take M * V * 4 bytes."""
-        hidden = self._packed_hidden(packed)
-        logits = warp(self._project(hidden), self.sampling, self.banned)
-        return States(hidden, logits, self._packed_values(packed, hidden))
-
-    def packed_values(self, packed: PackedEpisodes) -> torch.Tensor:
-        """State values float32 [M] at the transitions of whole sequences, with gradients where they are enabled."""
-        lm = self.lm if self.value_body is None else self._value_lm()
-        return self._value_of(state_hidden(lm, packed, max_tokens=SCORING_TOKENS))
-
-    def evaluate(self, packed: PackedEpisodes, actions: torch.Tensor | None = None) -> Evaluation:
+    def evaluate(self, packed: PackedEpisodes, actions: torch.Tensor | None = None) -> ActionEvaluation:
         """Values, log-probabilities and entropies of M transitions, by one forward over each sequence.
 
         actions: int64 [M] to evaluate instead of the packed ones.
         """
-        hidden = self._packed_hidden(packed)
+        features = self._features(packed)
         statistics = token_statistics(
-            hidden,
+            features,
             packed.actions if actions is None else actions,
             self._project,
             self.sampling,
@@ -177,50 +185,41 @@ class CausalLMActorCritic(nn.Module):
             chunk_elements=self.chunk_elements,
         )
         assert statistics.entropy is not None
-        return Evaluation(self._packed_values(packed, hidden), statistics.log_probs, statistics.entropy)
-
-    @torch.no_grad()
-    def distributions(self, packed: PackedEpisodes, rows: int) -> Iterator[torch.Tensor]:
-        """Log-probabilities of every id at every transition, float32 [m, V] for `rows` of them at a time.
-
-        Of the distribution sampled: -inf where an id cannot be drawn.
-        """
-        for part in self._packed_hidden(packed, max_tokens=SCORING_TOKENS).split(rows):
-            yield warp(self._project(part), self.sampling, self.banned).log_softmax(dim=-1)
+        judged = self._own_states(features) if self.value_body is None else self._value_states(packed)
+        return ActionEvaluation(self._values(judged), statistics.log_probs, statistics.entropy)
 
     # What the distribution is made of; a policy that is more than its language model overrides these three.
 
-    def _last_hidden(self, observations: torch.Tensor) -> torch.Tensor:
-        return self._policy_decoder().last_hidden(observations)
+    def _features(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        """What `_project` takes, [M, F], of observations or of transitions."""
+        if not isinstance(shown, PackedEpisodes):
+            if self._decoder is None:  # built at the first step: it probes the model where it then lives
+                self._decoder = SlotDecoder(self.lm, self.max_length, cache=self.cache)
+            return self._decoder.last_hidden(shown)
+        return packed_states(self.lm, shown)
 
-    def _packed_hidden(self, packed: PackedEpisodes, *, max_tokens: int | None = None) -> torch.Tensor:
-        return state_hidden(self.lm, packed, max_tokens=max_tokens)
+    def _own_states(self, features: torch.Tensor) -> torch.Tensor:
+        """The language model's states [M, H] among the features."""
+        return features
 
-    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.lm.project(hidden)
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [M, V] before temperature and cuts."""
+        return self.lm.project(features)
 
-    def _packed_values(self, packed: PackedEpisodes, hidden: torch.Tensor) -> torch.Tensor:
-        return self._value_of(hidden if self.value_body is None else state_hidden(self._value_lm(), packed))
+    def _logits(self, features: torch.Tensor) -> torch.Tensor:
+        return warp(self._project(features), self.sampling, self.banned)
 
-    def _value_of(self, hidden: torch.Tensor) -> torch.Tensor:
-        hidden = hidden[..., : self.lm.hidden_size]
-        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+    def _value_states(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        """The states [M, H] that the value head judges, of its own trunk if there is one."""
+        if self.value_body is None:
+            return CausalLMActorCritic._features(self, shown)
+        if not isinstance(shown, PackedEpisodes):
+            shown = pack_observations(shown.to(self.device), torch.zeros(len(shown), device=self.device))
+        return packed_states(self.lm.with_body(self.value_body), shown)
 
-    def _values_after(self, observations: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        if self.value_body is not None:
-            if self._value_decoder is None:
-                self._value_decoder = SlotDecoder(self._value_lm(), self.max_length, cache=self.cache)
-            hidden = self._value_decoder.last_hidden(observations)
-        return self._value_of(hidden)
-
-    def _value_lm(self) -> CausalLM:
-        return self.lm.with_body(self.value_body)
-
-    def _policy_decoder(self) -> SlotDecoder:
-        # Built at the first step: it probes the model where it then lives.
-        if self._decoder is None:
-            self._decoder = SlotDecoder(self.lm, self.max_length, cache=self.cache)
-        return self._decoder
+    def _values(self, hidden: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.value_head(hidden.to(self.value_head.weight.dtype))
+        return values.squeeze(-1).float()
 
     def value_state(self) -> dict[str, torch.Tensor]:
         """The tensors that are not the language model's: the value head, and its trunk if it has one."""
@@ -280,11 +279,8 @@ class CausalLMActorCritic(nn.Module):
             settings = json.loads((folder / SETTINGS_FILE).read_text())
             settings["sampling"] = SamplingParams(**settings["sampling"])
             settings.update(overrides)
-            if "mask_top_p" in settings:
-                from textrl_env.models.masked_actor_critic import MASK_FOLDER, MaskedActorCritic
-
-                masking = load_model(folder / MASK_FOLDER, tokenizer=loaded.tokenizer, device=device, dtype=dtype)
-                cls, settings["mask_model"] = MaskedActorCritic, masking.model
+            cls = next((kind for kind in CausalLMActorCritic.__subclasses__() if kind._wrote(settings)), cls)
+            settings |= cls._saved_parts(folder, loaded.tokenizer, device=device, dtype=dtype)
             actor_critic = cls(loaded.model, loaded.tokenizer, **settings)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, ConfigError):
@@ -293,6 +289,16 @@ class CausalLMActorCritic(nn.Module):
         if value_head is not None:
             actor_critic._load_values(folder / value_head)
         return actor_critic
+
+    @classmethod
+    def _wrote(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether a folder with these settings holds a policy of this class, and not of its base."""
+        return False
+
+    @classmethod
+    def _saved_parts(cls, folder: Path, tokenizer: Any, *, device: str, dtype: str) -> dict[str, Any]:
+        """Arguments of the class that lie in files of their own."""
+        return {}
 
     def _load_values(self, file: Path) -> None:
         try:
@@ -310,7 +316,7 @@ class CausalLMActorCritic(nn.Module):
 def _value_trunk(model: Any) -> nn.Module:
     """A copy of the model's decoder to train as a whole, so without an adapter: saved files have the same names."""
     plain = standalone(model)
-    body = plain.get_decoder()
+    body: nn.Module = plain.get_decoder()
     return (copy.deepcopy(body) if plain is model else body).requires_grad_(True)
 
 

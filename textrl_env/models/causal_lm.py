@@ -44,7 +44,8 @@ class CausalLM:
         self.adapter_off = adapter_off
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.config = base.config.get_text_config()
-        self.body, self.head = base.get_decoder(), base.get_output_embeddings()
+        self.body: Any = base.get_decoder()
+        self.head: Any = base.get_output_embeddings()
         encoder_decoder = getattr(base.config, "is_encoder_decoder", False)
         if encoder_decoder or self.body is None or self.body is base or self.head is None:
             raise ModelError(
@@ -65,11 +66,13 @@ class CausalLM:
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        device: torch.device = self.head.weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype
+        dtype: torch.dtype = self.head.weight.dtype
+        return dtype
 
     @property
     def max_positions(self) -> int | None:
@@ -104,7 +107,8 @@ class CausalLM:
         if position_ids is not None and self._takes_positions:
             arguments["position_ids"] = position_ids
         with self._adapter():
-            return self.body(**arguments).last_hidden_state
+            states: torch.Tensor = self.body(**arguments).last_hidden_state
+        return states
 
     def states(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """States [M, H] of the prefixes `input_ids[rows[m], : columns[m] + 1]`, each as if it stood alone.
@@ -128,7 +132,7 @@ class CausalLM:
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [..., V] in fp32 of states [..., H]."""
-        logits = self.head(hidden.to(self.head.weight.dtype)).float()
+        logits: torch.Tensor = self.head(hidden.to(self.dtype)).float()
         # The three ways in which published decoder models change the head's output.
         if (factor := getattr(self.config, "logit_scale", None)) is not None:
             logits = logits * factor

@@ -197,6 +197,6 @@ class SlotDecoder:
         return self.lm.states(self._probe_ids(), torch.zeros_like(columns), columns)
 
     def _error(self, got: torch.Tensor, wanted: torch.Tensor) -> float:
-        """Of the logits, relative to the largest."""
+        """The largest difference between logits, relative to the largest logit."""
         got, wanted = self.lm.project(got), self.lm.project(wanted)
         return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1.0))

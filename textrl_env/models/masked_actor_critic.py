@@ -7,6 +7,7 @@ entropies and the KL are those of what is sampled.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from textrl_env.errors import ConfigError
 from textrl_env.models.actor_critic import CausalLMActorCritic, standalone
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
-from textrl_env.models.packing import PackedEpisodes, state_hidden
+from textrl_env.models.packing import PackedEpisodes, packed_states
 from textrl_env.models.sampling import SamplingParams, scale, truncate
+from textrl_env.models.storage.loading import load_model
 from textrl_env.models.storage.quiet import quiet_loading
 
 MASK_FOLDER = "mask"  # in the policy's
@@ -56,24 +58,36 @@ class MaskedActorCritic(CausalLMActorCritic):
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "mask_top_p": self.mask_top_p}
 
+    @classmethod
+    def _wrote(cls, settings: Mapping[str, Any]) -> bool:
+        return "mask_top_p" in settings
+
+    @classmethod
+    def _saved_parts(cls, folder: Path, tokenizer: Any, *, device: str, dtype: str) -> dict[str, Any]:
+        return {"mask_model": load_model(folder / MASK_FOLDER, tokenizer=tokenizer, device=device, dtype=dtype).model}
+
     def clear_cache(self) -> None:
         super().clear_cache()
         if getattr(self, "_mask_decoder", None) is not None:
             self._mask_decoder.clear()  # type: ignore[union-attr]
 
-    def _last_hidden(self, observations: torch.Tensor) -> torch.Tensor:
+    def _features(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        """The language model's states, and behind them those of the model that masks: [M, 2 H]."""
+        return torch.cat([super()._features(shown), self._masking_states(shown)], dim=-1)
+
+    @torch.no_grad()
+    def _masking_states(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        if isinstance(shown, PackedEpisodes):
+            return packed_states(self._mask_lm, shown)
         if self._mask_decoder is None:
             self._mask_decoder = SlotDecoder(self._mask_lm, self.max_length, cache=self.cache)
-        masking = self._mask_decoder.last_hidden(observations)
-        return torch.cat([super()._last_hidden(observations), masking], dim=-1)
+        return self._mask_decoder.last_hidden(shown)
 
-    def _packed_hidden(self, packed: PackedEpisodes, *, max_tokens: int | None = None) -> torch.Tensor:
-        with torch.no_grad():
-            masking = state_hidden(self._mask_lm, packed, max_tokens=max_tokens)
-        return torch.cat([super()._packed_hidden(packed, max_tokens=max_tokens), masking], dim=-1)
+    def _own_states(self, features: torch.Tensor) -> torch.Tensor:
+        return features[..., : self.lm.hidden_size]  # the rest is of the model that masks
 
-    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        own, masking = hidden.split(self.lm.hidden_size, dim=-1)
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        own, masking = features.split(self.lm.hidden_size, dim=-1)
         with torch.no_grad():
             likely = truncate(
                 scale(self._mask_lm.project(masking), self.sampling), SamplingParams(top_p=self.mask_top_p), self.banned

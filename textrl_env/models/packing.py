@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from textrl_env.models.causal_lm import CausalLM
+from textrl_env.trajectory import Trajectory
 
 # Sequences run together. Enough tokens to fill a device; sorted by length, so that little of it is padding.
 GROUP_TOKENS = 2048
@@ -38,19 +39,17 @@ class PackedEpisodes:
         return len(self.actions)
 
 
-def pack(sequences: Sequence[np.ndarray], first_actions: Sequence[int], device: torch.device | str) -> PackedEpisodes:
-    """Pack sequences of ids whose tokens from `first_actions[i]` on are actions (at least one each)."""
-    # The last token is an action that nothing follows: no state ends there.
-    lengths = np.array([len(ids) - 1 for ids in sequences], dtype=np.int64)
-    counts = lengths + 1 - np.asarray(first_actions, dtype=np.int64)
-    padded = np.zeros((len(sequences), lengths.max(initial=1) + 1), dtype=np.int64)
-    for row, ids in enumerate(sequences):
-        padded[row, : len(ids)] = ids
-    rows = np.repeat(np.arange(len(sequences)), counts)
-    ends = np.repeat(np.cumsum(counts), counts)
-    columns = np.arange(len(rows)) - ends + np.repeat(lengths, counts)
-    actions = padded[rows, columns + 1]
-    place = torch.from_numpy(np.stack([rows, columns, actions])).to(device)
+def pack(trajectories: Sequence[Trajectory], device: torch.device | str) -> PackedEpisodes:
+    """Pack the actions of trajectories (at least one each), one sequence a trajectory, in their order."""
+    positions = [np.flatnonzero(trajectory.is_action) for trajectory in trajectories]
+    # What follows the last action is no state of any.
+    lengths = np.array([place[-1] for place in positions], dtype=np.int64)
+    padded = np.zeros((len(trajectories), lengths.max(initial=1) + 1), dtype=np.int64)
+    for row, (trajectory, length) in enumerate(zip(trajectories, lengths.tolist(), strict=True)):
+        padded[row, : length + 1] = trajectory.ids[: length + 1]
+    rows = np.repeat(np.arange(len(positions)), [len(place) for place in positions])
+    at = np.concatenate(positions) if positions else np.zeros(0, dtype=np.int64)
+    place = torch.from_numpy(np.stack([rows, at - 1, padded[rows, at]])).to(device)
     return PackedEpisodes(torch.from_numpy(padded[:, :-1]).to(device), lengths, *place)
 
 
@@ -100,6 +99,11 @@ def state_hidden(lm: CausalLM, packed: PackedEpisodes, *, max_tokens: int | None
         places.append(at)
     # Transitions back in their own order: out[places] = pieces, written as a gather to keep the gradient simple.
     return torch.cat(pieces)[torch.cat(places).argsort()]
+
+
+def packed_states(lm: CausalLM, packed: PackedEpisodes) -> torch.Tensor:
+    """`state_hidden`, in parts where no gradients are needed and memory alone limits the batch."""
+    return state_hidden(lm, packed, max_tokens=None if torch.is_grad_enabled() else SCORING_TOKENS)
 
 
 def _parts(group: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:

@@ -145,4 +145,5 @@ def entropy_of(log_probs: torch.Tensor, everything_possible: bool = False) -> to
     if not everything_possible:
         # 0 * -inf is nan; the limit is 0.
         log_probs = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
-    return -torch.linalg.vecdot(log_probs.exp(), log_probs)
+    negative: torch.Tensor = torch.linalg.vecdot(log_probs.exp(), log_probs)
+    return -negative

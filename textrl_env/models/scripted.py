@@ -81,13 +81,16 @@ class ScriptedModel(PreTrainedModel):
         return cls(table, eos_token_id=eos)
 
     def get_decoder(self) -> nn.Module:
-        return self.model
+        decoder: nn.Module = self.model
+        return decoder
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.model.one_hot
+        embeddings: nn.Module = self.model.one_hot
+        return embeddings
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        head: nn.Module = self.lm_head
+        return head
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
         return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids).last_hidden_state))

@@ -29,9 +29,9 @@ class ClassifierReward:
     """The logit that a sequence classifier gives to prompt + response.
 
     Text prompts are read as `prompt + completion`, with the special tokens that the classifier's tokenizer
-    adds; chats through its chat template (the messages' texts joined by newlines where it has none). What the
-    text spells is text: a response cannot slip the classifier a control token. Texts that are too long lose
-    their beginning.
+    adds; chats through its chat template (the messages' texts joined by newlines where it has none). Control
+    tokens that a text spells are read as plain text, so a response cannot slip one to the classifier. Texts that
+    are too long lose their beginning.
 
     The classifier is frozen and stays on its device. Rows are sorted by length into batches, so that little
     is padded, and n scores come back in one transfer.
@@ -44,7 +44,7 @@ class ClassifierReward:
         dtype: `"auto"` (the checkpoint's own on a GPU, float32 on a CPU; a loaded classifier keeps its own),
             `"float32"`, `"bfloat16"`, `"float16"` or a torch dtype. Scores are float32 logits in any case.
         batch_size: Rows of one forward pass.
-        label: Whose logit is the score, by name or index. Needed where the classifier has several labels.
+        label: The label whose logit is the score, by name or index; needed where the classifier has several.
         max_length: Tokens of a row; by default what the tokenizer and the model allow.
 
     Raises:
@@ -95,11 +95,11 @@ class ClassifierReward:
             self._backend.no_truncation()
             self._backend.encode_special_tokens = True  # means: spelled special tokens are encoded as text
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """One logit per completion; see the class."""
-        return self._logits(prompts, completions).tolist()
+        return list(map(float, self._logits(prompts, completions)))
 
-    def detailed(self, prompts: list, completions: list, **columns: Any) -> Scores:
+    def detailed(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
         """The same logits as float64 [n]; a classifier has no components."""
         return Scores(self._logits(prompts, completions).astype(np.float64), {})
 
@@ -127,7 +127,8 @@ class ClassifierReward:
             inputs[0, index, : len(row)] = row
             inputs[1, index, : len(row)] = 1
         input_ids, mask = torch.from_numpy(inputs).to(self.device)
-        return self.model(input_ids=input_ids, attention_mask=mask).logits[:, self.label].float()
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits[:, self.label]
+        return logits.float()
 
     def _encode(self, prompts: list[Text], completions: list[Text]) -> list[list[int]]:
         """The ids of each row, 1 to `max_length` of them."""
@@ -153,7 +154,8 @@ class ClassifierReward:
             if len(texts) < FEW_TEXTS:
                 return [self._backend.encode(text).ids for text in texts]
             return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
-        return self.tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+        rows = self.tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)
+        return list(rows["input_ids"])
 
     def _fitted(self, row: list[int], index: int) -> list[int]:
         if not row:

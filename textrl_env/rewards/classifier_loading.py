@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.models.storage.hub import local_files_only
 from textrl_env.models.storage.pretrained import load_pretrained
+from textrl_env.user_values import user_path
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,7 +46,8 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
             f"reward model {source!r} is no trained classifier: it has no weights for {', '.join(missing[:3])}. "
             "Give a model that was trained and saved as a sequence classifier"
         )
-    return loaded
+    module: torch.nn.Module = loaded
+    return module
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
@@ -118,8 +119,9 @@ def settle_padding(config: Any, tokenizer: Any) -> int | None:
     usable = [
         i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < _vocabulary(text_config)
     ]
-    text_config.pad_token_id = usable[0] if usable else None
-    return text_config.pad_token_id
+    pad_id: int | None = usable[0] if usable else None
+    text_config.pad_token_id = pad_id
+    return pad_id
 
 
 def _vocabulary(config: Any) -> int:

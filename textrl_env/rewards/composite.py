@@ -48,11 +48,11 @@ class CompositeReward:
         self.rewards: dict[str, Callable[..., Any]] = {key: reward for key, reward, _ in named}
         self.weights: dict[str, float] = {key: weight for key, _, weight in named}
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """The weighted sums."""
-        return self.detailed(prompts, completions, **columns).scores.tolist()
+        return list(map(float, self.detailed(prompts, completions, **columns).scores))
 
-    def detailed(self, prompts: list, completions: list, **columns: Any) -> Scores:
+    def detailed(self, prompts: list[Any], completions: list[Any], **columns: Any) -> Scores:
         """The weighted sums, and each part's scores before its weight."""
         completion_ids = columns.pop("completion_ids", None)
         total = np.zeros(len(prompts))
@@ -70,7 +70,7 @@ class CompositeReward:
         has_any = any(getattr(reward, "score_tokens", None) is not None for reward in self.rewards.values())
         return self._score_tokens if has_any else None
 
-    def _score_tokens(self, prompts: list, completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    def _score_tokens(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         total = np.zeros(len(prompts))
         for name, reward in self.rewards.items():
             scores = score_newest_tokens(reward, prompts, completion_ids, columns)

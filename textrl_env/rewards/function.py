@@ -38,11 +38,12 @@ class FunctionReward:
         """Seconds that one call may take."""
         return self._limit.seconds
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """What the function returns, unchecked (`score_episodes` checks); what it raises comes through."""
         taken = accepted_columns(self.function, columns, given=("prompts", "completions"))
         arguments = {"prompts": prompts, "completions": completions, **taken}
-        return self._limit.call(self.function, arguments, len(prompts))
+        scores: list[float] = self._limit.call(self.function, arguments, len(prompts))
+        return scores
 
     def __repr__(self) -> str:
         return f"FunctionReward({self.__name__!r}, timeout={self.timeout})"

@@ -46,7 +46,7 @@ class Reward(Protocol):
         episode's total score is its sequence score plus the sum of its token scores.
     """
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """Score n finished responses.
 
         Args:

@@ -13,7 +13,7 @@ from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
 
 
 def _embedded(**kwargs: Any) -> Reward:
-    from textrl_env.embedded import asset_folder
+    from textrl_env.models.storage.embedded import asset_folder
     from textrl_env.rewards.classifier import ClassifierReward  # imports torch: only when it is used
 
     return ClassifierReward(asset_folder("reward"), **kwargs)
@@ -48,7 +48,7 @@ def registered_rewards() -> list[str]:
 
 
 def is_built_in(name: Any) -> bool:
-    """Whether every process knows `name` for the same reward, and not only this one, which registered it."""
+    """Whether `name` means the same reward in every process, and not only in this one, which registered it."""
     if not isinstance(name, str):
         return False
     if name in _factories:

@@ -21,7 +21,7 @@ class LengthReward:
     def __init__(self, target: int = 20):
         self.target = _whole_number("target", target)
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """n scores <= 0."""
         counts = [len(completion_text(completion).split()) for completion in completions]
         return [-abs(count - self.target) / self.target for count in counts]
@@ -40,7 +40,7 @@ class RepetitionReward:
     def __init__(self, n: int = 3):
         self.n = _whole_number("n", n)
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """n scores in (-1, 0]."""
         return [self._score(completion_text(completion).lower().split()) for completion in completions]
 

@@ -34,15 +34,16 @@ class TokenFunctionReward:
         self.function = function
         self._limit = TimeLimit(timeout, self.__name__)
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """n zeros: everything was paid token by token."""
         return [0.0] * len(completions)
 
-    def score_tokens(self, prompts: list, completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    def score_tokens(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         """The score of each row's newest token; what the function returns, unchecked."""
         taken = accepted_columns(self.function, columns, given=("prompts", "completion_ids"))
         arguments = {"prompts": prompts, "completion_ids": completion_ids, **taken}
-        return self._limit.call(self.function, arguments, len(prompts))
+        scores: list[float] = self._limit.call(self.function, arguments, len(prompts))
+        return scores
 
     def __repr__(self) -> str:
         return f"TokenFunctionReward({self.__name__!r})"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 
+from textrl_env.arguments import MODEL_ARGUMENTS, EnvArguments, ModelArguments, check_argument_names, model_arguments
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
@@ -19,10 +20,13 @@ from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.storage.loading import LoadedModel, load_model
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.rewards import make_reward
-from textrl_env.tasks.registry import Task, get_task
+from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import missing_split, own_task, split_rows
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
+
+T = TypeVar("T")
 
 
 class Assembly(NamedTuple):
@@ -50,124 +54,64 @@ class ModelParts(NamedTuple):
         return self.max_prompt_tokens + self.max_new_tokens
 
 
-def assemble(
-    task: str | Task = "sentiment",
-    *,
-    model: Any = None,
-    tokenizer: Any = None,
-    prompts: Any = None,
-    validation_prompts: Any = None,
-    heldout_prompts: Any = None,
-    reward: Any = None,
-    kl_coef: float | Mapping[str, float] | Any = None,
-    kl_estimator: str | None = None,
-    kl_mode: str = "auto",
-    max_new_tokens: int | None = None,
-    max_prompt_tokens: int | None = None,
-    sampling: SamplingParams | Mapping[str, float] | None = None,
-    stop: Sequence[str] | None = None,
-    split: str | None = None,
-    lora: Mapping[str, Any] | None = None,
-    device: Any = "auto",
-    dtype: Any = "auto",
-    with_reference: bool = True,
-) -> Assembly:
-    """Resolve every part; None means the task's own. Raises a ConfigError before anything is half built.
+def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) -> Assembly:
+    """Make every part of an environment, of a task and what overrides it; `EnvArguments` says what each argument is.
 
-    Raises MissingExtra where the task requires a package that is not installed.
-
-    split: "train", "validation" or "heldout"; raises ConfigError where there are no such prompts. None is "train", but
-        for `prompts` of the caller's own, of which it serves all: what was trained on them all holds none of them out.
-    with_reference: False loads no weights at all, for an environment whose KL is charged in another process; only in
-        `kl_mode="deferred"`, where the environment itself never runs the reference.
+    Raises before anything is half built: UnknownArgument, ConfigError where an argument cannot work or there are no
+    prompts of that split, and MissingExtra where the task requires a package that is not installed.
     """
-    if prompts is not None and split is None:
-        validation_prompts = [] if validation_prompts is None else validation_prompts
-        heldout_prompts = [] if heldout_prompts is None else heldout_prompts
-    task = own_task(
-        task,
-        prompts=prompts,
-        validation_prompts=validation_prompts,
-        heldout_prompts=heldout_prompts,
-        reward=reward,
-    )
+    check_argument_names(arguments)
+    kl_mode, with_reference = arguments.get("kl_mode", "auto"), arguments.get("with_reference", True)
     if not with_reference and kl_mode != "deferred":
         raise ConfigError(
             f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
         )
-    for package, extra in task.requires.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(extra, package)
-    rows = split_rows(task, split or "train")
+    task = _own_task(task, arguments)
+    _check_requirements(task)
+    split = arguments.get("split") or "train"
+    rows = split_rows(task, split)
     if rows is None:
-        raise missing_split(task, split or "train")
-    rewarder = make_reward(task.reward)
-    gold = None if task.gold is None else make_reward(task.gold)
-    parts = assemble_model(
-        task,
-        model=model,
-        tokenizer=tokenizer,
-        max_new_tokens=max_new_tokens,
-        max_prompt_tokens=max_prompt_tokens,
-        sampling=sampling,
-        lora=lora,
-        device=device,
-        dtype=dtype,
-        weights=with_reference,
-    )
-    given = task.model if model is None else model
+        raise missing_split(task, split)
+    reward, gold = make_reward(task.reward), None if task.gold is None else make_reward(task.gold)
+    parts = assemble_model(task, weights=with_reference, **model_arguments(arguments))
     rules = EpisodeRules(
         tokenizer=parts.tokenizer,
         vocabulary=parts.vocabulary,
-        reward=rewarder,
-        kl_penalty=KLPenalty(
-            assemble_reference(parts, given) if with_reference else None,
-            task.kl_coef if kl_coef is None else kl_coef,
-            task.kl_estimator if kl_estimator is None else kl_estimator,
-        ),
+        reward=reward,
+        kl_penalty=_kl_penalty(task, parts, arguments),
         kl_mode=kl_mode,
         sampling=parts.sampling,
         max_prompt_tokens=parts.max_prompt_tokens,
         max_new_tokens=parts.max_new_tokens,
-        stop=StopStrings(task.stop if stop is None else stop, parts.tokenizer, parts.vocabulary.known),
+        stop=StopStrings(_own(arguments.get("stop"), task.stop), parts.tokenizer, parts.vocabulary.known),
         gold=gold,
     )
-    prompt_set = PromptSet(
+    prompts = PromptSet(
         rows,
         parts.tokenizer,
         max_prompt_tokens=parts.max_prompt_tokens,
         overflow=task.prompt_overflow,
-        split="given" if prompts is not None and split is None else split or "train",
+        split="given" if _serves_all(arguments) else split,
     )
-    # With an adapter the policy is the very module that the reference runs without it, not another copy by name.
-    by_name = isinstance(given, (str, Path)) and lora is None
-    return Assembly(task, rules, prompt_set, str(given) if by_name else None)
+    return Assembly(task, rules, prompts, _model_name(task, arguments))
 
 
 def assemble_model(
-    task: str | Task = "sentiment",
-    *,
-    model: Any = None,
-    tokenizer: Any = None,
-    max_new_tokens: int | None = None,
-    max_prompt_tokens: int | None = None,
-    sampling: SamplingParams | Mapping[str, float] | None = None,
-    lora: Mapping[str, Any] | None = None,
-    device: Any = "auto",
-    dtype: Any = "auto",
-    weights: bool = True,
+    task: str | Task = "sentiment", *, weights: bool = True, **arguments: Unpack[ModelArguments]
 ) -> ModelParts:
-    """The model of a task with its limits; None means the task's own.
+    """Load the model of a task, with its limits; `ModelArguments` says what each argument is.
 
     weights: False gives the architecture on torch's "meta" device, which takes no memory and cannot be run.
     """
+    check_argument_names(arguments, MODEL_ARGUMENTS)
     task = get_task(task)
-    params = _sampling(task.sampling if sampling is None else sampling)
-    new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
-    prompt_tokens = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+    given: SamplingParams | Mapping[str, float] | None = arguments.get("sampling")
+    sampling = _sampling(task.sampling if given is None else given)
+    new_tokens = _own(arguments.get("max_new_tokens"), task.max_new_tokens)
+    prompt_tokens = _own(arguments.get("max_prompt_tokens"), task.max_prompt_tokens)
     check_limit("max_new_tokens", new_tokens)
     check_limit("max_prompt_tokens", prompt_tokens)
-    loaded = _load(task, model, tokenizer, device=device if weights else torch.device("meta"), dtype=dtype, lora=lora)
+    loaded = _load(task, arguments, weights=weights)
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_tokens + new_tokens > limit:
         raise ConfigError(
@@ -175,38 +119,82 @@ def assemble_model(
             f"positions of {type(loaded.model).__name__}; lower one of them"
         )
     vocabulary = Vocabulary.of(loaded.model, loaded.tokenizer)
-    return ModelParts(loaded.model, loaded.tokenizer, vocabulary, params, prompt_tokens, new_tokens)
+    return ModelParts(loaded.model, loaded.tokenizer, vocabulary, sampling, prompt_tokens, new_tokens)
 
 
 def assemble_reference(parts: ModelParts, given: Any = None) -> Reference:
-    """The reference that the model of `parts` is.
+    """Make a reference of the model of `parts`.
 
-    given: what the caller named as model; a module that is given is copied, since the caller may train it.
+    given: what the caller gave as model. A module is copied, since the caller may train it.
     """
     return Reference(_frozen(parts.model, given), parts.vocabulary, parts.sampling, parts.max_length)
+
+
+def _own(given: T | None, of_task: T) -> T:
+    """What the caller gave, or else the task's own."""
+    return of_task if given is None else given
+
+
+def _serves_all(arguments: EnvArguments) -> bool:
+    """Prompts of the caller's own, without a split: what was trained on them all holds none of them out."""
+    return arguments.get("prompts") is not None and arguments.get("split") is None
+
+
+def _own_task(task: str | Task, arguments: EnvArguments) -> Task:
+    given = {name: arguments.get(name) for name in ("prompts", "validation_prompts", "heldout_prompts", "reward")}
+    if _serves_all(arguments):
+        for name in ("validation_prompts", "heldout_prompts"):
+            given[name] = _own(given[name], [])
+    return own_task(task, **given)
+
+
+def _check_requirements(task: Task) -> None:
+    for package, extra in task.requires.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(extra, package)
+
+
+def _kl_penalty(task: Task, parts: ModelParts, arguments: EnvArguments) -> KLPenalty:
+    reference = None
+    if arguments.get("with_reference", True):
+        reference = assemble_reference(parts, _own(arguments.get("model"), task.model))
+    estimator = _own(arguments.get("kl_estimator"), task.kl_estimator)
+    return KLPenalty(reference, _own(arguments.get("kl_coef"), task.kl_coef), estimator)
+
+
+def _model_name(task: Task, arguments: EnvArguments) -> str | None:
+    """By which another copy of the model can be loaded.
+
+    None with an adapter: the policy is the very module that the reference runs without it.
+    """
+    given = _own(arguments.get("model"), task.model)
+    return str(given) if isinstance(given, (str, Path)) and arguments.get("lora") is None else None
 
 
 def _sampling(sampling: SamplingParams | Mapping[str, float]) -> SamplingParams:
     if isinstance(sampling, SamplingParams):
         return sampling
     try:
-        return SamplingParams(**sampling)  # type: ignore[arg-type]
+        return SamplingParams(**sampling)  # type: ignore[arg-type]  # top_k is whole, which SamplingParams checks
     except TypeError:
         raise ConfigError(f"sampling takes temperature, top_k and top_p, got {shown(sampling)}") from None
 
 
-def _load(task: Task, model: Any, tokenizer: Any, **arguments: Any) -> LoadedModel:
+def _load(task: Task, arguments: ModelArguments, *, weights: bool) -> LoadedModel:
+    model, tokenizer = arguments.get("model"), arguments.get("tokenizer")
     if model is None:
         tokenizer = task.tokenizer if tokenizer is None else tokenizer
         model = task.model
         if callable(model) and not hasattr(model, "get_output_embeddings"):
             model, own_tokenizer = model()
             tokenizer = own_tokenizer if tokenizer is None else tokenizer
-    return load_model(model, tokenizer=tokenizer, **arguments)
+    device = arguments.get("device", "auto") if weights else torch.device("meta")
+    dtype, lora = arguments.get("dtype", "auto"), arguments.get("lora")
+    return load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, lora=lora)
 
 
 def _frozen(loaded: Any, given: Any) -> Any:
-    """A reference of its own where the caller holds the module and may train it.
+    """Copy the model where the caller holds the module and may train it.
 
     A peft model is shared on purpose: its reference is the same weights with the adapter off.
     """

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from textrl_env.env import TextGenEnv
+from textrl_env.actions import parse_actions
 from textrl_env.errors import ConfigError, PromptError, RewardError
+from textrl_env.mdp import TokenMDP
 from textrl_env.rewards import check_reward, make_reward
 from textrl_env.tasks.assembly import Assembly, assemble
-from textrl_env.tasks.registry import Task, get_task
+from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import best_split
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
 from textrl_env.text.prompts import PromptSet
-from textrl_env.vector_env import TextGenVectorEnv
 
 COMPLETIONS = (
     "",
@@ -125,17 +126,10 @@ def _check_rewards(task: Task, split: str, parts: Assembly) -> None:
 
 
 def _check_episode(task: Task) -> None:
-    """One episode of random tokens in the single environment, and a step of the vector environment."""
-    env = TextGenEnv(task, device="cpu")
-    observation, _ = env.reset(seed=0)
-    env.action_space.seed(0)
-    terminated = False
-    while not terminated:
-        observation, _, terminated, _, _ = env.step(env.action_space.sample())
-        if not env.observation_space.contains(observation):
-            raise ConfigError(f"task {task.name!r}: the observation {observation} is not in {env.observation_space}")
-    env.close()
-    vector_env = TextGenVectorEnv(2, task, device="cpu")
-    vector_env.reset(seed=0)
-    vector_env.step(np.array([env.action_space.sample() for _ in range(2)]))
-    vector_env.close()
+    """Run episodes of random tokens to their end, in two rows, by the transition that every environment is made of."""
+    parts = assemble(task, device="cpu")
+    mdp, vocabulary = TokenMDP(parts.rules, 2), parts.rules.vocabulary.size
+    np_random = np.random.default_rng(0)
+    mdp.reset_rows([0, 1], [parts.prompts.sample(np_random) for _ in range(2)])
+    while mdp.running.any():
+        mdp.step(parse_actions(np_random.integers(vocabulary, size=2), 2, vocabulary), mdp.running.copy())

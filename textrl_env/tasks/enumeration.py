@@ -20,12 +20,13 @@ from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
+from textrl_env.trajectory import Trajectory
 
 MAX_RESPONSES = 200_000
 
 
 def enumerate_responses(vocab_size: int, eos_ids: np.ndarray, max_new_tokens: int) -> Iterator[np.ndarray]:
-    """Every response: tokens up to the first EOS, or `max_new_tokens` of them without."""
+    """Write down every response: tokens up to the first EOS, or `max_new_tokens` of them without one."""
     inner = [token for token in range(vocab_size) if token not in set(eos_ids.tolist())]
     for length in range(1, max_new_tokens + 1):
         # A response shorter than the limit ends by EOS; at the limit any token may stand last.
@@ -48,8 +49,7 @@ class ExactValue:
         size, limit = rules.vocabulary.size, rules.max_new_tokens
         if size**limit > MAX_RESPONSES:
             raise ConfigError(f"about {size}**{limit} responses cannot be enumerated; at most {MAX_RESPONSES} can")
-        reference = rules.kl_penalty.reference
-        assert reference is not None
+        reference = rules.kl_penalty.require_reference()
         scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
         if rules.stop.strings or rules.sampling.truncates or scores_tokens:
             raise ConfigError(
@@ -59,15 +59,14 @@ class ExactValue:
         responses = list(enumerate_responses(size, rules.vocabulary.eos_ids, limit))
         texts = decode_responses(rules.tokenizer, responses)
         self._count = len(responses)
-        sequences, first, scores = [], [], []
+        trajectories, scores = [], []
         for index in range(len(prompts)):
             prompt = prompts[index]
-            sequences += [np.concatenate([prompt.ids, response]) for response in responses]
-            first += [len(prompt.ids)] * len(responses)
+            trajectories += [Trajectory.of_response(prompt.ids, response) for response in responses]
             columns = {name: [value] * len(responses) for name, value in prompt.columns.items()}
             ids = [response.tolist() for response in responses]
             scores.append(score_episodes(rules.reward, [prompt.text] * len(responses), texts, ids, columns).scores)
-        self._packed = pack(sequences, first, reference.lm.device)
+        self._packed = pack(trajectories, reference.lm.device)
         self.scores = np.stack(scores)  # float64 [prompts, responses]
         self.ref_log_probs = self._sum(self._packed, reference.episode_log_probs(self._packed))
         self.reference_value = float((np.exp(self.ref_log_probs) * self.scores).sum(axis=1).mean())
@@ -76,15 +75,15 @@ class ExactValue:
 
     @torch.no_grad()
     def value(self, actor_critic: Any, *, deterministic: bool = False) -> float:
-        """J of a policy by its exact probability of every response.
+        """Compute J of a policy from its exact probability of every response.
 
         actor_critic: a CausalLMActorCritic, or anything with its `evaluate`.
-        deterministic: of the policy decoded greedily, which writes one response to each prompt.
+        deterministic: decode greedily, which gives one response to each prompt.
         """
         if deterministic:
-            likeliest = actor_critic.packed_states(self._packed).logits.argmax(dim=-1)
+            likeliest = actor_critic.states(self._packed).logits.argmax(dim=-1)
             missed = self._sum(self._packed, (likeliest != self._packed.actions).float())
-            # The one response that never leaves the likeliest token, with probability 1.
+            # The one response that takes the likeliest token throughout; its probability is 1.
             gains = self.scores + self.beta * self.ref_log_probs
             return float(gains[missed == 0].mean())
         log_probs = self._sum(self._packed, actor_critic.evaluate(self._packed).log_probs)

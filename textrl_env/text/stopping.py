@@ -41,7 +41,7 @@ class StopStrings:
 
     def hit(self, tokens: np.ndarray, responses: Sequence[np.ndarray]) -> np.ndarray:
         """bool [n]: whether the newest of `tokens` [n] completes a stop string of its response (ids, newest last)."""
-        hits = self._completes[tokens]
+        hits: np.ndarray = self._completes[tokens]
         for row in np.flatnonzero(hits).tolist():
             tail = decode_response(self._tokenizer, responses[row][-self._window :])
             hits[row] = any(text in tail for text in self.strings)

@@ -119,10 +119,10 @@ def _encode_with_hidden(
 ) -> Ids:
     """The ids of a chat whose messages spell control tokens.
 
-    What the messages spell is hidden while the template is rendered, so that all control tokens in the
-    rendered text are the template's own. These become stand-ins that an otherwise blind copy of the tokenizer
-    knows; then the hidden words come back, and the copy reads them as text, with the same boundaries and
-    spaces as ever.
+    What the messages spell is hidden while the template is rendered. So all control tokens in the rendered
+    text are the template's own. They become stand-ins, which a copy of the tokenizer knows that is otherwise
+    blind to control tokens. Then the hidden words come back, and the copy reads them as text, with the same
+    boundaries and spaces as ever.
     """
     spelled = _any_of(control)
     hidden: dict[str, str] = {}
@@ -204,18 +204,19 @@ def _known_ids(tokenizer: Any) -> frozenset[int]:
 
 def _encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True) -> Ids:
     check_text(text, "the text")
-    return tokenizer(
+    ids: Ids = tokenizer(
         text,
         add_special_tokens=add_special_tokens,
         split_special_tokens=split_special_tokens,
         return_attention_mask=False,
         verbose=False,  # a long prompt is our own business: it is truncated or refused later
     )["input_ids"]
+    return ids
 
 
 def _render(tokenizer: Any, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
     except Exception as error:  # jinja's errors: which ones depends on the template
         roles = [message["role"] for message in chat]
         raise PromptError(f"the chat template refused a chat with the roles {roles}: {error}") from error

@@ -14,8 +14,7 @@ def initial_policy(env: TextGenVectorEnv) -> CausalLMActorCritic:
 
     Of a peft model the weights are shared, since its reference is the same module with the adapter off.
     """
-    reference = env.kl_penalty.reference
-    assert reference is not None  # an environment always has one
+    reference = env.kl_penalty.require_reference()
     model = reference.lm.model
     if env.model_name is not None:
         device, dtype = reference.lm.device, reference.lm.dtype

@@ -16,16 +16,17 @@ from textrl_agents.evaluation.fresh_samples import response_kls
 from textrl_env import TextGenVectorEnv
 from textrl_env.actions import parse_actions
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode, TokenMDP
+from textrl_env.mdp import TokenMDP
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
 from textrl_env.text.prompts import Prompt, PromptSet
+from textrl_env.trajectory import Trajectory
 
 
 class Response(NamedTuple):
     """One response to a prompt."""
 
     prompt: Prompt
-    episode: Episode  # its response_ids, text, score and why it ended
+    episode: Trajectory  # its response_ids, text, score and why it ended
     log_probs: np.ndarray  # float32 [T], the policy's when it sampled them
     kl: float  # nats, of the whole response, by the environment's estimator
 
@@ -88,12 +89,12 @@ def sample_groups(
     mdp.reset_rows(range(len(first)), [prompt for _, prompt in first])
     tasks = dict(enumerate(first))
     drawn: dict[int, list[torch.Tensor]] = {row: [] for row in tasks}
-    finished: dict[int, tuple[Prompt, Episode, torch.Tensor]] = {}
+    finished: dict[int, tuple[Prompt, Trajectory, torch.Tensor]] = {}
     policy.clear_cache()
     while mdp.running.any():
         live = mdp.running.copy()
         queue.generated += int(live.sum())
-        sample = policy.sample(torch.from_numpy(mdp.ids).to(policy.device))
+        sample = policy.step(torch.from_numpy(mdp.ids).to(policy.device))
         log_probs = sample.log_probs.cpu()
         for row in np.flatnonzero(live).tolist():
             drawn[row].append(log_probs[row])
@@ -111,8 +112,7 @@ def sample_groups(
 
 def pack_responses(responses: list[Response], device: torch.device) -> PackedEpisodes:
     """Responses as whole sequences whose actions are their tokens."""
-    sequences = [np.concatenate([response.prompt.ids, response.episode.response_ids]) for response in responses]
-    return pack(sequences, [len(response.prompt.ids) for response in responses], device)
+    return pack([response.episode for response in responses], device)
 
 
 class _Queue:
@@ -147,7 +147,7 @@ class _Queue:
 def _groups(
     policy: CausalLMActorCritic,
     env: TextGenVectorEnv,
-    finished: list[tuple[Prompt, Episode, torch.Tensor]],
+    finished: list[tuple[Prompt, Trajectory, torch.Tensor]],
     n: int,
 ) -> list[list[Response]]:
     prompt_ids = [prompt.ids for prompt, *_ in finished]

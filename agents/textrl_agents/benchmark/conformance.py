@@ -90,8 +90,8 @@ def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
 
 def _check_reference(algorithm: Algorithm, cell: Cell, used: TextGenVectorEnv) -> None:
     """An environment built after training has the weights of one built before, or training reached the task's own."""
-    references = [env.kl_penalty.reference for env in (used, judging_env(cell))]
-    before, after = (reference.lm.model.state_dict() for reference in references if reference is not None)
+    references = [env.kl_penalty.require_reference() for env in (used, judging_env(cell))]
+    before, after = (reference.lm.model.state_dict() for reference in references)
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
     if changed:
         raise _wrong(algorithm, f"it changed the reference's weights: {', '.join(changed[:3])}")

@@ -17,10 +17,11 @@ from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
 from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
 from textrl_agents.training.settings_file import parse_assignments, read_settings
-from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
+from textrl_env.user_values import check_device_name, check_dtype_name
 
 JUDGING = ("heldout", "validation")  # prompts that a benchmark may be judged by
 PLAN = "benchmark.yaml"  # in a benchmark's folder

@@ -1,7 +1,7 @@
-"""Cells side by side on this machine, each in a fresh process of its own.
+"""Run cells side by side on this machine, each in a fresh process.
 
-A crash, an out-of-memory kill or a leak is then that cell's alone, and its peak memory is its own. On Linux a server
-process imports torch once and each cell is forked from there, instead of paying for the imports itself.
+A crash, an out-of-memory kill or a leak then affects one cell, and each cell's peak memory is its own. On Linux a
+server process imports torch once, and each cell is forked from it, so that no cell pays for the imports.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from textrl_env.foreign_text import message_of
 POLL_SECONDS = 0.2
 LEAVE_SECONDS = 10.0  # for a process to end after its result, or after SIGTERM
 TAIL_BYTES = 4000  # of what a process that died has printed
-# Imported by the server that cells are forked from. None of these starts a thread, which a fork would lose.
+# The server that cells are forked from imports these. None of them starts a thread, which a fork would lose.
 PRELOADED = ("textrl_agents.benchmark.run_cell", "transformers.models.llama.modeling_llama", "textrl_agents.sb3")
 
 
 class CellPool:
     """Runs cells, `jobs` at a time.
 
-    plugins: files that each process imports first. time_limit: seconds of a cell, after which it is ended and counts as
-    failed; None for no limit. logs: a folder for what cells print; what one that succeeded has printed is removed.
+    logs: a folder for what cells print; the log of a cell that succeeded is removed. plugins: files that each process
+    imports first. time_limit: seconds after which a cell is ended and counts as failed; None for no limit.
     """
 
     def __init__(
@@ -54,19 +54,21 @@ class CellPool:
         finished: Callable[[Cell, dict[str, Any]], None],
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Call `finished` with each cell's line, as they come. Where `stop_requested` says so, or on an exception, the
-        cells in flight are ended, without a line, and no process is left.
+        """Call `finished` with each cell's line as it comes.
+
+        Where `stop_requested` says so, and on an exception, the cells in flight are ended without a line. No process
+        is left.
         """
         context = _context()
         self.logs.mkdir(parents=True, exist_ok=True)
-        waiting, running = deque(cells), list[_Worker]()
+        waiting, running = deque(cells), list[_CellProcess]()
         try:
             while (waiting or running) and not stop_requested():
                 while waiting and len(running) < self.jobs:
                     cell = waiting.popleft()
-                    running.append(_Worker(context, cell, self.plugins, self.logs, self.time_limit))
+                    running.append(_CellProcess(context, cell, self.plugins, self.logs, self.time_limit))
                     started(cell)
-                # Not for ever: a signal is only noted, and time limits are nobody's message.
+                # Wake up now and then: no message comes when a signal was noted or a time limit has passed.
                 connection.wait([waited for worker in running for waited in worker.waitables], POLL_SECONDS)
                 for worker in list(running):
                     line = worker.result()
@@ -84,7 +86,7 @@ class CellPool:
                 self.logs.rmdir()
 
 
-class _Worker:
+class _CellProcess:
     """A cell in its process."""
 
     def __init__(self, context: Any, cell: Cell, plugins: Sequence[str], logs: Path, time_limit: float | None):
@@ -94,19 +96,21 @@ class _Worker:
         self.process = context.Process(target=_work, args=(cell, theirs, tuple(plugins), str(self.log)))
         self.process.start()
         theirs.close()  # so that the pipe ends where the process does
-        # After the first start, which waits for the server's imports.
+        # Not earlier: the first start waits for the server's imports.
         self.started, self._began = datetime.now(UTC), time.monotonic()
 
     @property
     def waitables(self) -> list[Any]:
+        """What `connection.wait` takes: something comes, or the process ends."""
         return [self._results, self.process.sentinel]
 
     def result(self) -> dict[str, Any] | None:
         """The cell's line; None while it runs."""
-        alive = self.process.is_alive()  # before the pipe is looked at: what was sent last is in it by then
+        alive = self.process.is_alive()  # asked before the pipe, which by then holds what was sent last
         if self._results.poll():
             with contextlib.suppress(EOFError, OSError):
-                return json.loads(self._results.recv_bytes())
+                line: dict[str, Any] = json.loads(self._results.recv_bytes())
+                return line
         if not alive:
             return self._failed(f"ProcessDied: {_how_it_ended(self.process.exitcode)}")
         seconds = time.monotonic() - self._began
@@ -116,7 +120,7 @@ class _Worker:
         return None
 
     def leave(self) -> None:
-        """Let the process go, by force where it lingers, with all that it has started."""
+        """Wait for the process to end; kill it, and all that it has started, where it lingers."""
         self.process.join(LEAVE_SECONDS)
         self.signal_all("SIGKILL")
         self.process.join()
@@ -125,7 +129,7 @@ class _Worker:
             self.log.unlink(missing_ok=True)
 
     def signal_all(self, name: str) -> None:
-        """To the process and to all that it has started."""
+        """Send the signal to the process and to all that it has started."""
         pid, number = self.process.pid, getattr(signal, name, signal.SIGTERM)
         if hasattr(os, "killpg") and pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -144,7 +148,7 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
-    # The server ignores Ctrl-C only once it has imported everything; it is this process that decides.
+    # This process decides what Ctrl-C does. The server ignores it only once it has imported everything.
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
@@ -155,7 +159,7 @@ def _context() -> Any:
     return context
 
 
-def _end(workers: Sequence[_Worker]) -> None:
+def _end(workers: Sequence[_CellProcess]) -> None:
     for worker in workers:
         worker.signal_all("SIGTERM")
     deadline = time.monotonic() + LEAVE_SECONDS
@@ -180,7 +184,7 @@ def _tail(log: Path) -> str:
 
 
 def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], log: str) -> None:
-    """The process of a cell."""
+    """Run a cell, as its process does."""
     with contextlib.suppress(AttributeError, OSError):  # Windows has no process groups
         os.setsid()  # Ctrl-C in the terminal goes to the benchmark alone, and what this process starts ends with it
     threading.Thread(target=_end_with_the_benchmark, daemon=True).start()
@@ -208,7 +212,7 @@ def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], 
 
 
 def _end_with_the_benchmark() -> None:
-    """Where the benchmark itself is killed its cells must not run on."""
+    """Wait for the benchmark to end, and end with it: where it is killed, its cells must not run on."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

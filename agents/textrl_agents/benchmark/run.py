@@ -1,4 +1,4 @@
-"""`textrl bench run`: a plan's cells run, and their lines written as they come; stopped anywhere, it can go on.
+"""`textrl bench run`: runs the cells of a plan, and writes each line as it comes. Stopped anywhere, it can go on.
 
 benchmark.yaml   what is run, with every setting
 results.jsonl    a line for each cell that was run
@@ -26,14 +26,14 @@ from textrl_agents.runs.out_folder import foreign_names, locked_folder
 from textrl_agents.training.extras import require
 from textrl_agents.training.stop_signals import StopSignals
 from textrl_agents.training.trust import require_trust
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
 
 
 class BenchmarkStopped(KeyboardInterrupt):
-    """A signal has stopped a benchmark; every cell that was done is recorded, and no process is left."""
+    """A signal has stopped a benchmark. Every cell that was done is recorded, and no process is left."""
 
     def __init__(self, received: signal.Signals, done: int, total: int):
         self.received, self.done, self.total = received, done, total
@@ -52,12 +52,12 @@ def run_benchmark(
     progress: bool = True,
     trust: bool | None = False,
 ) -> list[dict[str, Any]]:
-    """Run what `out` does not hold yet; the last line of each of the plan's cells that has one, in the plan's order.
+    """Run the cells of a plan that `out` has no result of; return the last line of each cell, in the plan's order.
 
-    plan: None goes on with the one that is there. A larger plan than that is welcome, another one is refused.
+    plan: None goes on with the plan in `out`. A plan that adds cells to it is welcome; any other is refused.
     jobs: cells side by side; None for one a core, and one alone on a GPU. time_limit: seconds of a cell.
-    trust: run the Python that the plan in `out` names where `plan` is None; as for `resume`.
-    ray: on a Ray cluster, that of `ray_address` or a local one with `ray_arguments` (see `ray_session`).
+    ray: run on a Ray cluster, that of `ray_address` or a local one with `ray_arguments` (see `ray_session`).
+    trust: whether to run the Python that the plan in `out` names where `plan` is None; as for `resume`.
 
     A cell that is done is never run twice; one that failed is tried again. Raises ConfigError where another run writes
     this folder, or where nothing says what to run; BenchmarkStopped on Ctrl-C and SIGTERM.
@@ -66,18 +66,7 @@ def run_benchmark(
         raise ConfigError(f"jobs must be at least 1, got {jobs!r}")
     if time_limit is not None and (ray or time_limit <= 0):
         raise ConfigError(f"a time limit is a number of seconds > 0, and not for --ray; got {time_limit!r}")
-    folder = user_path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
-    if plan is None and not (folder / PLAN).is_file():
-        raise ConfigError(
-            f"{str(folder)!r} holds no benchmark to go on with; say what to run: "
-            "--algos ppo,a2c --tasks exact, or --preset quick"
-        )
-    if not (folder / PLAN).is_file() and (others := foreign_names(folder, PLAN)):
-        raise ConfigError(
-            f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
-        )
+    folder = _benchmark_folder(out, plan)
     with locked_folder(folder):
         if plan is None:
             require_trust(Plan.read(folder / PLAN).to_dict(), folder, trust)
@@ -85,63 +74,103 @@ def run_benchmark(
         load_plugins(plan.plugins)
         results = ResultsFile(folder / RESULTS)
         torn = results.repair()
-        cells = plan.cells
-        latest = results.read().latest
+        latest, cells = results.read().latest, plan.cells
         pending = [cell for cell in cells if latest.get(cell.key, {}).get("status") != "done"]
-        with CellProgress(len(cells), done=len(cells) - len(pending), enabled=progress) as shown:
+        with CellProgress(len(cells), done=len(cells) - len(pending), enabled=progress) as shown, _Stop() as stop:
             for note in plan.notes:
                 shown.note(f"note: {note}")
             if torn:
                 shown.note(f"note: the last line of {results.path} was cut off; its cell is run again")
+            runner = _CellRunner(plan, folder, results, latest, shown, stop)
             if ray:
-                pending = _left_to_ray(pending, shown)
-
-            def finished(cell: Cell, line: dict[str, Any]) -> None:
-                results.append(line)
-                latest[cell.key] = line
-                shown.finished(cell, line)
-
-            with _Stop() as stop:
-
-                def stop_requested() -> bool:
-                    shown.waiting()  # this is asked again and again while cells run
-                    return stop.received is not None
-
-                handlers: dict[str, Any] = {
-                    "started": shown.started,
-                    "finished": finished,
-                    "stop_requested": stop_requested,
-                }
-                if pending and ray:
-                    from textrl_agents.benchmark.ray_tune import run_cells_with_tune
-
-                    arguments = {**({} if jobs is None or ray_address else {"num_cpus": jobs}), **(ray_arguments or {})}
-                    run_cells_with_tune(
-                        pending,
-                        folder=folder,
-                        plugins=plan.plugins,
-                        jobs=jobs,
-                        address=ray_address,
-                        **handlers,
-                        **arguments,
-                    )
-                elif pending:
-                    pool = CellPool(
-                        min(jobs or _default_jobs(plan.device), len(pending)),
-                        logs=folder / LOGS,
-                        plugins=plan.plugins,
-                        time_limit=time_limit,
-                    )
-                    pool.run(pending, **handlers)
+                runner.run_with_ray(_left_to_ray(pending, shown), jobs, ray_address, ray_arguments or {})
+            else:
+                runner.run_in_pool(pending, jobs, time_limit)
         lines = [latest[cell.key] for cell in cells if cell.key in latest]
         if stop.received is not None:
-            done = sum(line["status"] == "done" for line in lines)
-            raise BenchmarkStopped(stop.received, done, len(cells))
+            raise BenchmarkStopped(stop.received, sum(line["status"] == "done" for line in lines), len(cells))
         return lines
 
 
+class _CellRunner:
+    """Runs cells, writes each line down as it comes, and shows the progress.
+
+    latest: key of a cell -> its last line, which is kept up to date.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        results: ResultsFile,
+        latest: dict[str, dict[str, Any]],
+        shown: CellProgress,
+        stop: StopSignals,
+    ):
+        self._plan, self._folder, self._results = plan, folder, results
+        self._latest, self._shown, self._stop = latest, shown, stop
+
+    def run_in_pool(self, cells: Sequence[Cell], jobs: int | None, time_limit: float | None) -> None:
+        """Run them on this machine."""
+        if not cells:
+            return
+        jobs = min(jobs or _default_jobs(self._plan.device), len(cells))
+        pool = CellPool(jobs, logs=self._folder / LOGS, plugins=self._plan.plugins, time_limit=time_limit)
+        pool.run(cells, started=self._shown.started, finished=self._finished, stop_requested=self._stop_requested)
+
+    def run_with_ray(
+        self, cells: Sequence[Cell], jobs: int | None, address: str | None, arguments: dict[str, Any]
+    ) -> None:
+        """Run them as trials of Ray Tune. arguments: of a local cluster."""
+        if not cells:
+            return
+        from textrl_agents.benchmark.ray_tune import run_cells_with_tune
+
+        if jobs is not None and not address:
+            arguments = {"num_cpus": jobs, **arguments}
+        run_cells_with_tune(
+            cells,
+            folder=self._folder,
+            started=self._shown.started,
+            finished=self._finished,
+            stop_requested=self._stop_requested,
+            plugins=self._plan.plugins,
+            jobs=jobs,
+            address=address,
+            **arguments,
+        )
+
+    def _finished(self, cell: Cell, line: dict[str, Any]) -> None:
+        self._results.append(line)
+        self._latest[cell.key] = line
+        self._shown.finished(cell, line)
+
+    def _stop_requested(self) -> bool:
+        self._shown.waiting()  # this is asked again and again while cells run
+        return self._stop.received is not None
+
+
+def _benchmark_folder(out: str | Path, plan: Plan | None) -> Path:
+    """Return the folder to write to. Raises ConfigError where it can be none, or holds no benchmark to go on with."""
+    folder = user_path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
+    if (folder / PLAN).is_file():
+        return folder
+    if plan is None:
+        raise ConfigError(
+            f"{str(folder)!r} holds no benchmark to go on with; say what to run: "
+            "--algos ppo,a2c --tasks exact, or --preset quick"
+        )
+    if others := foreign_names(folder, PLAN):
+        raise ConfigError(
+            f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}. Choose another --out"
+        )
+    return folder
+
+
 def _agreed(plan: Plan | None, folder: Path) -> Plan:
-    """The plan to run, written to the folder. Raises ConfigError where the folder holds another one."""
+    """Return the plan to run, written to the folder. Raises ConfigError where the folder holds another one."""
     path = folder / PLAN
     if path.is_file():
         stored = Plan.read(path)
@@ -162,6 +191,7 @@ def _agreed(plan: Plan | None, folder: Path) -> Plan:
 
 
 def _left_to_ray(cells: Sequence[Cell], shown: CellProgress) -> list[Cell]:
+    """Return the cells that can be trials of Ray, and say which others are left out."""
     require("ray")
     from textrl_agents.benchmark.ray_tune import runs_in_a_trial
 
@@ -181,7 +211,7 @@ def _default_jobs(device: str) -> int:
 
 
 class _Stop(StopSignals):
-    """Cells that are done are recorded already, so there is nothing to save."""
+    """Says something else than a training run does: cells that are done are recorded, so there is nothing to save."""
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

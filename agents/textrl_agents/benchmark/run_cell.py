@@ -81,9 +81,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
     algorithm = get_algorithm(cell.algorithm)
     env = judging_env(cell)
-    reference = env.kl_penalty.reference
-    assert reference is not None  # an environment always has one
-    device = torch.device(reference.lm.device)
+    device = torch.device(env.kl_penalty.require_reference().lm.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:

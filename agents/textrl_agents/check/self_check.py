@@ -1,6 +1,6 @@
-"""`textrl check`: does everything that alignment rests on hold for this model and this reward?
+"""`textrl check`: whether everything that alignment rests on holds for this model and this reward.
 
-Each check measures, on the user's own model, an error that would spoil a training run in silence: a cache that does not
+Each check measures, on the user's own model, an error that would silently spoil a training run: a cache that does not
 fit, padding that leaks, a KL that is not the one trained.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from textrl_agents.check.material import ROWS, STEPS, Subject, collect
-from textrl_agents.sb3.exact import train_exact
+from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, one_rollout
+from textrl_agents.check.known_optimum import train_exact_with_sb3
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
 from textrl_env.foreign_text import message_of
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, pack
@@ -25,8 +25,9 @@ from textrl_env.models.packing import state_hidden
 from textrl_env.rewards import check_reward
 from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
 from textrl_env.text.tokenization import decode_response, encode_prompt_text
+from textrl_env.trajectory import Trajectory
 
-SUM_TOLERANCE = 1e-5  # of summed rewards, relative to the score where that is above 1; whatever the model's precision
+SUM_TOLERANCE = 1e-5  # of summed rewards, relative to scores above 1; the same for every precision of the model
 OPTIMUM = 0.98
 
 TEXTS = (
@@ -48,7 +49,7 @@ class CheckResult(NamedTuple):
     detail: str
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON can say them: null where a number is not finite."""
+        """Return the fields for JSON, which has no NaN and no infinity: None where a number is not finite."""
         fields = self._asdict()
         return {
             name: None if field != field or field in (math.inf, -math.inf) else field for name, field in fields.items()
@@ -63,31 +64,31 @@ class Found(NamedTuple):
     detail: str
 
 
-def ratio(subject: Subject) -> Found:
+def ratio(checked: CheckedTask) -> Found:
     """The update computes the log-probabilities that the rollout recorded."""
-    policy, buffer, _ = collect(subject.agent())
+    policy, buffer, _ = one_rollout(checked.agent())
     policy.set_training_mode(True)  # as PPO.train does
     worst = 0.0
     with torch.no_grad():
         for batch in buffer.get(ROWS * STEPS // 2):
             _, log_probs, _ = policy.evaluate_actions(batch.observations, batch.actions)
             worst = max(worst, _largest((log_probs - batch.old_log_prob).exp() - 1))
-    return Found(worst, subject.tolerance, f"pi_new / pi_old - 1 over {ROWS * STEPS} tokens")
+    return Found(worst, checked.tolerance, f"pi_new / pi_old - 1 over {ROWS * STEPS} tokens")
 
 
-def kl_at_start(subject: Subject) -> Found:
-    """The policy is the reference before its first update, where nothing is cut: a cut leaves -log of what it keeps."""
-    _, buffer, env = collect(subject.agent(sampling=dataclasses.replace(subject.sampling, top_k=0, top_p=1.0)))
+def kl_at_start(checked: CheckedTask) -> Found:
+    """The policy is the reference before its first update. Nothing is cut here: the KL of a cut is not 0."""
+    _, buffer, env = one_rollout(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
     (batch,) = buffer.get()
     assert isinstance(batch.observations, PackedEpisodes)
     kl = env.env.kl_penalty(batch.observations, batch.old_log_prob).kl
-    return Found(_largest(kl), subject.tolerance, f"the largest of {len(kl)} tokens, nats")
+    return Found(_largest(kl), checked.tolerance, f"the largest of {len(kl)} tokens, nats")
 
 
 @torch.no_grad()
-def padding(subject: Subject) -> Found:
+def padding(checked: CheckedTask) -> Found:
     """Left padding with a mask, right padding without one, and no padding give the same log-probabilities."""
-    lm, sequences = subject.lm, [subject.sequence() for _ in range(ROWS)]
+    lm, sequences = checked.lm, [checked.sequence() for _ in range(ROWS)]
     width = max(map(len, sequences))
     ids = torch.zeros((ROWS, width), dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -96,75 +97,75 @@ def padding(subject: Subject) -> Found:
         mask[row, width - len(sequence) :] = 1
     ids, mask = ids.to(lm.device), mask.to(lm.device)
     left = lm.hidden(ids, attention_mask=mask, position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0))
-    packed = pack(sequences, [1] * ROWS, lm.device)
-    right = subject.log_probs(state_hidden(lm, packed), packed.actions).split([len(s) - 1 for s in sequences])
+    packed = pack([Trajectory.of_response(ids[:1], ids[1:]) for ids in sequences], lm.device)
+    right = checked.log_probs(state_hidden(lm, packed), packed.actions).split([len(s) - 1 for s in sequences])
     worst = {"left": 0.0, "right": 0.0}
     for row, sequence in enumerate(sequences):
         alone = torch.from_numpy(sequence).to(lm.device)
-        wanted = subject.log_probs(lm.hidden(alone[None])[0, :-1], alone[1:])
-        got = subject.log_probs(left[row, width - len(sequence) : -1], alone[1:])
+        wanted = checked.log_probs(lm.hidden(alone[None])[0, :-1], alone[1:])
+        got = checked.log_probs(left[row, width - len(sequence) : -1], alone[1:])
         worst["left"] = max(worst["left"], _error(got, wanted))
         worst["right"] = max(worst["right"], _error(right[row], wanted))
     detail = f"left {worst['left']:.1e}, right {worst['right']:.1e}, nats"
-    return Found(max(worst.values()), subject.tolerance, detail)
+    return Found(max(worst.values()), checked.tolerance, detail)
 
 
 @torch.no_grad()
-def cache(subject: Subject) -> Found:
+def cache(checked: CheckedTask) -> Found:
     """Cached decoding gives what recomputing every prefix gives, while rows grow, end and start again."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        decoders = [SlotDecoder(subject.lm, subject.rules.max_length, cache=cached) for cached in (True, False)]
+        decoders = [SlotDecoder(checked.lm, checked.rules.max_length, cache=cached) for cached in (True, False)]
     if not decoders[0].cached:
-        return Found(0.0, subject.tolerance, "; ".join(str(warning.message) for warning in caught))
-    rows = [subject.sequence() for _ in range(ROWS)]
+        return Found(0.0, checked.tolerance, "; ".join(str(warning.message) for warning in caught))
+    rows = [checked.sequence() for _ in range(ROWS)]
     worst = 0.0
     for _ in range(STEPS):
-        observations = np.full((ROWS, subject.rules.max_length), -1)
+        observations = np.full((ROWS, checked.rules.max_length), -1)
         for row, ids in enumerate(rows):
             observations[row, : len(ids)] = ids
-        tokens = torch.from_numpy(subject.random.choice(subject.known, size=ROWS)).to(subject.lm.device)
-        shown = torch.from_numpy(observations).to(subject.lm.device)
-        cached, recomputed = (subject.log_probs(decoder.last_hidden(shown), tokens) for decoder in decoders)
+        tokens = torch.from_numpy(checked.random.choice(checked.known, size=ROWS)).to(checked.lm.device)
+        shown = torch.from_numpy(observations).to(checked.lm.device)
+        cached, recomputed = (checked.log_probs(decoder.last_hidden(shown), tokens) for decoder in decoders)
         worst = max(worst, _error(cached, recomputed))
         for row, token in enumerate(tokens.tolist()):
-            ends = len(rows[row]) + 1 >= subject.rules.max_length or subject.random.random() < 0.1
-            rows[row] = subject.sequence() if ends else np.append(rows[row], token)
-    return Found(worst, subject.tolerance, f"{ROWS} rows over {STEPS} steps, nats")
+            ends = len(rows[row]) + 1 >= checked.rules.max_length or checked.random.random() < 0.1
+            rows[row] = checked.sequence() if ends else np.append(rows[row], token)
+    return Found(worst, checked.tolerance, f"{ROWS} rows over {STEPS} steps, nats")
 
 
 @torch.no_grad()
-def stepwise_and_deferred(subject: Subject) -> Found:
+def stepwise_and_deferred(checked: CheckedTask) -> Found:
     """The KL that `step` charges token by token is the one that `KLPenalty` charges to whole episodes."""
-    arguments = {**subject.env_kwargs(), "kl_mode": "log_ratio", "autoreset_mode": AutoresetMode.SAME_STEP}
+    arguments = {**checked.env_kwargs(), "kl_mode": "log_ratio", "autoreset_mode": AutoresetMode.SAME_STEP}
     env = TextGenVectorEnv(ROWS, **arguments)
-    trained, length = subject.perturbed_model(), env.rules.max_length
-    policy = CausalLMActorCritic(trained, env.tokenizer, max_length=length, sampling=subject.sampling)
+    trained, length = checked.perturbed_model(), env.rules.max_length
+    policy = CausalLMActorCritic(trained, env.tokenizer, max_length=length, sampling=checked.sampling)
     observations, _ = env.reset(seed=0)
     starts = [row[row >= 0] for row in observations]
     taken: list[list[tuple[int, float, float]]] = [[] for _ in range(ROWS)]  # token, log-prob, KL
     running = np.ones(ROWS, dtype=bool)
     while running.any():
-        action = policy.act(torch.from_numpy(observations).to(policy.device))
+        action = policy.step(torch.from_numpy(observations).to(policy.device))
         tokens, log_probs = action.tokens.cpu().numpy(), action.log_probs.cpu().numpy()
         observations, _, terminated, _, _ = env.step(TokenAction(tokens, log_probs))
         assert env.transition is not None
         for row in np.flatnonzero(running):
             taken[row].append((tokens[row], log_probs[row], env.transition.kl[row]))
         running &= ~terminated
-    sequences = [np.append(start, [t for t, _, _ in row]) for start, row in zip(starts, taken, strict=True)]
-    packed = pack(sequences, [len(start) for start in starts], policy.device)
+    responses = [np.array([token for token, _, _ in row]) for row in taken]
+    packed = pack([Trajectory.of_response(*pair) for pair in zip(starts, responses, strict=True)], policy.device)
     given = torch.tensor([log_prob for row in taken for _, log_prob, _ in row], device=policy.device)
     deferred = env.kl_penalty(packed, given).kl.double().cpu()
     stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)
     detail = f"{len(given)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
-    return Found(_error(deferred, stepwise), subject.tolerance, detail)
+    return Found(_error(deferred, stepwise), checked.tolerance, detail)
 
 
-def reward_identity(subject: Subject) -> Found:
+def reward_identity(checked: CheckedTask) -> Found:
     """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
-    policy_kwargs = {"model": subject.perturbed_model()}
-    _, buffer, env = collect(subject.agent(reward=subject.rules.reward, policy_kwargs=policy_kwargs))
+    policy_kwargs = {"model": checked.perturbed_model()}
+    _, buffer, env = one_rollout(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
     assert env.env.transition is not None
     worst, seen, episodes = 0.0, 0, iter(buffer.episodes)  # row by row, in time
     for row in range(ROWS):
@@ -179,20 +180,21 @@ def reward_identity(subject: Subject) -> Found:
     return Found(worst, SUM_TOLERANCE, f"{seen} episodes of a perturbed policy")
 
 
-def round_trip(subject: Subject) -> Found:
+def round_trip(checked: CheckedTask) -> Found:
     """Text comes back as it was, and text that spells a control token stays text."""
-    tokenizer = subject.rules.tokenizer
-    own = [prompt.text for prompt in (subject.prompts[i] for i in range(min(len(subject.prompts), 16)))]
+    tokenizer = checked.rules.tokenizer
+    own = [prompt.text for prompt in (checked.prompts[i] for i in range(min(len(checked.prompts), 16)))]
     texts = [*TEXTS, *(text for text in own if isinstance(text, str) and text)]
 
     def writes(character: str) -> bool:
         ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == character.strip()
+        text: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text.strip() == character.strip()
 
     def returns(text: str) -> bool:
         return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text
 
-    # A small alphabet is no fault; to lose what the tokenizer by itself can write is one.
+    # A small alphabet is no fault. It is one to lose characters that the tokenizer can write one by one.
     writable = [text for text in texts if all(writes(character) for character in set(text))]
     lost = [text for text in writable if not returns(text)]
     detail = f"{len(writable)} texts" + (f"; changed: {lost[0]!r}" if lost else "")
@@ -201,12 +203,12 @@ def round_trip(subject: Subject) -> Found:
     return Found(len(lost) if writable else math.inf, 0.0, detail)
 
 
-def vector_and_single(subject: Subject) -> Found:
+def vector_and_single(checked: CheckedTask) -> Found:
     """Row i of the vector environment with seed s is the single environment with seed s + i."""
-    arguments = {**subject.env_kwargs(), "kl_mode": "log_ratio"}
+    arguments = {**checked.env_kwargs(), "kl_mode": "log_ratio"}
     vector = TextGenVectorEnv(ROWS, **arguments, autoreset_mode=AutoresetMode.SAME_STEP)
     single = TextGenEnv(**arguments)
-    script = subject.random.choice(subject.known, size=(STEPS, ROWS))
+    script = checked.random.choice(checked.known, size=(STEPS, ROWS))
     first, _ = vector.reset(seed=0)
     batched = [vector.step(TokenAction(tokens, np.full(ROWS, -1.0)))[:3] for tokens in script]
     worst = 0.0
@@ -220,30 +222,30 @@ def vector_and_single(subject: Subject) -> Found:
             same &= np.array_equal(observation, observations[row]) and ended == terminated[row]
             worst = max(worst, abs(float(reward) - float(rewards[row])))
         if not same:
-            return Found(math.inf, subject.tolerance, f"row {row}: other observations or ends")
-    return Found(worst, subject.tolerance, f"rewards of {ROWS} rows over {STEPS} steps")
+            return Found(math.inf, checked.tolerance, f"row {row}: other observations or ends")
+    return Found(worst, checked.tolerance, f"rewards of {ROWS} rows over {STEPS} steps")
 
 
-def reward_behaves(subject: Subject) -> Found:
-    """Finite, one score a sample, the same alone and in a batch, arguments left alone."""
-    prompts = [subject.prompts[i % len(subject.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
+def reward_behaves(checked: CheckedTask) -> Found:
+    """Scores are finite, one a sample, and the same alone and in a batch; the arguments are not changed."""
+    prompts = [checked.prompts[i % len(checked.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
     columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = check_reward(
-            subject.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns
+            checked.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns
         ).scores
     detail = f"scores from {scores.min():.3g} to {scores.max():.3g}"
     return Found(0.0, 0.0, "; ".join([detail, *(str(warning.message) for warning in caught)]))
 
 
-def optimum(subject: Subject) -> Found:
-    """Stock PPO reaches the best value there is, on the task where that is known. Not the user's model."""
-    result = train_exact(0, device=subject.lm.device)
+def optimum(checked: CheckedTask) -> Found:
+    """Stock PPO reaches the optimum of the task `exact`. This check does not use the user's model."""
+    result = train_exact_with_sb3(0, device=checked.lm.device)
     return Found(result.normalized, OPTIMUM, f"of the optimum of task 'exact', in {result.seconds:.0f} s")
 
 
-CHECKS: dict[str, Callable[[Subject], Found]] = {
+CHECKS: dict[str, Callable[[CheckedTask], Found]] = {
     "ratio is 1 at the first minibatch": ratio,
     "KL is 0 at the start": kl_at_start,
     "padding changes nothing": padding,
@@ -270,19 +272,19 @@ def run_checks(
     """Run every check on `task` with the model and the reward given.
 
     The arguments are the environment's. progress: called with each check's name when it starts.
-    Raises a ConfigError where the parts cannot be loaded; whatever goes wrong later is a failed row.
+    Raises ConfigError where the parts cannot be loaded. An error in a check is a failed row.
     """
-    subject = Subject(task, model=model, tokenizer=tokenizer, reward=reward, device=device, dtype=dtype)
-    return [run_check(name, subject, progress) for name in CHECKS]
+    checked = CheckedTask(task, model=model, tokenizer=tokenizer, reward=reward, device=device, dtype=dtype)
+    return [run_check(name, checked, progress) for name in CHECKS]
 
 
-def run_check(name: str, subject: Subject, progress: Callable[[str], None] | None = None) -> CheckResult:
-    """One check; an error inside it is a failed row with its message."""
+def run_check(name: str, checked: CheckedTask, progress: Callable[[str], None] | None = None) -> CheckResult:
+    """Run one check. An error inside it is a failed row with its message."""
     if progress is not None:
         progress(name)
     check = CHECKS[name]
     try:
-        value, limit, detail = check(subject)
+        value, limit, detail = check(checked)
     except Exception as error:
         return CheckResult(name, False, math.nan, math.nan, f"{type(error).__name__}: {message_of(error)}")
     ok = value >= limit if check is optimum else value <= limit
@@ -290,7 +292,7 @@ def run_check(name: str, subject: Subject, progress: Callable[[str], None] | Non
 
 
 def _largest(differences: torch.Tensor) -> float:
-    # NaN would pass max(): what is not a number is infinitely wrong.
+    # max() would pass over NaN, so a NaN counts as infinitely wrong.
     return float(differences.abs().nan_to_num(nan=math.inf).max())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,10 @@ from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
 
-# Of the report's columns those that a terminal has room for.
+if TYPE_CHECKING:
+    from textrl_agents.benchmark.plan import Plan
+
+# The columns of the report that a terminal has room for.
 SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
 
 Plugins = Annotated[
@@ -26,54 +29,67 @@ Plugins = Annotated[
 ]
 
 
+# The options of `run`.
+Out = Annotated[Path, typer.Option(help="Folder of the benchmark; alone, it goes on with the one that is there.")]
+Algos = Annotated[
+    str | None, typer.Option(help="Algorithms, as in ppo,grpo; `textrl bench list` shows all. Default: the preset's.")
+]
+Tasks = Annotated[str | None, typer.Option(help="Tasks, as in exact,sentiment. Default: the preset's.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="How many seeds: 0, 1, ... Intervals need 3. Default: the preset's.")
+]
+Budget = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that a cell may generate in training. Default: the preset's, by task.")
+]
+PresetName = Annotated[
+    str | None, typer.Option(help="quick (minutes) or default (hours): what other flags leave open. Default: default.")
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Cells side by side. Default: one a core, and one alone on a GPU.")
+]
+CellTimeLimit = Annotated[
+    float | None, typer.Option(help="Seconds after which a cell is ended and counts as failed. Default: none.")
+]
+WithRay = Annotated[
+    bool, typer.Option("--ray", help="Run the cells as trials of Ray Tune, by default on this machine.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join: auto, or host:port. Its machines must see --out. Implies --ray."),
+]
+AlgorithmSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="ALGO.NAME=VALUE", help="A setting of an algorithm, such as ppo.n_steps=32."),
+]
+EnvSettings = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME=VALUE", help="An argument of every environment, such as kl_coef=0.1."),
+]
+EvalEpisodes = Annotated[int | None, typer.Option(min=2, help="Responses that judge each cell. Default: the preset's.")]
+JudgingSplit = Annotated[
+    str | None,
+    typer.Option(help="Prompts that judge: heldout to report, validation to choose settings by. Default: heldout."),
+]
+DeviceOrAuto = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
+
+
 def run(
-    out: Annotated[Path, typer.Option(help="Folder of the benchmark; alone, it goes on with the one that is there.")],
-    algos: Annotated[
-        str | None,
-        typer.Option(help="Algorithms, as in ppo,grpo; `textrl bench list` shows all. Default: the preset's."),
-    ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks, as in exact,sentiment. Default: the preset's.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many seeds: 0, 1, ... Intervals need 3. Default: the preset's.")
-    ] = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens that a cell may generate in training. Default: the preset's, by task."),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="quick (minutes) or default (hours): what other flags leave open. Default: default."),
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Cells side by side. Default: one a core, and one alone on a GPU.")
-    ] = None,
-    time_limit: Annotated[
-        float | None, typer.Option(help="Seconds after which a cell is ended and counts as failed. Default: none.")
-    ] = None,
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Run the cells as trials of Ray Tune, by default on this machine.")
-    ] = False,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster to join: auto, or host:port. Its machines must see --out. Implies --ray."),
-    ] = None,
+    out: Out,
+    algos: Algos = None,
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    budget: Budget = None,
+    preset: PresetName = None,
+    jobs: Jobs = None,
+    time_limit: CellTimeLimit = None,
+    ray: WithRay = False,
+    ray_address: RayAddress = None,
     plugin: Plugins = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="ALGO.NAME=VALUE", help="A setting of an algorithm, such as ppo.n_steps=32."),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME=VALUE", help="An argument of every environment, such as kl_coef=0.1."),
-    ] = None,
-    eval_episodes: Annotated[
-        int | None, typer.Option(min=2, help="Responses that judge each cell. Default: the preset's.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Prompts that judge: heldout to report, validation to choose settings by. Default: heldout."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
+    settings: AlgorithmSettings = None,
+    env: EnvSettings = None,
+    eval_episodes: EvalEpisodes = None,
+    split: JudgingSplit = None,
+    device: DeviceOrAuto = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,53 +104,33 @@ def run(
 
     Example: textrl bench run --algos reference,ppo,grpo --tasks exact --seeds 3 --out runs/bench
     """
-    named: dict[str, Any] = {
-        "algos": _names(algos, "--algos"),
-        "tasks": _names(tasks, "--tasks"),
-        "seeds": seeds,
-        "budget": budget,
-        "preset": preset,
-        "plugins": plugin,
-        "settings": settings,
-        "env": env,
-        "eval_episodes": eval_episodes,
-        "split": split,
-        "device": device,
-    }
-    given = {name: value for name, value in named.items() if value}
-    require("matplotlib")  # for the report, at the end of what may be hours
-    from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
-    from textrl_agents.benchmark.run import BenchmarkStopped, run_benchmark
-
-    if settings:
-        given["settings"] = parse_settings(settings)
-    if env:
-        given["env"] = parse_env(env)
-    plan = Plan.of(**given) if given else None
-    try:
-        results = run_benchmark(
-            plan,
-            out,
-            jobs=jobs,
-            time_limit=time_limit,
-            ray=ray or ray_address is not None,
-            ray_address=ray_address,
-            trust=trust or None,
-        )
-    except BenchmarkStopped as stopped:
-        typer.echo(f"{stopped}; continue with: textrl bench run --out {out}{_trusted(out)}", err=True)
-        raise typer.Exit(130 if stopped.received == signal.SIGINT else 1) from None
+    plan = _plan(
+        algos=_names(algos, "--algos"),
+        tasks=_names(tasks, "--tasks"),
+        seeds=seeds,
+        budget=budget,
+        preset=preset,
+        plugins=plugin,
+        settings=settings,
+        env=env,
+        eval_episodes=eval_episodes,
+        split=split,
+        device=device,
+    )
+    results = _run_cells(
+        plan,
+        out,
+        jobs=jobs,
+        time_limit=time_limit,
+        ray=ray or ray_address is not None,
+        ray_address=ray_address,
+        trust=trust or None,
+    )
     if as_json:
         print_json(results)
     if results:
         _write_report(out, results, silent=as_json)
-    failures = sum(line["status"] != "done" for line in results)
-    if failures:
-        typer.echo(f"{failures} of {len(results)} cells failed; the same command tries them again", err=True)
-    elif not results:
-        typer.echo("no cell was run", err=True)
-    if failures or not results:
-        raise typer.Exit(1)
+    _exit_unless_done(results)
 
 
 def report(
@@ -188,6 +184,40 @@ def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
         Console().print(table)
 
 
+def _plan(**named: Any) -> Plan | None:
+    """The plan that the flags describe; None where none was given, to go on with the one in the folder."""
+    require("matplotlib")  # for the report, at the end of what may be hours
+    from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
+
+    given = {name: value for name, value in named.items() if value}
+    if "settings" in given:
+        given["settings"] = parse_settings(given["settings"])
+    if "env" in given:
+        given["env"] = parse_env(given["env"])
+    return Plan.of(**given) if given else None
+
+
+def _run_cells(plan: Plan | None, out: Path, **how: Any) -> list[dict[str, Any]]:
+    """Run the benchmark. A signal ends the command, and it says how to go on."""
+    from textrl_agents.benchmark.run import BenchmarkStopped, run_benchmark
+
+    try:
+        return run_benchmark(plan, out, **how)
+    except BenchmarkStopped as stopped:
+        typer.echo(f"{stopped}; continue with: textrl bench run --out {out}{_trusted(out)}", err=True)
+        raise typer.Exit(130 if stopped.received == signal.SIGINT else 1) from None
+
+
+def _exit_unless_done(results: list[dict[str, Any]]) -> None:
+    failures = sum(line["status"] != "done" for line in results)
+    if failures:
+        typer.echo(f"{failures} of {len(results)} cells failed; the same command tries them again", err=True)
+    elif not results:
+        typer.echo("no cell was run", err=True)
+    if failures or not results:
+        raise typer.Exit(1)
+
+
 def _names(text: str | None, option: str) -> list[str] | None:
     if text is None:
         return None
@@ -198,16 +228,15 @@ def _names(text: str | None, option: str) -> list[str] | None:
 
 
 def _trusted(out: Path) -> str:
-    """The flag that going on with the benchmark in `out` needs."""
-    from textrl_agents.benchmark.plan import Plan
-    from textrl_agents.benchmark.run import PLAN
+    """The flag that is needed to go on with the benchmark in `out`."""
+    from textrl_agents.benchmark.plan import PLAN, Plan
     from textrl_agents.training.trust import python_named_in
 
     return " --trust" if python_named_in(Plan.read(out / PLAN).to_dict()) else ""
 
 
 def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) -> tuple[Path, Path]:
-    """silent: where stdout is JSON."""
+    """Write both files of the report and show the tables. silent: shows nothing, where stdout is JSON."""
     from textrl_agents.benchmark.report.report import write_report
 
     paths = write_report(folder, lines)

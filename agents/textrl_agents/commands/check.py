@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +17,9 @@ from textrl_agents.commands.options import (
     told_on_stderr,
 )
 from textrl_env.foreign_text import visible
+
+if TYPE_CHECKING:
+    from textrl_agents.check.self_check import CheckResult
 
 
 def check(
@@ -39,18 +41,14 @@ def check(
     with told_on_stderr() as tell:
         results = run_checks(task=task, model=model, reward=reward, device=device, dtype=dtype, progress=tell)
     if as_json:
-        print_json([_as_dict(result) for result in results])
+        print_json([result.as_json() for result in results])
     else:
         _print(results)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
-def _as_dict(result: Any) -> dict[str, Any]:
-    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result._asdict()  # type: ignore
-
-
-def _print(results: list[Any]) -> None:
+def _print(results: list[CheckResult]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -60,11 +58,5 @@ def _print(results: list[Any]) -> None:
         table.add_column(column, justify="right" if column in ("value", "limit") else "left")
     for result in results:
         ok = Text("yes", "green") if result.ok else Text("NO", "bold red")
-        table.add_row(
-            Text(result.name), ok, _number(result.value), _number(result.limit), Text(visible(str(result.detail or "")))
-        )
+        table.add_row(Text(result.name), ok, f"{result.value:.3g}", f"{result.limit:.3g}", Text(visible(result.detail)))
     Console().print(table)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -26,31 +26,39 @@ if TYPE_CHECKING:  # a typo shows before torch is imported
     from textrl_agents.runs.run_folder import RunFolder
     from textrl_env.models import CausalLMActorCritic
 
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option(help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."),
+]
+EvaluationSplit = Annotated[
+    str,
+    typer.Option(
+        help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
+        "said so, where the task has no others."
+    ),
+]
+Episodes = Annotated[int, typer.Option(min=2, help="Responses to sample.")]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")]
+ReferenceModel = Annotated[
+    str | None,
+    typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
+]
+RewardName = Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")]
+WithSamples = Annotated[bool, typer.Option(help="Include every response in the JSON.")]
+
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."
-        ),
-    ] = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
-            "said so, where the task has no others."
-        ),
-    ] = "heldout",
-    episodes: Annotated[int, typer.Option(min=2, help="Responses to sample.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")] = 0,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
-    ] = None,
-    reward: Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
-    samples: Annotated[bool, typer.Option(help="Include every response in the JSON.")] = False,
+    folder: Folder,
+    task: TaskName = None,
+    split: EvaluationSplit = "heldout",
+    episodes: Episodes = 256,
+    seed: Seed = 0,
+    reference: ReferenceModel = None,
+    reward: RewardName = None,
+    greedy: Greedy = False,
+    samples: WithSamples = False,
     trust: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -112,14 +120,12 @@ def _measured(
         )
     if greedy:
         raise ConfigError(f"--greedy has no meaning for {config.algo}, which answers in a way of its own")
-    from textrl_agents.algorithms.cell import Cell
-    from textrl_agents.algorithms.cell_envs import judging_env
+    from textrl_agents.evaluation.heldout_env import heldout_env
 
     arguments = {name: value for name, value in settings.items() if value is not None}
-    arguments["sampling"] = actor_critic.sampling
-    device = str(actor_critic.device)
-    cell = Cell(config.algo, task, seed, 1, env=arguments, eval_episodes=episodes, device=device, split=split)
-    return answers(actor_critic, config.algorithm)(judging_env(cell), episodes, seed)
+    arguments |= {"task": task, "sampling": actor_critic.sampling, "device": actor_critic.device}
+    env = heldout_env(arguments, episodes=episodes, split=split)
+    return answers(actor_critic, config.algorithm)(env, episodes, seed)
 
 
 def _run_settings(config: TrainConfig, task: str | None) -> dict[str, Any]:

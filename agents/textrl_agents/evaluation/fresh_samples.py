@@ -13,21 +13,22 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
+from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
 from textrl_agents.evaluation.statistic import Statistic
 from textrl_agents.training.divergence import check_log_probs
 from textrl_agents.training.rlhf_metrics import FINISH_REASONS
-from textrl_env import TextGenVectorEnv
+from textrl_env import Task, TextGenVectorEnv
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, pack
-from textrl_env.tasks.splits import best_split
 from textrl_env.text.prompt_splits import LABELS
+from textrl_env.trajectory import Trajectory
 
 MEASURES = ("score", "gold_score", "kl", "penalized_return", "length", "entropy")
 
@@ -97,14 +98,14 @@ class Evaluation:
 
 def evaluate(
     actor_critic: CausalLMActorCritic,
-    task: Any = "sentiment",
+    task: str | Task = "sentiment",
     *,
     env: TextGenVectorEnv | None = None,
     episodes: int = 256,
     seed: int = 0,
-    num_envs: int = 64,
+    num_envs: int = EVAL_ROWS,
     deterministic: bool | None = None,
-    **env_kwargs: Any,
+    **env_kwargs: Unpack[EnvArguments],
 ) -> Evaluation:
     """Sample at least `episodes` episodes: ceil(episodes / rows) from each row.
 
@@ -126,7 +127,8 @@ def evaluate(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         if env is None:
-            env = _evaluation_env(actor_critic, task, min(num_envs, int(episodes)), env_kwargs)
+            arguments = {"task": task, "sampling": actor_critic.sampling, "device": actor_critic.device, **env_kwargs}
+            env = heldout_env(arguments, episodes=episodes, rows=num_envs, split=env_kwargs.get("split"))
         elif env_kwargs:
             raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
         _check(actor_critic, env)
@@ -138,36 +140,6 @@ def evaluate(
             # What comes next finds the decoder as a fresh one, so that an evaluation leaves no trace, not even in
             # the last bit of a log-probability.
             actor_critic.clear_cache()
-
-
-def sibling_env(env: TextGenVectorEnv, num_envs: int, split: str = "heldout") -> TextGenVectorEnv:
-    """An evaluation environment that shares `env`'s reference, reward and coefficient: nothing is loaded again.
-
-    split: which of the task's prompts it serves, where the task has such; else the training prompts.
-    """
-    rules = env.rules
-    reference = rules.kl_penalty.reference
-    assert reference is not None  # an environment always has one
-    model, tokenizer = reference.lm.model, rules.tokenizer
-    # As a function, since a module given as `model` would be copied to keep it from being trained.
-    task = dataclasses.replace(
-        env.task, model=lambda: (model, tokenizer), tokenizer=None, reward=rules.reward, gold=rules.gold
-    )
-    return TextGenVectorEnv(
-        num_envs,
-        task,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        kl_coef=rules.kl_penalty.controller,
-        kl_estimator=rules.kl_penalty.estimator,
-        kl_mode="deferred",
-        max_new_tokens=rules.max_new_tokens,
-        max_prompt_tokens=rules.max_prompt_tokens,
-        sampling=rules.sampling,
-        stop=rules.stop.strings,
-        split=best_split(task, split),
-        device=reference.lm.device,
-        dtype=reference.lm.dtype,
-    )
 
 
 def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statistic]:
@@ -182,16 +154,6 @@ def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statis
         for name in before.statistics
         if name in after.statistics
     }
-
-
-def _evaluation_env(
-    actor_critic: CausalLMActorCritic, task: Any, rows: int, env_kwargs: dict[str, Any]
-) -> TextGenVectorEnv:
-    arguments = {"sampling": actor_critic.sampling, "device": actor_critic.device, **env_kwargs}
-    split = arguments.pop("split", None)
-    if split is not None or arguments.get("prompts") is None:
-        arguments["split"] = best_split(task, split or "heldout", arguments)
-    return TextGenVectorEnv(rows, task, autoreset_mode=AutoresetMode.SAME_STEP, kl_mode="deferred", **arguments)
 
 
 def _check(actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> None:
@@ -217,10 +179,10 @@ def _measure(
     prompt_ids = [ids[ids >= 0] for ids in observations]
     starts, counts = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
     steps: list[torch.Tensor] = []  # log-probs [N] of each step
-    finished: list[tuple[int, int, int, np.ndarray, Episode]] = []  # round, row, first step, prompt, episode
+    finished: list[tuple[int, int, int, np.ndarray, Trajectory]] = []  # round, row, first step, prompt, episode
     while (counts < per_row).any():
         on_device = torch.from_numpy(observations).to(actor_critic.device)
-        tokens, log_probs, _ = actor_critic.act(on_device, deterministic=deterministic)
+        tokens, log_probs, _ = actor_critic.step(on_device, deterministic=deterministic)
         steps.append(log_probs)
         observations, *_ = env.step(tokens.cpu().numpy())
         assert env.transition is not None
@@ -237,7 +199,7 @@ def _measure(
 def _summary(
     actor_critic: CausalLMActorCritic,
     env: TextGenVectorEnv,
-    finished: list[tuple[int, int, int, np.ndarray, Episode]],
+    finished: list[tuple[int, int, int, np.ndarray, Trajectory]],
     step_log_probs: torch.Tensor,
     seed: int,
     deterministic: bool,
@@ -269,14 +231,14 @@ def response_kls(
 
     log_probs: the policy's, float [M], of all response tokens in their order.
     """
-    sequences = [np.concatenate(pair) for pair in zip(prompt_ids, response_ids, strict=True)]
-    packed = pack(sequences, [len(ids) for ids in prompt_ids], actor_critic.device)
+    trajectories = [Trajectory.of_response(*pair) for pair in zip(prompt_ids, response_ids, strict=True)]
+    packed = pack(trajectories, actor_critic.device)
     kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic).kl
     lengths = np.array([len(ids) for ids in response_ids])
     return np.add.reduceat(kl_terms.double().cpu().numpy(), np.cumsum(lengths) - lengths)
 
 
-def record_of(episode: Episode, *, kl: float, kl_coef: float, entropy: float) -> SampleRecord:
+def record_of(episode: Trajectory, *, kl: float, kl_coef: float, entropy: float) -> SampleRecord:
     """A finished episode as one of an evaluation."""
     return SampleRecord(
         prompt=episode.prompt,

@@ -105,7 +105,7 @@ def _batch(
     while mdp.running.any():
         live = mdp.running.copy()
         observations = torch.from_numpy(mdp.ids).to(actor_critic.device)
-        tokens, step_log_probs, _ = actor_critic.act(observations, deterministic=deterministic)
+        tokens, step_log_probs, _ = actor_critic.step(observations, deterministic=deterministic)
         log_probs[live] += step_log_probs.double().cpu().numpy()[live]
         actions = parse_actions(tokens, len(prompts), rules.vocabulary.size)
         for row, episode in mdp.step(actions, live).episodes:

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord, paired_difference
-from textrl_agents.runs.sample_file import prompt_text
 from textrl_env.foreign_text import visible
+from textrl_env.text.prompt_rows import prompt_text
 
 LABELS = {
     "score": "score",

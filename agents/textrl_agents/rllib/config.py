@@ -16,13 +16,13 @@ from textrl_agents.algorithms.rllib import SHARED, RLlibAlgorithm
 from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
 from textrl_agents.rllib.env_runner import TextEnvRunner
-from textrl_agents.rllib.module import MODEL_ARGUMENTS
 from textrl_agents.rllib.portable import portable_arguments
 from textrl_agents.rllib.validation import check_config, check_settings, check_values
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import ENV_ID
+from textrl_env.arguments import model_arguments
 from textrl_env.errors import ConfigError
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, Reference
@@ -62,7 +62,7 @@ def make_config(
     check_values(settings, actor_critic or {})
     if total_timesteps is not None:
         check_whole("total_timesteps", total_timesteps, 1)
-    parts = assemble_model(**_model_arguments(env), weights=False)
+    parts = assemble_model(**model_arguments(env), weights=False)
     _fill_in(algorithm, settings, parts.max_new_tokens, env.get("device", "auto"))
     _probe_reward(env, settings["rollout_fragment_length"])
     trained = sum(weight.numel() for weight in parts.model.parameters() if weight.requires_grad)
@@ -136,10 +136,6 @@ def _probe_reward(env: Mapping[str, Any], steps: int | str) -> None:
     probe_reward(parts.rules, parts.prompts, steps=steps if isinstance(steps, int) else parts.rules.max_new_tokens)
 
 
-def _model_arguments(env: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: env[name] for name in MODEL_ARGUMENTS if name in env}
-
-
 def _fill_in(algorithm: RLlibAlgorithm, settings: dict[str, Any], max_new_tokens: int, device: Any) -> None:
     """Sizes that follow from others."""
     place = resolve_device(device)
@@ -187,7 +183,7 @@ def _penalty(env: Mapping[str, Any], core: CausalLMActorCritic) -> KLPenalty:
         # The reference of an adapter is the very weights it sits on.
         reference = Reference(core.model, core.vocabulary, core.sampling, core.max_length)
     elif env["kl_mode"] == "deferred":
-        parts = assemble_model(**{**_model_arguments(env), "device": core.device, "dtype": core.lm.dtype})
+        parts = assemble_model(**{**model_arguments(env), "device": core.device, "dtype": core.lm.dtype})
         reference = assemble_reference(parts)
     else:
         reference = None  # the environment charges

@@ -20,22 +20,11 @@ from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from textrl_agents.rllib.arrays import to_arrays
 from textrl_agents.rllib.connectors.batch import PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
+from textrl_env.arguments import model_arguments
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.assembly import assemble_model
 
-# Arguments of the environment that say which model it is about.
-MODEL_ARGUMENTS = (
-    "task",
-    "model",
-    "tokenizer",
-    "max_new_tokens",
-    "max_prompt_tokens",
-    "sampling",
-    "lora",
-    "device",
-    "dtype",
-)
 # Names of the target network's tensors, which learners alone have.
 TARGET = "target."
 
@@ -52,7 +41,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
 
     def setup(self) -> None:
         env, settings = self.model_config["env"], self.model_config.get("actor_critic", {})
-        parts = assemble_model(**{name: env[name] for name in MODEL_ARGUMENTS if name in env})
+        parts = assemble_model(**model_arguments(env))
         self.actor_critic = CausalLMActorCritic(
             parts.model, parts.tokenizer, max_length=parts.max_length, sampling=parts.sampling, **settings
         )
@@ -64,12 +53,12 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
 
     @torch.no_grad()
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS])
+        tokens, log_probs, _ = self.actor_critic.step(batch[Columns.OBS])
         return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
 
     @torch.no_grad()
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        tokens, log_probs = self.actor_critic.sample(batch[Columns.OBS], deterministic=True)
+        tokens, log_probs, _ = self.actor_critic.step(batch[Columns.OBS], deterministic=True)
         return {Columns.ACTIONS: tokens, Columns.ACTION_LOGP: log_probs}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -103,7 +92,8 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         state = self.state_dict()
         if inference_only:
             state = {name: state[name] for name in self._trained()}
-        return to_arrays(state)
+        arrays: dict[str, Any] = to_arrays(state)
+        return arrays
 
     def set_state(self, state: dict[str, Any]) -> None:
         own = {name: tensor.shape for name, tensor in self.state_dict().items()}

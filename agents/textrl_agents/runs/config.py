@@ -26,11 +26,12 @@ from textrl_agents.algorithms.registry import LIBRARIES, find_algorithm
 from textrl_agents.training.argument_checks import check_seed
 from textrl_agents.training.extras import require
 from textrl_agents.training.settings_file import read_settings
-from textrl_env.arguments import ENV_ARGUMENTS, check_device_name, check_dtype_name
+from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
+from textrl_env.user_values import check_device_name, check_dtype_name
 
 N_ENVS = 32  # of an algorithm that has checkpoints
 # Settings that a run may go on with another value of: what it trains stays the same.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate, sibling_env
+from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.sample_file import SampleFile

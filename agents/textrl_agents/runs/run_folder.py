@@ -19,11 +19,11 @@ from pathlib import Path
 from textrl_agents.runs.atomic import atomic_folder, existing, remove_folder
 from textrl_agents.runs.out_folder import foreign_names
 from textrl_agents.runs.policy_files import POLICY_FOLDER
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.storage.manifest import require_manifest, verify
 from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
+from textrl_env.user_values import user_path
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")

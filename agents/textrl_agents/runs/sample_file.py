@@ -6,11 +6,11 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from textrl_agents.evaluation.fresh_samples import SampleRecord
 from textrl_agents.runs.atomic import write_atomically
 from textrl_env.foreign_text import visible
+from textrl_env.text.prompt_rows import prompt_text
 
 TITLE = "# Samples\n\nResponses to the same {prompts} at several points of training; KL in nats per response.\n"
 _SECTION = re.compile(r"^## After ([\d,]+) tokens$", re.MULTILINE)
@@ -47,13 +47,6 @@ class SampleFile:
             if int(section[1].replace(",", "")) > tokens:
                 write_atomically(self.path, text[: section.start()].rstrip("\n") + "\n")
                 return
-
-
-def prompt_text(prompt: Any) -> str:
-    """A prompt in one line: a chat as `role: content` turns."""
-    if isinstance(prompt, str):
-        return prompt
-    return " / ".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def _row(cells: Sequence[str]) -> str:

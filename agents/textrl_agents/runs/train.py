@@ -26,9 +26,9 @@ from textrl_agents.runs.trainer import Trainer, make_trainer
 from textrl_agents.training.progress import TrainingProgress
 from textrl_agents.training.stop_signals import StopSignals
 from textrl_agents.training.trust import require_trust, resume_command
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.models.storage.manifest import verify
+from textrl_env.user_values import user_path
 
 
 class RunResult(NamedTuple):

@@ -135,8 +135,7 @@ def _environment(
 
 
 def _policy_kwargs(algorithm: SB3Algorithm, given: dict[str, Any] | None, vec_env: TextVecEnv) -> dict[str, Any]:
-    reference = vec_env.env.kl_penalty.reference
-    assert reference is not None  # an environment always has one
+    reference = vec_env.env.kl_penalty.require_reference()
     name = vec_env.env.model_name
     model = (given or {}).get("model", reference.lm.model if name is None else name)
     return {
@@ -154,7 +153,7 @@ def _learning_rate(given: Any, vec_env: TextVecEnv) -> Any:
     """A mapping, or nothing, becomes a schedule that fits the model's size."""
     if given is not None and not isinstance(given, Mapping):
         return given
-    model = vec_env.env.kl_penalty.reference.lm.model  # type: ignore[union-attr]
+    model = vec_env.env.kl_penalty.require_reference().lm.model
     adapter = hasattr(model, "disable_adapter")
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not adapter)
     return WarmupSchedule.of(given, trained)
@@ -171,7 +170,7 @@ def _soft_scale(vec_env: TextVecEnv, policy_kwargs: dict[str, Any]) -> float:
 
 
 def _built(algorithm: SB3Algorithm, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
-    device = vec_env.env.kl_penalty.reference.lm.device  # type: ignore[union-attr]
+    device = vec_env.env.kl_penalty.require_reference().lm.device
     algorithm_class, policy_class = load_object(algorithm.algorithm_class), load_object(algorithm.policy_class)
     buffers = {name: load_object(buffer) for name, buffer in algorithm.buffers.items()}
     try:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
-from textrl_env.mdp import Episode
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes
+from textrl_env.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.buffers.ended_row import EndedRow
@@ -62,7 +62,7 @@ class EpisodeLedger:
         log_probs: torch.Tensor,
         stretches: list[tuple[int, bool]],
         policy: CausalLMActorCritic | None,
-    ) -> tuple[np.ndarray | None, list[Episode], list[float]]:
+    ) -> tuple[np.ndarray | None, list[Trajectory], list[float]]:
         """Account for one rollout.
 
         log_probs: [M], the policy's when it acted, in packed order.
@@ -83,7 +83,7 @@ class EpisodeLedger:
         kl_sums = np.add.reduceat(kl, bounds) if kl is not None else np.zeros(len(bounds))
         coefs = np.zeros(len(bounds))
         current = self.env.env.kl_coefs
-        episodes: list[Episode] = []
+        episodes: list[Trajectory] = []
         entropies: list[float] = []
         for index, (row, ended) in enumerate(stretches):
             self.open_kl[row] += kl_sums[index]

@@ -115,12 +115,13 @@ class CausalLMPolicy(ActorCriticPolicy):
         self, obs: torch.Tensor, deterministic: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L]."""
-        action = self.actor_critic.act(obs, deterministic=deterministic)
+        action = self.actor_critic.step(obs, deterministic=deterministic)
         tokens = SampledTensor.of(action.tokens, action.log_probs, self, in_rollout=True)
-        return tokens, action.values[:, None], action.log_probs
+        values = self.actor_critic.states(obs).values if action.values is None else action.values
+        return tokens, values[:, None], action.log_probs
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        drawn = self.actor_critic.sample(observation, deterministic=deterministic)
+        drawn = self.actor_critic.step(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 
     def evaluate_actions(
@@ -136,17 +137,14 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     def get_distribution(self, obs: Any) -> CategoricalDistribution:
         """The distribution sampled, over the V tokens; carries gradients for PackedEpisodes."""
-        packed = isinstance(obs, PackedEpisodes)
-        logits = self.actor_critic.packed_states(obs).logits if packed else self.actor_critic.logits(obs)
+        logits = self.actor_critic.states(obs).logits
         # Where an id cannot be drawn: a probability of 0 in any case, and no difference of two infinities in a KL.
         distribution = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         return distribution.proba_distribution(logits.clamp(min=IMPOSSIBLE))
 
     def predict_values(self, obs: Any) -> torch.Tensor:
         """State values [N, 1]; carries gradients for PackedEpisodes."""
-        if isinstance(obs, PackedEpisodes):
-            return self.actor_critic.packed_values(obs)[:, None]
-        return self.actor_critic.values(obs)[:, None]
+        return self.actor_critic.states(obs).values[:, None]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

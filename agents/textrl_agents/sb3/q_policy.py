@@ -30,7 +30,7 @@ from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
 from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
 from textrl_agents.training.divergence import GradientGuard, check_values
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic, PackedEpisodes
+from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.actor_critic import States
 
 SPREAD_FILE = "quantile_spread.safetensors"
@@ -45,7 +45,7 @@ class TokenQNetwork(nn.Module):
 
     def states(self, obs: Any) -> States:
         """The core's states, with gradients for PackedEpisodes. Raises TrainingDiverged for infinite values."""
-        states = self.core.packed_states(obs) if isinstance(obs, PackedEpisodes) else self.core.states(obs)
+        states = self.core.states(obs)
         check_values(states.values)
         return states
 
@@ -63,8 +63,7 @@ class SoftValueNetwork(TokenQNetwork):
     """The soft state value as the one column [M, 1] of Q-values: `DQN.train()` bootstraps from their maximum."""
 
     def forward(self, obs: Any) -> torch.Tensor:
-        packed = isinstance(obs, PackedEpisodes)
-        return (self.core.packed_values(obs) if packed else self.core.values(obs))[:, None]
+        return self.core.states(obs).values[:, None]
 
 
 class TokenQuantileNetwork(TokenQNetwork):
@@ -152,7 +151,7 @@ class CausalLMQPolicy(BasePolicy):
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = True) -> torch.Tensor:
-        drawn = self.actor_critic.sample(observation, deterministic=deterministic)
+        drawn = self.actor_critic.step(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 
     def save(self, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_agents.sb3.prediction_charge import PredictionCharge
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import CutEpisode, Episode
+from textrl_env.trajectory import Trajectory
 
 
 class TextVecEnv(VecEnv):
@@ -89,14 +89,14 @@ class TextVecEnv(VecEnv):
         else:
             columns = (transition.ref_log_probs.tolist(), transition.kl.tolist())
             infos = [{"ref_log_prob": ref, "kl": kl} for ref, kl in zip(*columns, strict=True)]
-        ends: list[tuple[int, Episode | CutEpisode]] = [*transition.episodes, *transition.cut]
+        ends: list[tuple[int, Trajectory]] = [*transition.episodes, *transition.cut]
         ended: list[EndedRow] = []
         for row, over in ends:
-            episode = over if isinstance(over, Episode) else None
+            episode = over if over.finish_reason else None
             seconds = round(time.time() - self._started_at, 6)
             infos[row].update(
                 episode.info() if episode is not None else {},
-                episode={"r": over.episode_return, "l": over.episode_length, "t": seconds},
+                episode={"r": over.episode_return, "l": len(over), "t": seconds},
                 terminal_observation=vector_infos["final_obs"][row],
                 **{"TimeLimit.truncated": episode is None},
             )

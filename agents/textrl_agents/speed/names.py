@@ -1,4 +1,4 @@
-"""The rows of `textrl bench speed` by name, known without torch."""
+"""The rows of `textrl bench speed` by name, known without torch, and where each is measured."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from collections.abc import Sequence
 
 from textrl_env.errors import UnknownName
 
-SPEED_NAMES = (
-    "rollout vs by hand, equal lengths",
-    "rollout vs by hand, to EOS",
-    "stepping vs generate, equal lengths",
-    "update vs one prefix per transition",
-    "update time per token, long vs short",
-    "update memory, chunked vs not",
-    "vector env alone",
-    "exact: PPO vs optimum",
-    "demo: rise of held-out gold",
-    "rllib: sampling vs SB3",
-    "rllib: update vs its default pipeline",
-    "rllib: ratio at the first minibatch",
-    "rllib: exact, PPO vs optimum",
-    "rllib: share of the rewarded token",
-    "trl: RLOO, sampling and update",
-    "trl: GRPO, sampling and update",
-)
+SPEED_ROWS = {
+    "rollout vs by hand, equal lengths": "textrl_agents.speed.generation_rows:rollout_of_equal_lengths",
+    "rollout vs by hand, to EOS": "textrl_agents.speed.generation_rows:rollout_to_eos",
+    "stepping vs generate, equal lengths": "textrl_agents.speed.generation_rows:stepping",
+    "update vs one prefix per transition": "textrl_agents.speed.update_rows:episodes_against_prefixes",
+    "update time per token, long vs short": "textrl_agents.speed.update_rows:long_against_short",
+    "update memory, chunked vs not": "textrl_agents.speed.memory_rows:memory_of_an_update",
+    "vector env alone": "textrl_agents.speed.environment_rows:environment_alone",
+    "exact: PPO vs optimum": "textrl_agents.speed.learning_rows:exact_optimum",
+    "demo: rise of held-out gold": "textrl_agents.speed.learning_rows:demo_gold_score",
+    "rllib: sampling vs SB3": "textrl_agents.speed.rllib_rows:sampling_against_sb3",
+    "rllib: update vs its default pipeline": "textrl_agents.speed.rllib_rows:update_against_default_pipeline",
+    "rllib: ratio at the first minibatch": "textrl_agents.speed.rllib_rows:ratio_at_first_minibatch",
+    "rllib: exact, PPO vs optimum": "textrl_agents.speed.rllib_rows:exact_optimum",
+    "rllib: share of the rewarded token": "textrl_agents.speed.rllib_rows:rewarded_token_share",
+    "trl: RLOO, sampling and update": "textrl_agents.speed.trl_rows:rloo_against_trl",
+    "trl: GRPO, sampling and update": "textrl_agents.speed.trl_rows:grpo_against_trl",
+}
+"""Name -> `module:measurement`, in the order of the table."""
 
 
 def chosen_names(only: str | Sequence[str] | None) -> list[str]:
-    """The names that contain `only`, or one of several; all for None. Raises UnknownName where none does."""
+    """Return the names that contain `only`, or one of several; all for None. Raises UnknownName where none does."""
     if only is None:
-        return list(SPEED_NAMES)
+        return list(SPEED_ROWS)
     wanted = [only] if isinstance(only, str) else list(only)
     for part in wanted:
-        if not any(part in name for name in SPEED_NAMES):
-            raise UnknownName("measurement", part, SPEED_NAMES)
-    return [name for name in SPEED_NAMES if any(part in name for part in wanted)]
+        if not any(part in name for name in SPEED_ROWS):
+            raise UnknownName("measurement", part, list(SPEED_ROWS))
+    return [name for name in SPEED_ROWS if any(part in name for part in wanted)]

@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Work, theirs: Work, *, repeats: int, device: torch.device) -> Comparison:
-    """Speeds of `ours` and `theirs` over `repeats` rounds of both, after one round that is not counted.
+    """Time `ours` and `theirs` in `repeats` rounds of both, after one round that is not counted.
 
     Both are run in each round, and the ratio is taken within the round: on a machine that others use too, a slow
     moment then hits both sides alike.
@@ -36,7 +36,7 @@ def compare(ours: Work, theirs: Work, *, repeats: int, device: torch.device) -> 
 
 
 def speed(work: Work, device: torch.device) -> float:
-    """Units of work a second."""
+    """Do the work once; return its units a second."""
     _wait(device)
     start = time.perf_counter()
     amount = work()

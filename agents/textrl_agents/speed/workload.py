@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from textrl_agents.sb3 import make_agent
-from textrl_env.embedded import asset_folder
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
+from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.rewards import ClassifierReward
 from textrl_env.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Workload:
     """A causal LM and a reward model, both on `device`.
 
-    prompts: texts; a batch of n takes the first n of them, in turn.
-    classifier, classifier_tokenizer: the reward model as code by hand uses it.
+    prompts: texts; a batch of n takes the first n of them, and starts again where there are fewer.
+    classifier, classifier_tokenizer: the reward model as code with `transformers` alone uses it.
     """
 
     model: Any
@@ -33,17 +32,17 @@ class Subject:
     classifier_tokenizer: Any
     device: torch.device
 
-    def without_eos(self) -> Subject:
-        """The same models with no token that ends a response: all responses are then equally long."""
+    def without_eos(self) -> Workload:
+        """Copy the models so that no token ends a response: all responses are then equally long."""
         model, tokenizer = without_eos(copy.deepcopy(self.model), copy.deepcopy(self.tokenizer))
-        return Subject(model, tokenizer, self.prompts, self.classifier, self.classifier_tokenizer, self.device)
+        return Workload(model, tokenizer, self.prompts, self.classifier, self.classifier_tokenizer, self.device)
 
     def batch(self, rows: int) -> list[str]:
-        """One prompt for each of `rows` rows."""
+        """Return one prompt for each of `rows` rows."""
         return [self.prompts[row % len(self.prompts)] for row in range(rows)]
 
     def task(self, rows: int, max_new_tokens: int) -> Task:
-        """Those prompts and the reward model as a task, without a gold scorer, which code by hand does not have."""
+        """Make a task of those prompts and the reward model. It has no gold scorer, as the baseline has none."""
         prompts = self.batch(rows)
         return Task(
             name="speed",
@@ -53,8 +52,8 @@ class Subject:
             max_new_tokens=max_new_tokens,
         )
 
-    def agent(self, rows: int, n_steps: int, max_new_tokens: int, **overrides: Any) -> Stepwise:
-        """Stock PPO on that task. Its learning rate is 0, so that every round does the same work."""
+    def agent(self, rows: int, n_steps: int, max_new_tokens: int, **overrides: Any) -> SB3Phases:
+        """Make stock PPO on that task. Its learning rate is 0, so that every round does the same work."""
         arguments = {
             "task": self.task(rows, max_new_tokens),
             "model": self.model,
@@ -64,7 +63,7 @@ class Subject:
         agent = make_agent(
             "ppo", n_envs=rows, n_steps=n_steps, env_kwargs=arguments, learning_rate=0.0, seed=0, **overrides
         )
-        return Stepwise(agent)
+        return SB3Phases(agent)
 
 
 def without_eos(model: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -76,32 +75,25 @@ def without_eos(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-class Stepwise:
-    """An SB3 algorithm whose `learn` is taken apart, so that rollout and update can be timed alone. Writes no logs."""
-
-    def __init__(self, agent: OnPolicyAlgorithm):
-        agent.set_logger(Logger(folder=None, output_formats=[]))
-        _, self._callback = agent._setup_learn(total_timesteps=2**40)
-        self.agent = agent
-        self.tokens = agent.n_steps * agent.n_envs  # of one rollout, every one of them real
-
-    def collect(self) -> int:
-        """One rollout by SB3's own loop; returns its tokens."""
-        agent = self.agent
-        assert agent.env is not None
-        agent.collect_rollouts(agent.env, self._callback, agent.rollout_buffer, agent.n_steps)
-        return self.tokens
-
-    def train(self) -> int:
-        """SB3's own update on the last rollout; returns the rollout's tokens."""
-        self.agent.train()
-        return self.tokens
-
-
-def embedded_subject(device: torch.device) -> Subject:
-    """The embedded policy and reward model on the prompts of `sentiment`."""
+def embedded_workload(device: torch.device) -> Workload:
+    """Load the embedded policy and reward model, on the prompts of `sentiment`."""
     policy = load_model("embedded", device=device)
     reward = ClassifierReward(asset_folder("reward"), device=device)
     # A tokenizer of its own: ClassifierReward sets its copy up in another way.
     tokenizer = load_model("embedded", device=device).tokenizer
-    return Subject(policy.model, policy.tokenizer, review_prompts("train"), reward.model, tokenizer, device)
+    return Workload(policy.model, policy.tokenizer, review_prompts("train"), reward.model, tokenizer, device)
+
+
+def word_tokenizer(words: int) -> Any:
+    """Make a tokenizer of the words w0, w1, ... between blanks, none of which is a special token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(words)}, unk_token="w0"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", clean_up_tokenization_spaces=False)
+
+
+def zero_reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """Score every response 0, at no cost."""
+    return [0.0] * len(completions)

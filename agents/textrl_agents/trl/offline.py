@@ -85,6 +85,4 @@ def _reference(algorithm: TRLAlgorithm, env: TextGenVectorEnv, policy: CausalLMA
     """The reference model: a copy, for the trainer changes its `forward`. A peft model is its own."""
     if not algorithm.has_reference or hasattr(policy.model, "disable_adapter"):
         return {}
-    reference = env.kl_penalty.reference
-    assert reference is not None  # an environment always has one
-    return {"ref_model": copy.deepcopy(reference.lm.model)}
+    return {"ref_model": copy.deepcopy(env.kl_penalty.require_reference().lm.model)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textrl_env.embedded import asset_folder
+from textrl_env.models.storage.embedded import asset_folder
 
 CARD_FILE = "README.md"
 _CARD = """\

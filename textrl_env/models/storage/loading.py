@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from textrl_env.arguments import check_device_name, check_dtype_name, user_path
-from textrl_env.embedded import asset_folder
 from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
+from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.models.storage.hub import local_files_only
 from textrl_env.models.storage.policy_folder import verify_policy
 from textrl_env.models.storage.pretrained import load_pretrained
+from textrl_env.user_values import check_device_name, check_dtype_name, user_path
 
 EMBEDDED = "embedded"
 
@@ -62,7 +62,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     check_dtype_name(dtype)
-    return getattr(torch, dtype)
+    named: torch.dtype = getattr(torch, dtype)
+    return named
 
 
 def load_model(

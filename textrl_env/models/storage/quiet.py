@@ -16,7 +16,12 @@ def quiet_loading() -> Iterator[None]:
 
     Downloads keep their bars, other warnings are shown, and afterwards the caller's settings are as they were.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    # Public there, though not in its `__all__`.
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging as transformers_logging
 
     had_bars, downloads_had_none = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()

@@ -1,34 +1,109 @@
-"""Recommend what a customer buys next: three items, best first.
+"""Recommend what a customer buys next, best first: `bought: tea, kettle, cup ->` -> ` honey, lemon, spoon`.
 
-Customers belong to hidden groups. The reward takes every item of the customer's group for relevant, as a model of
-clicks would; the gold score asks for the three that this customer did buy.
+Customers belong to hidden groups. A customer buys what lies next to each other in the group's list, now and then with
+something from elsewhere in between. Next comes what follows in the list, which begins anew at its end. The reward takes
+every item of the customer's group for relevant, as a model of clicks would. The gold score asks for the three items
+that this customer did buy.
 
-Held out are places in the groups' lists: three items in a row that are the next purchase of no history that is trained
-on. There are 48 such places, of which 12 are held out. The groups are the same, and the embedded model has seen all of
-their lists in its own training text.
+Held out are places in the groups' lists: three items in a row that come next after no history that is trained on.
+There are 48 places, of which 12 are held out. The groups are the same, and the embedded model has seen all of their
+lists in its own training text.
 """
 
 from __future__ import annotations
 
 import math
+from random import Random
 from typing import Any
 
-from textrl_env.language.formats.recommend import GROUP_OF, NEXT, RECOMMEND, listed_items
 from textrl_env.rewards import FunctionReward, completion_text
-from textrl_env.tasks.registry import Task
+from textrl_env.tasks.format import Format, Row
+from textrl_env.tasks.task import Task
+
+# --- prompts and answers ----------------------------------------------------------------------------------
+
+GROUPS = {
+    "tea": ("tea", "kettle", "cup", "honey", "lemon", "spoon", "biscuit", "tray"),
+    "garden": ("seed", "pot", "spade", "hose", "glove", "rake", "bulb", "fence"),
+    "travel": ("map", "bag", "ticket", "towel", "compass", "tent", "rope", "torch"),
+    "office": ("pen", "paper", "stapler", "folder", "desk", "lamp", "printer", "ink"),
+    "music": ("drum", "guitar", "string", "amp", "cable", "stand", "tuner", "song"),
+    "sport": ("ball", "shoe", "net", "bat", "whistle", "shirt", "bottle", "bench"),
+}
+GROUP_OF = {item: group for group, items in GROUPS.items() for item in items}
+"""Item of the catalogue -> the group that buys it."""
+NEXT = 3
+"""How many items are asked for."""
+STRAY = 0.3
+"""Probability of an item from elsewhere in the history."""
+
+
+def _draw(rng: Random) -> dict[str, Any]:
+    group = rng.choice(tuple(GROUPS))
+    items = GROUPS[group]
+    start, length = rng.randrange(len(items)), rng.choice((2, 3, 3, 4))
+    history = [items[(start + i) % len(items)] for i in range(length)]
+    truth = [items[(start + length + i) % len(items)] for i in range(NEXT)]
+    if rng.random() < 0.5:
+        rng.shuffle(history)
+    if length > 2 and rng.random() < STRAY:
+        other = rng.choice([item for item, home in GROUP_OF.items() if home != group])
+        history.insert(rng.randint(0, length), other)
+    return {"prompt": f"bought: {', '.join(history)} ->", "history": history, "truth": truth, "group": group}
+
+
+def _item(row: Row) -> str:
+    """Name what is bought next: histories of other lengths and orders lead to the same."""
+    return ", ".join(row["truth"])
+
+
+def _right(rng: Random, row: Row) -> str:
+    return " " + ", ".join(row["truth"])
+
+
+def _wrong(rng: Random, row: Row) -> str:
+    """Name other items of the group, one from elsewhere, one that was bought already, or one twice."""
+    items = list(row["truth"])
+    place = rng.randrange(NEXT)
+    fault = rng.choice(("group", "elsewhere", "bought", "twice"))
+    if fault == "group":
+        items = rng.sample(GROUPS[row["group"]], NEXT)
+    elif fault == "elsewhere":
+        items[place] = rng.choice(tuple(GROUP_OF))
+    elif fault == "bought":
+        items[place] = rng.choice(row["history"])
+    else:
+        items[place] = items[place - 1]
+    return " " + ", ".join(items)
+
+
+def _well_formed(row: Row, answer: str) -> bool:
+    items = listed_items(answer)
+    return len(items) == len(set(items)) == NEXT and all(item in GROUP_OF for item in items)
+
+
+def listed_items(answer: str) -> list[str]:
+    """Split an answer into the items that it names, in order: what stands between its commas."""
+    return [item.strip() for item in answer.split(",") if item.strip()]
+
+
+FORMAT = Format("recommend", _draw, _item, _right, _wrong, _well_formed, right_share=0.7, share=0.045)
+
+
+# --- scores -----------------------------------------------------------------------------------------------
 
 _IDEAL = sum(1 / math.log2(rank + 1) for rank in range(1, NEXT + 1))
 
 
 def relevance(
-    prompts: list, completions: list, history: list[list[str]], group: list[str], **columns: Any
+    prompts: list[Any], completions: list[Any], history: list[list[str]], group: list[str], **columns: Any
 ) -> list[float]:
-    """nDCG at 3 times the share of items that are fit to be shown; in [0, 1].
+    """Score nDCG at 3, times the share of items that are fit to be shown; in [0, 1].
 
-    DCG = sum over ranks 1 to 3 of rel / log2(rank + 1), over that of three relevant items
-    (Jarvelin and Kekalainen 2002, https://doi.org/10.1145/582415.582418). An item is relevant that the group buys, and
-    fit that is in the catalogue, was not bought and was not named before. What is not fit is not relevant. The share is
-    of the items named, or of 3 where fewer are: a fourth item, good or bad, is one too many.
+    nDCG is DCG = sum over ranks 1 to 3 of rel / log2(rank + 1), divided by the DCG of three relevant items
+    (Jarvelin and Kekalainen 2002, https://doi.org/10.1145/582415.582418). An item is fit if it is in the catalogue, was
+    not bought and was not named before. It is relevant if it is fit and the customer's group buys it. The share is that
+    of the items named, or of 3 items where fewer are named: a fourth item, good or bad, is one too many.
     """
     return [
         _ndcg(listed_items(completion_text(completion)), bought, home)
@@ -42,8 +117,8 @@ def _ndcg(items: list[str], bought: list[str], group: str) -> float:
     return sum(gains) / _IDEAL * sum(fit[:NEXT]) / max(NEXT, len(items))
 
 
-def next_purchases(prompts: list, completions: list, truth: list[list[str]], **columns: Any) -> list[float]:
-    """Precision: share of what is named, or of 3 where fewer are, that the customer bought next; each counts once."""
+def next_purchases(prompts: list[Any], completions: list[Any], truth: list[list[str]], **columns: Any) -> list[float]:
+    """Score precision: the share of the items named (of 3, where fewer are) that were bought next; each counts once."""
     scores = []
     for completion, bought in zip(completions, truth, strict=True):
         items = listed_items(completion_text(completion))
@@ -53,10 +128,7 @@ def next_purchases(prompts: list, completions: list, truth: list[list[str]], **c
 
 TASK = Task(
     name="recommend",
-    prompts=lambda: RECOMMEND.rows("train"),
-    validation_prompts=lambda: RECOMMEND.rows("validation"),
-    heldout_prompts=lambda: RECOMMEND.rows("heldout"),
-    item=RECOMMEND.item,
+    **FORMAT.prompt_arguments(),
     reward=FunctionReward(relevance, timeout=None),
     gold=FunctionReward(next_purchases, timeout=None),
     kl_coef=0.05,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from textrl_env.language.gold import gold_sentiment
 from textrl_env.language.grammar import review_prompts
 from textrl_env.rewards import FunctionReward
-from textrl_env.tasks.registry import Task
+from textrl_env.tasks.task import Task
 
 TASK = Task(
     name="sentiment",

@@ -15,5 +15,5 @@ ALGORITHM = TRLAlgorithm(
     has_reference=True,
     defaults={"per_device_train_batch_size": 64, "num_train_epochs": 1},
     settings={"n": 4, "beta": 0.05, "num_train_epochs": 2},
-    task_settings={"exact": {"beta": 0.5, "learning_rate": 3e-4, "num_train_epochs": 1}},
+    task_settings={"exact": {"beta": 1.0, "learning_rate": 1e-3, "num_train_epochs": 1}},
 )

@@ -1,10 +1,10 @@
 """Online DPO by TRL: at every step two responses to each prompt, of which the reward prefers one.
 
-Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta`, the weight of the KL in DPO's objective, is the task's.
+Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta`, which holds it near the reference, is the task's kl_coef where
+it is not given. The reward prefers without doubt, where DPO's model has a preference be uncertain, so more is needed.
 """
 
 from textrl_agents.algorithms.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = TRLAlgorithm(
     name="trl_online_dpo",
@@ -12,5 +12,5 @@ ALGORITHM = TRLAlgorithm(
     trainer_class="trl.experimental.online_dpo:OnlineDPOTrainer",
     config_class="trl.experimental.online_dpo:OnlineDPOConfig",
     defaults={"per_device_train_batch_size": 32},
-    task_settings={"exact": {"learning_rate": FALLING}},
+    task_settings={"exact": {"beta": 2.0, "learning_rate": {"peak": 1e-3, "final": 0.0}}},
 )

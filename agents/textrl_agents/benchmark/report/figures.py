@@ -1,4 +1,4 @@
-"""Figures of a benchmark report, as PNG bytes. An algorithm has one look in all of them."""
+"""Figures of a benchmark report, as PNG bytes. An algorithm looks the same in all of them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across
-from textrl_agents.benchmark.report.aggregate import TaskTable
+from textrl_agents.benchmark.report.across_tasks import TaskComparison
 from textrl_agents.benchmark.report.number_text import finite_number
-from textrl_agents.benchmark.report.statistics import Estimate
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
+from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable
 from textrl_agents.training.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours without the ones too pale on white, and dark ones. Contrast on white is at least 3; in simulated
-# protanopia, deuteranopia and tritanopia (Machado et al. 2009) any two stay a CIE76 distance of 16 apart.
+# Okabe & Ito's colours without those that are too pale on white, and some dark ones. Contrast on white is at least 3.
+# In simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009) any two stay a CIE76 distance of 16 apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#7A3E00", "#5A5A5A")
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h")
@@ -31,23 +31,23 @@ _LABEL_LENGTH = 30
 
 
 class Style(NamedTuple):
-    """How an algorithm is drawn. Of `len(COLORS) * len(LINE_STYLES)` algorithms no two look the same."""
+    """How an algorithm is drawn. No two look the same of `len(COLORS) * len(LINE_STYLES)` algorithms."""
 
     color: str
     marker: str
     line: Any
 
 
-class Point(NamedTuple):
-    """An algorithm in the plane."""
+class LabelledPoint(NamedTuple):
+    """An algorithm's place in a figure, with its name."""
 
     label: str
-    x: Estimate
-    y: Estimate
+    x: IntervalEstimate
+    y: IntervalEstimate
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """A look for each label, by its place; the reference is black and dash-dotted wherever it stands."""
+    """Give each label a look, by its place. The reference is black and dash-dotted at any place."""
     result = {}
     for index, label in enumerate(label for label in labels if label != REFERENCE):
         line = LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)]
@@ -58,7 +58,7 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
 
 
 def learning_curves(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
-    """Score of training against generated tokens: the mean over seeds, and a band from the lowest to the highest.
+    """Draw the score in training against generated tokens: the mean over seeds, and a band from lowest to highest.
 
     None where no run has a curve.
     """
@@ -84,7 +84,7 @@ def learning_curves(table: TaskTable, looks: Mapping[str, Style]) -> bytes | Non
 
 
 def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
-    """Score, and gold score where there is one, against the KL it cost: a point an algorithm, with 95% intervals."""
+    """Draw score, and gold score where there is one, against the KL: a point an algorithm, with 95% intervals."""
     measures = [key for key in ("score", "gold_score") if any(key in row.estimates for row in table.finished)]
     if not table.finished:
         return None
@@ -105,8 +105,8 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
                 bar.set(alpha=0.4, linewidth=1)
         # Labels stand beside their points, so there must be room at the sides.
         axes.margins(x=0.12, y=0.12)
-        panels.append((axes, [Point(row.label, row.estimates["kl"], row.estimates[key]) for row in rows]))
-    # The places of labels are found in pixels, so the axes must be where they will be.
+        panels.append((axes, [LabelledPoint(row.label, row.estimates["kl"], row.estimates[key]) for row in rows]))
+    # Labels are placed in pixels, so the axes must not move any more.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes, points in panels:
@@ -114,15 +114,15 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
     return _png(figure)
 
 
-def iqm_intervals(across: Across, looks: Mapping[str, Style]) -> bytes | None:
-    """Interquartile means of the normalised scores with their intervals, the best on top. None where there are none."""
-    ranked = sorted(across.iqm, key=lambda label: across.iqm[label].value)
+def iqm_intervals(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
+    """Draw the interquartile means of the normalised scores, the best on top. None where there are none."""
+    ranked = sorted(comparison.iqm, key=lambda label: comparison.iqm[label].value)
     if not ranked:
         return None
     figure = _figure(7.2, 0.9 + 0.3 * len(ranked))
     axes = _axes(figure, "interquartile mean of the normalised score", "")
     for height, label in enumerate(ranked):
-        look, estimate = looks[label], across.iqm[label]
+        look, estimate = looks[label], comparison.iqm[label]
         if estimate.interval is not None:
             axes.plot(estimate.interval, [height] * 2, color=look.color, linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot([estimate.value], [height], color=look.color, marker=look.marker, markersize=7, linestyle="none")
@@ -133,27 +133,27 @@ def iqm_intervals(across: Across, looks: Mapping[str, Style]) -> bytes | None:
     return _png(figure)
 
 
-def performance_profiles(across: Across, looks: Mapping[str, Style]) -> bytes | None:
-    """For each threshold, the share of runs whose normalised score is above it, with pointwise intervals."""
-    if not across.profiles:
+def performance_profiles(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
+    """Draw the share of runs whose normalised score is above each threshold, with pointwise intervals."""
+    if not comparison.profiles:
         return None
     figure = _figure(8.6, 4.2)
     axes = _axes(figure, "normalised score threshold", "share of runs above it")
-    for label, profile in across.profiles.items():
+    for label, profile in comparison.profiles.items():
         look = looks[label]
-        axes.plot(across.taus, profile, color=look.color, linestyle=look.line, linewidth=1.7, marker=look.marker,
+        axes.plot(comparison.taus, profile, color=look.color, linestyle=look.line, linewidth=1.7, marker=look.marker,
                   markersize=4.5, markevery=25, drawstyle="steps-post")  # fmt: skip
-        if label in across.profile_intervals:
-            low, high = across.profile_intervals[label]
-            axes.fill_between(across.taus, low, high, color=look.color, alpha=0.08, linewidth=0, step="post")
+        if label in comparison.profile_intervals:
+            low, high = comparison.profile_intervals[label]
+            axes.fill_between(comparison.taus, low, high, color=look.color, alpha=0.08, linewidth=0, step="post")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlim(across.taus[0], across.taus[-1])
-    _legend(figure, [label for label in looks if label in across.profiles], looks)
+    axes.set_xlim(comparison.taus[0], comparison.taus[-1])
+    _legend(figure, [label for label in looks if label in comparison.profiles], looks)
     return _png(figure)
 
 
 def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """(tokens, lowest, mean, highest) of the score over seeds, at all their points within the range that all cover."""
+    """(tokens, lowest, mean, highest) of the score over seeds, at all their points in the range that all cover."""
     seeds = []
     for line in lines:
         points = [(point.get("tokens"), point.get("score")) for point in line.get("curve") or []]
@@ -171,11 +171,11 @@ def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray
     return grid, values.min(axis=0), values.mean(axis=0), values.max(axis=0)
 
 
-def _ends(estimate: Estimate) -> tuple[float, float]:
+def _ends(estimate: IntervalEstimate) -> tuple[float, float]:
     return estimate.interval or (estimate.value, estimate.value)
 
 
-def _reach(estimate: Estimate) -> list[list[float]] | None:
+def _reach(estimate: IntervalEstimate) -> list[list[float]] | None:
     """An error bar's two lengths, [2, 1]."""
     if estimate.interval is None:
         return None
@@ -183,7 +183,7 @@ def _reach(estimate: Estimate) -> list[list[float]] | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Without pyplot: no global state, and no display is looked for."""
+    """A figure made without pyplot, which has global state and looks for a display."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -212,7 +212,7 @@ def _thousands(axes: Axes) -> None:
 
 
 def _short(label: str) -> str:
-    """A long name does not push the axes aside, and half a surrogate pair, which JSON can hold, can be drawn."""
+    """Cut a long name, which would push the axes aside, and escape half a surrogate pair, which cannot be drawn."""
     label = label.encode("utf-8", "backslashreplace").decode("utf-8")
     return label if len(label) <= _LABEL_LENGTH else label[: _LABEL_LENGTH - 1] + "…"
 
@@ -228,14 +228,14 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Style]) -
     ]
     legend = figure.legend(handles, ["-"] * len(handles), loc="outside right upper", fontsize=8.5, frameon=False,
                            handlelength=3.2)  # fmt: skip
-    # Set afterwards: a `$` or a leading `_` of a name means something to `legend`.
+    # The texts are set afterwards: `legend` would take a `$` or a leading `_` in a name as markup.
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)
         text.set_text(_short(label))
 
 
-def _label_points(axes: Axes, points: Sequence[Point], looks: Mapping[str, Style]) -> None:
-    """Write each point's label where it covers least, near the point if it can, with a line to it."""
+def _label_points(axes: Axes, points: Sequence[LabelledPoint], looks: Mapping[str, Style]) -> None:
+    """Write each point's label where it covers least, near the point if possible, and draw a line to it."""
     unit = DPI / 72  # pixels in a typographic point
     inside = np.array(axes.get_window_extent().extents)
     places = axes.transData.transform([(point.x.value, point.y.value) for point in points])

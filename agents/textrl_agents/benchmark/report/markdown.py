@@ -1,18 +1,25 @@
-"""`report.md`: what others wrote is fenced or escaped there."""
+"""`report.md`, in which what models and users wrote is fenced or escaped."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from textrl_agents.benchmark.report.blocks import Picture, Sample, Section, Table, Text, prose
+from textrl_agents.benchmark.report.blocks import (
+    Block,
+    PictureBlock,
+    Section,
+    TableBlock,
+    TextBlock,
+    prose,
+)
 from textrl_env.foreign_text import visible
 
 FIGURES = "figures"  # the folder of the pictures, beside report.md
 
 
 def markdown(title: str, found: Sequence[Section]) -> str:
-    """The whole of report.md."""
+    """Render the whole of report.md."""
     lines = [f"# {_inert(title)}", ""]
     for section in found:
         lines += [f"## {_inert(section.title)}", ""]
@@ -21,18 +28,18 @@ def markdown(title: str, found: Sequence[Section]) -> str:
     return "\n".join(lines)
 
 
-def _block(block: Text | Table | Picture | Sample) -> list[str]:
-    if isinstance(block, Text):
+def _block(block: Block) -> list[str]:
+    if isinstance(block, TextBlock):
         written = {"code": "`{}`".format, "link": "<{}>".format, "text": _inert}
         lines = ["".join(written[kind](piece) for kind, piece in prose(line)) for line in block.lines]
         return [f"- {line}" for line in lines] if block.bullets else ["\n\n".join(lines)]
-    if isinstance(block, Table):
+    if isinstance(block, TableBlock):
         aligned = ["---", *["---:" if block.numbers else "---"] * (len(block.header) - 1)]
         rows = [[_inert(cell).replace("\n", "<br>") for cell in row] for row in (block.header, *block.rows)]
         rows.insert(1, aligned)
         table = ["| " + " | ".join(row) + " |" for row in rows]
         return [_inert(block.caption), "", *table] if block.caption else table
-    if isinstance(block, Picture):
+    if isinstance(block, PictureBlock):
         return [f"![{_inert(block.alt)}]({FIGURES}/{block.name})", "", _inert(block.caption)]
     lines = ["Prompt:", "", *_fenced(block.prompt)]
     for label, scores, response in block.answers:
@@ -42,13 +49,13 @@ def _block(block: Text | Table | Picture | Sample) -> list[str]:
 
 
 def _fenced(text: str) -> list[str]:
-    """A code block, in which nothing means anything; its fence is longer than any in the text."""
+    """Return a code block, in which no markup counts. Its fence is longer than any in the text."""
     text = visible(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return [f"{fence}text", text, fence]
 
 
 def _inert(text: str) -> str:
-    """Text of which Markdown renders no markup, HTML, address or mention."""
+    """Escape text so that Markdown renders no markup, HTML, address or mention."""
     text = re.sub(r"([\\`*_\[\]<>|~$@#&])", r"\\\1", visible(text)).replace("://", ":\\//")
     return re.sub(r"\b(www)\.", r"\1\\.", text, flags=re.IGNORECASE)

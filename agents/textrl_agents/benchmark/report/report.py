@@ -1,6 +1,6 @@
 """`report.md` and `report.html`: what a benchmark found, for a reader who knows nothing of it.
 
-Both show the same sections. What models wrote, and whatever else a results file brings, stays text in both.
+Both show the same sections. What models wrote, and all else that a results file holds, stays plain text in both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.aggregate import Summary, summarize
-from textrl_agents.benchmark.report.blocks import Picture, Section, Table, Text
+from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock
 from textrl_agents.benchmark.report.html import html
 from textrl_agents.benchmark.report.markdown import FIGURES, markdown
 from textrl_agents.benchmark.report.number_text import counted
@@ -29,16 +28,17 @@ from textrl_agents.benchmark.report.sections import (
     task_section,
     too_few,
 )
+from textrl_agents.benchmark.report.summary import Summary, summarize
 from textrl_env.errors import TextRLError
 
 HTML, MARKDOWN = "report.html", "report.md"
 
 
 def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Path, Path]:
-    """Write report.md, the figures beside it, and report.html, which needs no other file; returns the first and last.
+    """Write report.md, the figures beside it, and report.html, which needs no other file; return both paths.
 
-    results: the lines of results.jsonl; where the folder holds the benchmark's plan, the report says how many of its
-    runs they are. A report that is there already is replaced as a whole file, or left as it is.
+    results: the lines of results.jsonl. Where the folder holds the benchmark's plan, the report says how many of the
+    planned runs they are. Each file that is there already is replaced as a whole, or left as it is.
     Raises ConfigError where there is nothing to report, MissingExtra without matplotlib, TextRLError where a file
     cannot be written.
     """
@@ -48,7 +48,7 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
     title = f"Benchmark: {counted(len(summary.labels), 'algorithm')} on {counted(len(summary.tasks), 'task')}"
     for section in found:
         for block in section.blocks:
-            if isinstance(block, Picture):
+            if isinstance(block, PictureBlock):
                 _write(folder / FIGURES / block.name, block.png)
     _write(folder / MARKDOWN, markdown(title, found).encode("utf-8", "backslashreplace"))
     _write(folder / HTML, html(title, found).encode("utf-8", "backslashreplace"))
@@ -56,20 +56,18 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
 
 
 def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
-    """What the lines of results.jsonl say, and how many of the runs they are that the folder's plan has, if it has
-    one.
-    """
+    """Summarize the lines of results.jsonl. The folder's plan, if it has one, says how many runs there should be."""
     plan = folder / PLAN
     return summarize(results, [cell.key for cell in Plan.read(plan).cells] if plan.is_file() else None)
 
 
 def sections(summary: Summary) -> list[Section]:
-    """The report's sections, in the order in which they are read."""
+    """Make the report's sections, in the order in which they are read."""
     looks = figures.styles(summary.labels)
     found = [
-        Section("In short", [Text(findings(summary), bullets=True), *too_few(summary)]),
+        Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
         Section("What was run", what_was_run(summary)),
-        Section("How to read the numbers", [glossary(summary), Text(intervals())]),
+        Section("How to read the numbers", [glossary(summary), TextBlock(intervals())]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
         Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
@@ -77,13 +75,13 @@ def sections(summary: Summary) -> list[Section]:
     failures = [failure for table in summary.tasks for row in table.rows for failure in row.failures]
     if failures:
         rows = [(f.algorithm, f.task, str(f.seed), shortened(f.error)) for f in failures]
-        table = Table(("algorithm", "task", "seed", "error"), rows, numbers=False)
-        found.append(Section("Failures", [Text(["These runs gave no result. They count in no mean."]), table]))
-    return [*found, Section("Caveats", [Text(caveats(summary), bullets=True)]), settings(summary)]
+        table = TableBlock(("algorithm", "task", "seed", "error"), rows, numbers=False)
+        found.append(Section("Failures", [TextBlock(["These runs gave no result. They count in no mean."]), table]))
+    return [*found, Section("Caveats", [TextBlock(caveats(summary), bullets=True)]), settings(summary)]
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole; a reader never sees a part of it."""
+    """Replace `path` as a whole, so that a reader never sees a part of it."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

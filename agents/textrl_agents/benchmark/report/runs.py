@@ -1,4 +1,4 @@
-"""What a report says of how its results came about: the runs, their machines and their settings."""
+"""The report's sections on how the results came about: the runs, their machines and their settings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.report.aggregate import Summary
-from textrl_agents.benchmark.report.blocks import Section, Table, Text
+from textrl_agents.benchmark.report.blocks import Block, Section, TableBlock, TextBlock
 from textrl_agents.benchmark.report.number_text import counted
+from textrl_agents.benchmark.report.summary import Summary
 from textrl_env.tasks import get_task
 
 
-def what_was_run(summary: Summary) -> list[Text | Table]:
+def what_was_run(summary: Summary) -> list[Block]:
+    """Describe the algorithms, the tasks, the budget, the machines, and the command that runs it all again."""
     lines = summary.lines
     names = {row.label: row.name for table in summary.tasks for row in table.rows}
     algorithms = [
@@ -41,7 +42,7 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
         ("this report", "textrl bench report FOLDER"),
     ]
     return [
-        Text(
+        TextBlock(
             [
                 "Each algorithm starts from the same language model, the reference, and trains it so that a reward "
                 "model scores its responses higher, while a charge on the KL keeps it near the reference. A run is one "
@@ -50,23 +51,24 @@ def what_was_run(summary: Summary) -> list[Text | Table]:
                 "holds none out, and these answers are measured."
             ]
         ),
-        Table(("algorithm", "what it is", "run on"), algorithms, numbers=False),
-        Table(("task", "what is asked", "evaluated on", "kl_coef"), tasks, numbers=False),
-        Table(("", ""), facts, numbers=False),
+        TableBlock(("algorithm", "what it is", "run on"), algorithms, numbers=False),
+        TableBlock(("task", "what is asked", "evaluated on", "kl_coef"), tasks, numbers=False),
+        TableBlock(("", ""), facts, numbers=False),
     ]
 
 
 def settings(summary: Summary) -> Section:
+    """List the settings of each algorithm on each task."""
     rows = []
     for table in summary.tasks:
         for row in table.rows:
             rows.append((row.label, table.label, _json(row.settings), _json(row.env)))
     header = ("algorithm", "task", "settings", "environment")
-    return Section("Settings", [Table(header, rows, numbers=False)])
+    return Section("Settings", [TableBlock(header, rows, numbers=False)])
 
 
 def _description(get: Callable[[str], Any], name: str) -> str:
-    """Of an algorithm or a task; "" for one that this process does not know."""
+    """The description of an algorithm or a task; "" for one that this process does not know."""
     try:
         return str(get(name).description)
     except Exception:  # a plugin that is gone or broken is no reason to show no results
@@ -99,7 +101,7 @@ def _json(value: Any) -> str:
 
 
 def machines(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Each machine in words, with the number of runs on it."""
+    """Describe each machine, with the number of runs on it."""
     counts = Counter(json.dumps(line.get("machine") or {}, sort_keys=True) for line in lines)
     shown = []
     for text, count in counts.items():

@@ -1,4 +1,4 @@
-"""What a report says of the results: all sections but those on what was run and how."""
+"""The report's sections on the results; those on what was run are in `runs`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import re
 from collections.abc import Sequence
 
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across
-from textrl_agents.benchmark.report.aggregate import COLUMNS, Summary, TaskTable
-from textrl_agents.benchmark.report.blocks import AGARWAL, BEIRAMI, Picture, Sample, Section, Table, Text
+from textrl_agents.benchmark.report.across_tasks import TaskComparison
+from textrl_agents.benchmark.report.blocks import (
+    AGARWAL,
+    BEIRAMI,
+    Block,
+    PictureBlock,
+    SampleBlock,
+    Section,
+    TableBlock,
+    TextBlock,
+)
 from textrl_agents.benchmark.report.number_text import counted, mean_text, number_text, range_text
 from textrl_agents.benchmark.report.runs import machines
 from textrl_agents.benchmark.report.statistics import MIN_SEEDS
-from textrl_agents.runs.sample_file import prompt_text
+from textrl_agents.benchmark.report.summary import Summary
+from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
+from textrl_env.text.prompt_rows import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task
 SAMPLE_LENGTH = 1_200  # characters of a text that are shown
@@ -20,7 +30,7 @@ _SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
 
 
 def findings(summary: Summary) -> list[str]:
-    """How much of the benchmark there is, a sentence on each task, and one on all of them if all runs are there."""
+    """Say how much of the benchmark is done, a sentence on each task, and one on all tasks if all runs are done."""
     lines = []
     if summary.is_partial:
         lines.append(
@@ -28,17 +38,17 @@ def findings(summary: Summary) -> list[str]:
             "tasks together. The benchmark goes on with `textrl bench run --out FOLDER`."
         )
     lines += [_finding(table) for table in summary.tasks]
-    across, ranked = summary.across, summary.across.ranked
-    if len(across.scales) > 1 and ranked and across.iqm[ranked[0]].interval is not None:
-        best = across.iqm[ranked[0]]
-        line = f"All {len(across.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
+    comparison, ranked = summary.comparison, summary.comparison.ranked
+    if len(comparison.scales) > 1 and ranked and comparison.iqm[ranked[0]].interval is not None:
+        best = comparison.iqm[ranked[0]]
+        line = f"All {len(comparison.scales)} tasks together: {ranked[0]} has the highest interquartile mean of the "
         line += f"normalised scores, {range_text(best, 3)}."
-        lines.append(line + _unsettled([label for label in ranked[1:] if best.overlaps(across.iqm[label])]))
+        lines.append(line + _unsettled([label for label in ranked[1:] if best.overlaps(comparison.iqm[label])]))
     return lines
 
 
 def _finding(table: TaskTable) -> str:
-    """Which algorithm leads on a task, if its runs can tell."""
+    """Say which algorithm leads on a task, if its runs can tell."""
     key = table.measure
     ranked = [row for row in table.finished if row.name != REFERENCE and key in row.estimates]
     if not ranked:
@@ -61,8 +71,8 @@ def _unsettled(near: Sequence[str]) -> str:
     return f" Its interval overlaps with {', '.join(near)}: their order is not settled." if near else ""
 
 
-def too_few(summary: Summary) -> list[Text]:
-    """A warning where results have too few seeds for an interval; else nothing."""
+def too_few(summary: Summary) -> list[TextBlock]:
+    """Warn where results have too few seeds for an interval."""
     few = [
         f"{row.label} on {table.label} ({len(row.lines)})"
         for table in summary.tasks
@@ -73,7 +83,7 @@ def too_few(summary: Summary) -> list[Text]:
         return []
     which = "all results" if len(few) == sum(len(table.finished) for table in summary.tasks) else ", ".join(few)
     return [
-        Text(
+        TextBlock(
             [
                 f"Too few seeds: an interval needs at least {MIN_SEEDS} runs that differ in their seed alone. Fewer "
                 f"stand behind {which}: a mean without an interval, whose differences may be chance."
@@ -82,16 +92,16 @@ def too_few(summary: Summary) -> list[Text]:
     ]
 
 
-def glossary(summary: Summary) -> Table:
-    """What the columns mean that the report has."""
+def glossary(summary: Summary) -> TableBlock:
+    """Explain the columns of the report."""
     shown = {column.key for table in summary.tasks for cost in (False, True) for column in table.columns(cost=cost)}
     rows = [(column.title, column.meaning) for column in COLUMNS if column.key in shown]
     rows.append(("seeds", "runs behind a row; they differ in their random seed alone."))
-    return Table(("column", "meaning"), rows, numbers=False)
+    return TableBlock(("column", "meaning"), rows, numbers=False)
 
 
 def intervals() -> list[str]:
-    """What stands behind a `±`."""
+    """Explain the `±`."""
     return [
         "Values are means over seeds ± half the width of a 95% interval of the mean (Student's t). It tells how "
         "much the mean could differ with other seeds, not how much single runs differ.",
@@ -99,8 +109,8 @@ def intervals() -> list[str]:
 
 
 def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style]) -> Section:
-    """A task's tables and figures. number: sets the files of its figures apart from other tasks'."""
-    blocks: list[Text | Table | Picture | Sample] = []
+    """Make a task's tables and figures. number: sets the names of its files apart from other tasks'."""
+    blocks: list[Block] = []
     if table.finished:
         prompts = f" on {table.prompts}" if table.prompts else ""
         first = next(column.title for column in COLUMNS if column.key == table.measure)
@@ -108,7 +118,7 @@ def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style])
         if table.columns(cost=True):
             blocks.append(_results(table, cost=True, caption="What training took."))
     else:
-        blocks.append(Text(["No run finished."]))
+        blocks.append(TextBlock(["No run finished."]))
     name = f"{number}-{_slug(table.label)}.png"
     if (png := figures.frontier(table, looks)) is not None:
         caption = (
@@ -116,60 +126,60 @@ def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style])
             "over seeds. A rise in score without one in gold score is the reward model being exploited."
         )
         alt = f"Score against KL from the reference on {table.label}, a point for each algorithm; see the table above."
-        blocks.append(Picture(f"frontier-{name}", png, alt, caption))
+        blocks.append(PictureBlock(f"frontier-{name}", png, alt, caption))
     if (png := figures.learning_curves(table, looks)) is not None:
         caption = (
             "Score of the responses sampled in training, against the tokens generated so far: the mean over seeds, "
             "with a band from the lowest to the highest. Algorithms that do not train have no curve."
         )
         alt = f"Score in training against generated tokens on {table.label}, a line for each algorithm."
-        blocks.append(Picture(f"curves-{name}", png, alt, caption))
+        blocks.append(PictureBlock(f"curves-{name}", png, alt, caption))
     return Section(f"Task: {table.label}", blocks)
 
 
-def _results(table: TaskTable, *, cost: bool, caption: str) -> Table:
+def _results(table: TaskTable, *, cost: bool, caption: str) -> TableBlock:
     columns = table.columns(cost=cost)
     rows = [
         (row.label, str(len(row.lines)), *[mean_text(row.estimates.get(c.key), c.digits) for c in columns])
         for row in table.finished
     ]
-    return Table(("algorithm", "seeds", *[column.title for column in columns]), rows, caption)
+    return TableBlock(("algorithm", "seeds", *[column.title for column in columns]), rows, caption)
 
 
-def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Text | Table | Picture]:
-    """The scale on which tasks are put together, and how the algorithms compare on it; not while runs are missing."""
+def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Block]:
+    """Compare the algorithms over all tasks, and explain the scale; not while runs are missing."""
     if summary.is_partial:
         return [
-            Text(
+            TextBlock(
                 [
                     f"Only {summary.done} of {summary.planned} runs have a result. Algorithms are compared over all "
                     "tasks when all have one: before, it would hang on which runs came first."
                 ]
             )
         ]
-    across = summary.across
+    comparison = summary.comparison
     notes = [
         f"{scale.task}: 0 is the reference, 1 the known optimum."
         if scale.known
         else f"{scale.task}: 0 is the reference's mean objective ({scale.zero:.3f}), 1 that of {scale.best} "
         f"({scale.one:.3f}), which is the best of the same runs and no goal from outside: with other algorithms among "
         "them the scale would differ, and a 1 here says nothing of the optimum."
-        for scale in across.scales
+        for scale in comparison.scales
     ]
-    notes += [f"{task} is left out: {reason}." for task, reason in across.without_scale.items()]
-    notes += [f"{label} is left out: {reason}." for label, reason in across.left_out.items()]
-    scale = Text(["Objectives of different tasks cannot be added up. They are put on one scale first:"])
-    blocks: list[Text | Table | Picture] = [scale, Text(notes, bullets=True)]
-    ranked = across.ranked
+    notes += [f"{task} is left out: {reason}." for task, reason in comparison.without_scale.items()]
+    notes += [f"{label} is left out: {reason}." for label, reason in comparison.left_out.items()]
+    scale = TextBlock(["Objectives of different tasks cannot be added up. They are put on one scale first:"])
+    blocks: list[Block] = [scale, TextBlock(notes, bullets=True)]
+    ranked = comparison.ranked
     if not ranked:
-        return [*blocks, Text(["So there is nothing to compare over all tasks."])]
+        return [*blocks, TextBlock(["So there is nothing to compare over all tasks."])]
     rows = [
-        (label, str(len(across.scores[label])), range_text(across.iqm[label], 3),
-         *[number_text(value, 3) for value in across.scores[label].mean(axis=0)])
+        (label, str(len(comparison.scores[label])), range_text(comparison.iqm[label], 3),
+         *[number_text(value, 3) for value in comparison.scores[label].mean(axis=0)])
         for label in ranked
     ]  # fmt: skip
     blocks += [
-        Text(
+        TextBlock(
             [
                 "The interquartile mean (IQM) is the mean of the middle half of all runs on all tasks, so that a few "
                 "very good or very bad runs do not decide. Intervals are 95%, by a bootstrap that draws each task's "
@@ -178,29 +188,29 @@ def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Text | 
                 "they are too narrow: with three, they hold the truth in about 85% of cases."
             ]
         ),
-        Table(("algorithm", "seeds", "IQM", *[scale.task for scale in across.scales]), rows,
+        TableBlock(("algorithm", "seeds", "IQM", *[scale.task for scale in comparison.scales]), rows,
               "Normalised scores: the interquartile mean, and each task's mean."),
     ]  # fmt: skip
     for name, png, alt, caption in (
-        ("iqm.png", figures.iqm_intervals(across, looks), "Interquartile means; see the table above.",
+        ("iqm.png", figures.iqm_intervals(comparison, looks), "Interquartile means; see the table above.",
          "Interquartile means of the normalised scores with 95% intervals. 0 is the reference."),
-        ("profiles.png", figures.performance_profiles(across, looks),
+        ("profiles.png", figures.performance_profiles(comparison, looks),
          "Share of runs above each normalised score, a line for each algorithm.",
          "Performance profiles: of an algorithm's runs on all tasks, the share above each score, with pointwise 95% "
          "intervals. A line above another all the way is the better algorithm."),
     ):  # fmt: skip
         if png is not None:
-            blocks.append(Picture(name, png, alt, caption))
+            blocks.append(PictureBlock(name, png, alt, caption))
     if len(ranked) > 1:
-        blocks.append(_improvement(across, ranked))
+        blocks.append(_improvement(comparison, ranked))
     return blocks
 
 
-def _improvement(across: Across, ranked: Sequence[str]) -> Table:
+def _improvement(comparison: TaskComparison, ranked: Sequence[str]) -> TableBlock:
     def cell(x: str, y: str) -> str:
         if x == y:
             return ""
-        estimate = across.improvement[x, y]
+        estimate = comparison.improvement[x, y]
         settled = estimate.interval is not None and not estimate.interval[0] <= 0.5 <= estimate.interval[1]
         return f"{estimate.value:.2f}{'*' if settled else ''}"
 
@@ -208,11 +218,11 @@ def _improvement(across: Across, ranked: Sequence[str]) -> Table:
         "Probability of improvement: how likely a run of the row's algorithm is above one of the column's, on average "
         "over tasks. 0.5 is a tie; * where the 95% interval leaves 0.5 out."
     )
-    return Table(("algorithm", *ranked), [(x, *[cell(x, y) for y in ranked]) for x in ranked], caption)
+    return TableBlock(("algorithm", *ranked), [(x, *[cell(x, y) for y in ranked]) for x in ranked], caption)
 
 
-def samples(table: TaskTable) -> list[Sample]:
-    """The first prompts, with what each algorithm's first seed answered."""
+def samples(table: TaskTable) -> list[SampleBlock]:
+    """Show the first prompts, with what each algorithm's first seed answered."""
     answers: dict[tuple[str, int], list[tuple[str, str, str]]] = {}
     for row in table.finished:
         seen: dict[str, int] = {}
@@ -223,11 +233,11 @@ def samples(table: TaskTable) -> list[Sample]:
             scores = [f"{title} {number_text(value, 2)}" for title, value in found if isinstance(value, (int, float))]
             answer = (row.label, ", ".join(scores), shortened(sample["response"]))
             answers.setdefault((prompt, seen[prompt]), []).append(answer)
-    return [Sample(shortened(prompt), given) for (prompt, _), given in list(answers.items())[:SAMPLE_PROMPTS]]
+    return [SampleBlock(shortened(prompt), given) for (prompt, _), given in list(answers.items())[:SAMPLE_PROMPTS]]
 
 
 def caveats(summary: Summary) -> list[str]:
-    """What the numbers do not tell: of every benchmark, and of this one."""
+    """Say what the numbers do not tell, in any benchmark and in this one."""
     lines = [
         "The score is a proxy. A policy can please the reward model and nobody else; look at the gold score, at "
         "distinct-n and at the samples.",
@@ -268,6 +278,6 @@ def _slug(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Its first `SAMPLE_LENGTH` characters, and how many are missing."""
+    """Cut a text to its first `SAMPLE_LENGTH` characters, and say how many are missing."""
     rest = len(text) - SAMPLE_LENGTH
     return text if rest <= 0 else f"{text[:SAMPLE_LENGTH]}… ({counted(rest, 'more character')})"

@@ -22,6 +22,7 @@ from textrl_agents.training.divergence import RewardRange, check_log_probs, chec
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
+from textrl_env.trajectory import Trajectory
 
 # A place in the learner's results that RLlib does not take for the name of a module.
 METRICS_KEY = "rlhf"
@@ -107,7 +108,7 @@ class PackEpisodes(ConnectorV2):
         """The stretches of `episodes`, packed, with the deferred KL taken off their rewards."""
         ledger, rollout = self._ledger_for(core), Rollout.of(episodes)
         check_log_probs(rollout.log_probs)
-        packed = pack(rollout.sequences, rollout.first_actions.tolist(), core.device)
+        packed = _pack(rollout.sequences, rollout.first_actions.tolist(), core.device)
         starts = np.cumsum(rollout.counts) - rollout.counts
         coefs = np.repeat([ledger.kl_coef(name) for name in rollout.episode_ids], rollout.counts)
         kl = np.zeros(len(rollout.rewards))
@@ -213,13 +214,13 @@ class PackForVTrace(PackEpisodes):
         cut = np.flatnonzero(~rollout.terminated)
         if len(cut):
             sequences = [_with_last_state(rollout.sequences[row]) for row in cut]
-            last = pack(sequences, [len(ids) - 1 for ids in sequences], core.device)
-            rewards[cut, rollout.counts[cut]] = core.packed_values(last).cpu().numpy()
+            last = _pack(sequences, [len(ids) - 1 for ids in sequences], core.device)
+            rewards[cut, rollout.counts[cut]] = core.states(last).values.cpu().numpy()
         terminated = np.zeros(mask.shape, dtype=bool)
         terminated[np.arange(len(mask)), rollout.counts - 1] = rollout.terminated
         firsts = rollout.first_actions.tolist()
         # The last token is an id too where it ends a state.
-        ids = pack([_with_last_state(sequence) for sequence in rollout.sequences], firsts, core.device)
+        ids = _pack([_with_last_state(sequence) for sequence in rollout.sequences], firsts, core.device)
         return {
             Columns.OBS: {IDS: ids.input_ids, FIRST: rollout.first_actions, STATES: states},
             Columns.ACTIONS: _spread(packed.actions.cpu().numpy(), mask),
@@ -236,12 +237,16 @@ def _bootstrapped_values(rollout: Rollout, core: CausalLMActorCritic) -> np.ndar
     cut = ~rollout.terminated
     rows = zip(rollout.sequences, cut, strict=True)
     sequences = [_with_last_state(ids) if goes_on else ids for ids, goes_on in rows]
-    packed = pack(sequences, rollout.first_actions.tolist(), core.device)
+    packed = _pack(sequences, rollout.first_actions.tolist(), core.device)
     values = np.zeros(int((rollout.counts + 1).sum()), dtype=np.float32)
     width = int(rollout.counts.max()) + 1
     known = _mask(rollout.counts + cut, width=width)[_mask(rollout.counts + 1)]
-    values[known] = core.packed_values(packed).cpu().numpy()
+    values[known] = core.states(packed).values.cpu().numpy()
     return values
+
+
+def _pack(sequences: Sequence[np.ndarray], firsts: Sequence[int], device: Any) -> PackedEpisodes:
+    return pack([Trajectory.of_response(s[:f], s[f:]) for s, f in zip(sequences, firsts, strict=True)], device)
 
 
 def _with_last_state(ids: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from textrl_agents.algorithms.cell_envs import EVAL_ROWS
 from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_agents.rllib.config import make_config, rllib_algorithm
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
 from textrl_agents.rllib.policy import policy_of
@@ -26,7 +26,6 @@ from textrl_agents.training.quiet import errors_only
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.tasks.splits import best_split
 
 # Settings of the algorithm that the run decides.
 _DECIDED = ("seed", "num_envs_per_env_runner", "log_level")
@@ -87,13 +86,8 @@ class RLlibRun:
 
     def _make_eval_env(self) -> TextGenVectorEnv:
         config = self.config
-        arguments = {**config.env_arguments(), "kl_mode": "deferred"}
-        arguments["split"] = best_split(config.task, "heldout", arguments)
-        if arguments.pop("lora", None) is not None:
-            # The reference of an adapter is the weights it sits on.
-            core = self.actor_critic
-            arguments["model"], arguments["tokenizer"] = core.model, core.tokenizer
-        return TextGenVectorEnv(min(EVAL_ROWS, config.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
+        policy = self.actor_critic if config.lora is not None else None
+        return heldout_env(config.env_arguments(), episodes=config.eval_episodes, policy=policy)
 
     @property
     def actor_critic(self) -> CausalLMActorCritic:

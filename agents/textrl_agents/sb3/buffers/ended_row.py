@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from textrl_env.mdp import Episode
+import numpy as np
+
+from textrl_env.trajectory import Trajectory
 
 
 class EndedRow(NamedTuple):
     """An episode that is over, and the `info` that SB3 got of its end."""
 
     row: int
-    episode: Episode | None  # None where a time limit cut it off: it has no score
+    episode: Trajectory | None  # None where a time limit cut it off: it has no score
     kl_coef: float
     info: dict[str, Any]
 
@@ -20,6 +22,7 @@ class EndedRow(NamedTuple):
         cost = self.kl_coef * kl_sum
         self.info["episode"]["r"] -= cost
         if self.episode is not None:
-            self.episode.kl_sum = self.info["kl_sum"] = kl_sum
-            self.episode.episode_return -= cost
+            # Spread evenly, since the terms of earlier rollouts are known as a sum alone.
+            self.episode.charge(np.full(len(self.episode), kl_sum / len(self.episode)))
+            self.info["kl_sum"] = kl_sum
             self.info["episode_return"] = self.episode.episode_return

@@ -20,8 +20,8 @@ from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.training.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_env.errors import ConfigError
-from textrl_env.mdp import Episode
 from textrl_env.models import PackedEpisodes, pack
+from textrl_env.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.policy import CausalLMPolicy
@@ -49,7 +49,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
     ):
         self.ledger = EpisodeLedger(n_envs)
         self.policy: CausalLMPolicy | None = None  # that sampled the rollout
-        self.episodes: list[Episode] = []  # that ended in this rollout
+        self.episodes: list[Trajectory] = []  # that ended in this rollout
         self.response_entropies: list[float] = []  # summed -log pi of each
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
@@ -153,7 +153,9 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         return stretches
 
     def _pack(self, sequences: list[np.ndarray], first_actions: list[int]) -> None:
-        self._packed = pack(sequences, first_actions, self.device)
+        pairs = zip(sequences, first_actions, strict=True)
+        self._trajectories = [Trajectory.of_response(ids[:first], ids[first:]) for ids, first in pairs]
+        self._packed = pack(self._trajectories, self.device)
         self._sequences, self._first_actions = sequences, np.array(first_actions)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
@@ -174,8 +176,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
                 continue
             packed = self._packed
             if count > 1:
-                parts = [self._sequences[i] for i in chosen]
-                packed = pack(parts, self._first_actions[chosen], self.device)
+                packed = pack([self._trajectories[i] for i in chosen], self.device)
             else:
                 chosen = np.arange(len(sizes))
             flat = np.concatenate([np.arange(offsets[i], offsets[i] + sizes[i]) for i in chosen])

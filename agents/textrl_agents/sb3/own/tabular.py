@@ -23,14 +23,14 @@ from textrl_agents.sb3.buffers.sampled_tokens import SampledTensor
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes, Vocabulary
-from textrl_env.models.actor_critic import Action, Evaluation
+from textrl_env.models.actor_critic import ActionEvaluation, Step
 from textrl_env.tasks.enumeration import MAX_RESPONSES
 
 
 class TabularPolicy(BasePolicy):
     """`softmax(Q / temperature)` over a table with a row for each state seen; a state not seen has Q = 0.
 
-    It has what an evaluation needs of a CausalLMActorCritic: `act`, `evaluate`, `vocabulary`, `device`, `greedy`.
+    It has what an evaluation needs of a CausalLMActorCritic: `step`, `evaluate`, `vocabulary`, `device`, `greedy`.
     """
 
     greedy = False
@@ -98,15 +98,15 @@ class TabularPolicy(BasePolicy):
             return log_probs.argmax(dim=1).numpy()
         return torch.multinomial(log_probs.exp(), 1).squeeze(1).numpy()
 
-    def act(self, observations: torch.Tensor, *, deterministic: bool = False) -> Action:
+    def step(self, observations: torch.Tensor, *, deterministic: bool = False) -> Step:
         """As CausalLMActorCritic's."""
         rows = self.rows(observations.cpu().numpy())
         tokens = self.draw(rows, deterministic=deterministic)
         chosen = np.zeros(len(rows)) if deterministic else self.log_probs(rows)[np.arange(len(rows)), tokens]
         columns = (tokens, chosen.astype(np.float32), self.soft_values(rows).astype(np.float32))
-        return Action(*(torch.from_numpy(column) for column in columns))
+        return Step(*(torch.from_numpy(column) for column in columns))
 
-    def evaluate(self, packed: PackedEpisodes) -> Evaluation:
+    def evaluate(self, packed: PackedEpisodes) -> ActionEvaluation:
         """As CausalLMActorCritic's, without gradients."""
         ids, places = packed.input_ids.cpu().numpy(), zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)
         rows = np.array([self._row(ids[row, : column + 1]) for row, column in places])
@@ -114,13 +114,13 @@ class TabularPolicy(BasePolicy):
         chosen = log_probs[np.arange(len(rows)), packed.actions.cpu().numpy()]
         entropy = -(np.exp(log_probs) * log_probs).sum(axis=1)
         columns = (self.soft_values(rows), chosen, entropy)
-        return Evaluation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+        return ActionEvaluation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
     def forward(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        action = self.act(observation, deterministic=deterministic)
+        action = self.step(observation, deterministic=deterministic)
         return SampledTensor.of(action.tokens, action.log_probs, self, in_rollout=False)
 
 

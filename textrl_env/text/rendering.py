@@ -8,9 +8,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from textrl_env.foreign_text import visible
-from textrl_env.mdp import Episode
 from textrl_env.text.picture import text_picture
 from textrl_env.text.tokenization import decode_response
+from textrl_env.trajectory import Trajectory
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 DIM, RESET = "\x1b[2m", "\x1b[0m"
@@ -32,7 +32,7 @@ class Renderer:
         self._outcome = ""
         self._printed = 0
 
-    def add(self, token: int, reward: float, episodes: list[tuple[int, Episode]]) -> None:
+    def add(self, token: int, reward: float, episodes: list[tuple[int, Trajectory]]) -> None:
         """Append a token, and the outcome where the episode has ended."""
         self._ids.append(token)
         self._reward += reward

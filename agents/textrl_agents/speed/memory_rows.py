@@ -1,6 +1,6 @@
-"""Peak memory of one update with and without the chunked vocabulary projection.
+"""The row on memory: the peak of one update with and without the chunked vocabulary projection.
 
-Each side runs in a process of its own, `python -m textrl_agents.speed.update_memory`: a peak can be read only once,
+Each side runs in a process of its own, `python -m textrl_agents.speed.memory_rows`: a peak can be read only once,
 and an allocator that has been full keeps what it got.
 """
 
@@ -14,28 +14,32 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+
+from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.speed.measurement import Bench, Measured, Target, measurement
+from textrl_agents.speed.workload import word_tokenizer, zero_reward
+from textrl_env.tasks import Task
 
 VOCABULARY = 50257  # GPT-2's
 PROMPT_TOKENS = 8
 
 
-class MemoryPeaks(NamedTuple):
-    """Peaks above what was held before the update, bytes."""
+@measurement(Target("<=", 0.4), quick={"rows": 32})
+def memory_of_an_update(bench: Bench, *, rows: int = 64, tokens: int = 64, vocabulary: int = VOCABULARY) -> Measured:
+    """Compare the peaks of stock `PPO.train` on one minibatch of `rows * tokens` transitions.
 
-    chunked: int
-    unchunked: int
-
-    @property
-    def ratio(self) -> float:
-        return self.chunked / self.unchunked
-
-
-def measure(device: torch.device, *, vocabulary: int, rows: int, tokens: int) -> MemoryPeaks:
-    """Peaks of stock `PPO.train` on one minibatch of `rows * tokens` transitions, each in a child process."""
-    return MemoryPeaks(*(_in_child(device, vocabulary, rows, tokens, chunked) for chunked in (True, False)))
+    A peak is what is held above that before the update.
+    """
+    chunked, unchunked = (_in_child(bench.device, vocabulary, rows, tokens, chunked) for chunked in (True, False))
+    detail = (
+        f"{rows * tokens} tokens, vocabulary {vocabulary}: "
+        f"chunked {chunked / 2**20:,.0f} MiB, unchunked {unchunked / 2**20:,.0f} MiB"
+    )
+    return Measured(chunked / unchunked, detail)
 
 
 def _in_child(device: torch.device, vocabulary: int, rows: int, tokens: int, chunked: bool) -> int:
@@ -44,7 +48,7 @@ def _in_child(device: torch.device, vocabulary: int, rows: int, tokens: int, chu
     # The child finds the packages where this process does, installed or not.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.run(
-        [sys.executable, "-m", "textrl_agents.speed.update_memory", *arguments],
+        [sys.executable, "-m", "textrl_agents.speed.memory_rows", *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -55,39 +59,32 @@ def _in_child(device: torch.device, vocabulary: int, rows: int, tokens: int, chu
 
 
 def word_model(vocabulary: int) -> tuple[Any, Any]:
-    """A narrow GPT-2 over `vocabulary` words, all of which its tokenizer knows, as an ordinary model's does."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    """Make a narrow GPT-2 over `vocabulary` words, all of which its tokenizer knows, as an ordinary model's does."""
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocabulary)}, unk_token="w0"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", clean_up_tokenization_spaces=False)
     config = GPT2Config(
         vocab_size=vocabulary, n_positions=256, n_embd=64, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
     )
-    return GPT2LMHeadModel(config), tokenizer
+    return GPT2LMHeadModel(config), word_tokenizer(vocabulary)
 
 
 def peak_of_update(device: torch.device, *, vocabulary: int, rows: int, tokens: int, chunked: bool) -> int:
-    """Bytes above those held before, at the peak of one update on `rows * tokens` transitions."""
-    from textrl_agents.sb3 import make_agent
-    from textrl_agents.speed.env_speed import zero
-    from textrl_agents.speed.workload import Stepwise
-    from textrl_env.tasks import Task
-
+    """Return the bytes above those held before, at the peak of one update on `rows * tokens` transitions."""
     model, tokenizer = word_model(vocabulary)
     prompt = " ".join(f"w{i + 1}" for i in range(PROMPT_TOKENS))
-    task = Task(name="memory", prompts=[prompt], reward=zero, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=tokens)
+    task = Task(
+        name="memory", prompts=[prompt], reward=zero_reward, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=tokens
+    )
     arguments = {"task": task, "model": model, "tokenizer": tokenizer, "device": device}
     agent = make_agent(
         "ppo", n_envs=rows, n_steps=tokens, n_epochs=1, batch_size=rows * tokens, env_kwargs=arguments, seed=0
     )
     if not chunked:
-        agent.policy.actor_critic.chunk_elements = None  # type: ignore[union-attr]
-    update = Stepwise(agent)
-    update.collect()
+        agent.policy.actor_critic.chunk_elements = None
+    phases = SB3Phases(agent)
+    phases.collect()
     before = _held(device)
-    update.train()
+    phases.train()
     return _peak(device) - before
 
 
@@ -105,7 +102,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _process_bytes(field: str) -> int:
-    """Resident bytes of this process, now (VmRSS) or at most since `_held` (VmHWM)."""
+    """Return the resident bytes of this process, now (VmRSS) or at most since `_held` (VmHWM)."""
     status = Path("/proc/self/status")
     if status.is_file():
         # Not getrusage: Linux hands its peak down from the parent process through exec.
@@ -117,7 +114,7 @@ def _process_bytes(field: str) -> int:
 
 def main() -> None:
     """Measure one side and print it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m textrl_agents.speed.update_memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m textrl_agents.speed.memory_rows", description=__doc__)
     parser.add_argument("--device", default="cpu", help="where the update runs")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="size of the vocabulary")
     parser.add_argument("--rows", type=int, default=64, help="episodes in the minibatch")

@@ -1,22 +1,20 @@
-"""From the lines of results.jsonl to tables: each task by itself, and all tasks on one scale."""
+"""From the lines of results.jsonl to a table for each task."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.algorithms.registry import algorithm_names
-from textrl_agents.benchmark.report.across_tasks import REFERENCE, Across, compare
 from textrl_agents.benchmark.report.number_text import finite_number
-from textrl_agents.benchmark.report.statistics import Estimate
-from textrl_env.errors import ConfigError
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_env.foreign_text import shown
 from textrl_env.text.prompt_splits import LABELS
 
 Line = dict[str, Any]
+REFERENCE = "reference"  # the algorithm that gives the zero of a scale
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ _MUST_BE_FINITE = ("score", "kl", "objective", "gold_score", "normalized")
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that gave no result. Such a cell counts in no mean."""
+    """A cell that gave no result. It counts in no mean."""
 
     task: str
     algorithm: str
@@ -67,10 +65,11 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Row:
-    """An algorithm on a task. label: its name, with what sets it apart from other runs of the same algorithm.
+class AlgorithmRow:
+    """The runs of an algorithm on a task.
 
-    lines: of the seeds that finished, by seed. estimates: of each column that they have. settings, env: of its lines.
+    label: its name, with what sets it apart from other runs of the same algorithm. settings, env: those of its lines.
+    lines: of the seeds that finished, in the order of their seeds. estimates: of each column that the lines have.
     """
 
     label: str
@@ -79,14 +78,14 @@ class Row:
     env: Mapping[str, Any]
     lines: tuple[Line, ...]
     failures: tuple[Failure, ...]
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, IntervalEstimate]
 
     def values(self, key: str) -> list[float]:
-        """The column's value of each seed that has one."""
+        """Return the column's value of each seed that has one."""
         return [value for line in self.lines if (value := _value(line, key)) is not None]
 
     def by_seed(self, key: str) -> dict[int, float]:
-        """Seed -> the column's value, of the seeds that have one."""
+        """Return seed -> the column's value, for the seeds that have one."""
         return {line["seed"]: value for line in self.lines if (value := _value(line, key)) is not None}
 
 
@@ -94,89 +93,41 @@ class Row:
 class TaskTable:
     """A task and its algorithms: the highest mean of `measure` first, those without a result last.
 
-    measure: key of the best quantity that is known of them: "normalized" where there is one, else "objective".
-    prompts: which ones were answered, in words: "held-out prompts"; "" where nothing says so.
+    measure: key of the column that they are sorted by: "normalized" where the optimum is known, else "objective".
+    prompts: which ones were answered, such as "held-out prompts"; "" where nothing says so.
     """
 
     label: str
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[AlgorithmRow, ...]
     measure: str = "objective"
     prompts: str = ""
 
     @property
-    def finished(self) -> list[Row]:
+    def finished(self) -> list[AlgorithmRow]:
+        """The rows that have a result."""
         return [row for row in self.rows if row.lines]
 
     def columns(self, *, cost: bool) -> list[Column]:
-        """Those that any row has."""
+        """Return the columns that any row has: of what training cost, or of the policy that it gave."""
         return [
             column
             for column in COLUMNS
             if column.cost is cost and any(column.key in row.estimates for row in self.rows)
         ]
 
-    def row(self, label: str) -> Row | None:
-        """The row of that label, if it has a result."""
+    def row(self, label: str) -> AlgorithmRow | None:
+        """Return the row of that label; None where it has no result."""
         return next((row for row in self.finished if row.label == label), None)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Everything a report shows. lines: the last one of each cell, in the order in which cells first appear.
-
-    planned: how many runs the benchmark has; done: how many of them gave a result. Where some are missing, `across` is
-    empty: which algorithm leads over all tasks would hang on which runs came first.
-    """
-
-    lines: tuple[Line, ...]
-    tasks: tuple[TaskTable, ...]
-    across: Across
-    planned: int
-    done: int
-
-    @property
-    def is_partial(self) -> bool:
-        return self.done < self.planned
-
-    @property
-    def labels(self) -> list[str]:
-        """Of all algorithms, in the registry's order: the same from one report of them to the next."""
-        names = {row.label: row.name for table in self.tasks for row in table.rows}
-        place = {name: number for number, name in enumerate(algorithm_names())}
-        return sorted(names, key=lambda label: (place.get(names[label], len(place)), label))
-
-
-def summarize(results: Sequence[Line], planned: Collection[str] | None = None) -> Summary:
-    """Tables of the lines of results.jsonl. Raises ConfigError for no lines, or a line that is not a cell's.
-
-    planned: the keys of all cells of the benchmark; None takes those that have a line.
-    """
-    lines = latest(results)
-    tables = tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
-    keys = {line["key"] for line in lines} if planned is None else set(planned)
-    done = sum(line["key"] in keys and line["status"] == "done" for line in lines)
-    across = compare(tables) if done == len(keys) else Across()
-    return Summary(tuple(lines), tables, across, planned=len(keys), done=done)
-
-
-def latest(results: Sequence[Line]) -> list[Line]:
-    """The last line of each key: a cell that was tried again counts once."""
-    if not results:
-        raise ConfigError("there are no results to report: run `textrl bench run` into this folder first")
-    last: dict[Hashable, Line] = {}
-    for number, line in enumerate(results, 1):
-        missing = [name for name in ("key", "algorithm", "task", "seed", "status") if name not in line]
-        if missing:
-            raise ConfigError(
-                f"line {number} of the results is not a benchmark cell's: it lacks {', '.join(missing)}. Remove it."
-            )
-        last[line["key"]] = line
-    return list(last.values())
+def task_tables(lines: Sequence[Line]) -> tuple[TaskTable, ...]:
+    """Make a table of each task, from the last line of each cell. Tasks whose settings differ are different tasks."""
+    return tuple(_table(label, group) for label, group in _groups(lines, _title, _problem).items())
 
 
 def _title(line: Line) -> str:
-    """What was asked and judged: the task's name, but where prompts or reward were not the task's own."""
+    """What was asked and judged: the task's name, except where prompts or reward were not the task's own."""
     return str(line.get("title") or line["task"])
 
 
@@ -185,19 +136,19 @@ def _algorithm(line: Line) -> str:
 
 
 def _problem(line: Line) -> dict[str, Any]:
-    """What makes a task another one under the same name."""
+    """What sets two tasks of the same name apart."""
     return {**(line.get("env") or {}), "eval_episodes": line.get("eval_episodes")}
 
 
 def _method(line: Line) -> dict[str, Any]:
-    """What makes an algorithm another one under the same name."""
+    """What sets two algorithms of the same name apart."""
     return {**(line.get("settings") or {}), "budget": line.get("budget")}
 
 
 def _groups(
     lines: Iterable[Line], name_of: Callable[[Line], str], parameters: Callable[[Line], dict[str, Any]]
 ) -> dict[str, list[Line]]:
-    """Lines by name; where lines of one name differ in a parameter, the label names it: `ppo (ent_coef=0.1)`."""
+    """Group lines by name. Where lines of one name differ in a parameter, the label tells it: `ppo (ent_coef=0.1)`."""
     by_name: dict[str, list[Line]] = {}
     for line in lines:
         by_name.setdefault(name_of(line), []).append(line)
@@ -219,7 +170,7 @@ def _table(label: str, lines: list[Line]) -> TaskTable:
     is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
     measure = "normalized" if is_known else "objective"
 
-    def place(row: Row) -> tuple[float, ...]:
+    def place(row: AlgorithmRow) -> tuple[float, ...]:
         return tuple(-row.estimates[key].value if key in row.estimates else math.inf for key in (measure, "objective"))
 
     splits = dict.fromkeys(str(line["split"]) for line in lines if line.get("split"))
@@ -227,7 +178,7 @@ def _table(label: str, lines: list[Line]) -> TaskTable:
     return TaskTable(label, _title(lines[0]), tuple(sorted(rows, key=place)), measure, prompts)
 
 
-def _row(task: str, label: str, lines: list[Line]) -> Row:
+def _row(task: str, label: str, lines: list[Line]) -> AlgorithmRow:
     lines = sorted(lines, key=lambda line: line["seed"])
     errors = [(line, _error(line)) for line in lines]
     done = tuple(line for line, error in errors if error is None)
@@ -236,13 +187,15 @@ def _row(task: str, label: str, lines: list[Line]) -> Row:
     for column in COLUMNS:
         values = [value for line in done if (value := _value(line, column.key)) is not None]
         if values:
-            estimates[column.key] = Estimate.of(values)
+            estimates[column.key] = IntervalEstimate.of(values)
     settings = {"budget": lines[0].get("budget"), **(lines[0].get("settings") or {})}
-    return Row(label, str(lines[0]["algorithm"]), settings, lines[0].get("env") or {}, done, failures, estimates)
+    return AlgorithmRow(
+        label, str(lines[0]["algorithm"]), settings, lines[0].get("env") or {}, done, failures, estimates
+    )
 
 
 def _error(line: Line) -> str | None:
-    """Why the line is no result. A run whose policy came apart has numbers that no mean can hold."""
+    """Why the line is no result; None where it is one. A run that diverged has numbers that no mean can hold."""
     if line["status"] != "done":
         return str(line.get("error") or f"status {line['status']!r}")
     metrics = line.get("metrics") or {}

@@ -1,4 +1,8 @@
-"""What a format is: prompts that are drawn, right and wrong answers to them, and a check of an answer's form."""
+"""A format: prompts that are drawn, right and wrong answers to them, and a check of an answer's form.
+
+A task whose prompts are drawn defines its `FORMAT`. The embedded model's training text is written by these too, so the
+model knows the prompts of every built-in task and answers them rightly or wrongly in a known share.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,15 @@ class Format:
     """One kind of prompt and how the training text answers it.
 
     draw: a row from the space of all rows; what it draws depends on the generator alone.
-    item: what a row is about, by which prompts are split: another wording or order of the same is no other item.
+    item: what a row is about. Prompts are split by it: another wording or order of the same thing is the same item.
     right, wrong: an answer to a row as the training text writes it (a text, with the space in front that it has in a
         document); `wrong` gives a plausible mistake.
     well_formed: whether an answer has the format's form, right or wrong.
     right_share: the share of right answers in the training text. Below 1 on purpose: a model that learned it scores in
         the middle, and reinforcement learning can be seen to raise or to ruin it.
+    share: the format's share of the documents in the embedded model's training text. 0 leaves it out, as for a task of
+        your own: the model that ships has never seen it. A share above 0 changes the text, and needs the model made
+        again.
     """
 
     name: str
@@ -40,15 +47,25 @@ class Format:
     wrong: Callable[[Random, Row], str]
     well_formed: Callable[[Row, str], bool]
     right_share: float = 0.6
+    share: float = 0.0
+
+    def prompt_arguments(self) -> dict[str, Any]:
+        """Return the arguments of a `Task` that its prompts decide: the prompts of each split, and `item`."""
+        return {
+            "prompts": functools.partial(self.rows, "train"),
+            "validation_prompts": functools.partial(self.rows, "validation"),
+            "heldout_prompts": functools.partial(self.rows, "heldout"),
+            "item": self.item,
+        }
 
     def answer(self, rng: Random, row: Row) -> str:
-        """What the training text answers to `row`."""
+        """Write what the training text answers to `row`."""
         return (self.right if rng.random() < self.right_share else self.wrong)(rng, row)
 
     def rows(self, split: str) -> list[dict[str, Any]]:
-        """Prompts with their columns: at most 2,048 to train on, at most 64 for validation and 64 held out.
+        """Return prompts with their columns: at most 2,048 to train on, 64 for validation and 64 held out.
 
-        No item is in two splits. Always the same in the same order. Raises `UnknownName` for another split.
+        No item is in two splits. The rows and their order are always the same. Raises `UnknownName` for another split.
         """
         if split not in SPLITS:
             raise UnknownName(f"split of the {self.name} prompts", split, SPLITS)
@@ -57,7 +74,7 @@ class Format:
 
 @functools.cache
 def _drawn_rows(form: Format) -> dict[str, list[dict[str, Any]]]:
-    """All splits, of the different prompts among `DRAWS` that are drawn."""
+    """The rows of all splits: draw `DRAWS` prompts and keep the different ones."""
     rng = Random(f"prompts of {form.name}")
     drawn = {repr(row["prompt"]): row for row in (form.draw(rng) for _ in range(DRAWS))}
     rows = list(drawn.values())

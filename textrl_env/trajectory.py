@@ -1,0 +1,110 @@
+"""What happened in an episode: its ids, which of them the policy chose, and what was seen of each choice.
+
+This one record passes between the environment, the buffers of every adapter, the KL, the rewards and evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+# One entry an action.
+COLUMNS = ("log_probs", "rewards", "kl", "values")
+UNKNOWN = np.empty(0)  # stands for a column of NaN
+
+
+@dataclass(eq=False, slots=True)
+class Trajectory:
+    """An episode, or a stretch of one, with M actions among its T ids.
+
+    The other ids are the prompt, and what the environment wrote between two actions. A stretch holds all ids from the
+    episode's beginning on, and counts only its own actions as such. A column that is not known is NaN.
+    """
+
+    ids: np.ndarray  # int64 [T]
+    is_action: np.ndarray  # bool [T]; never the first id, since an action follows a state
+    log_probs: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], nats, the policy's when it acted
+    rewards: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M]
+    kl: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], nats: what `kl_coef` weighs of each action
+    values: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], of the states before the actions
+    kl_coef: float = 0.0
+    group: int | None = None  # of the responses to one prompt, where prompts are served in groups
+    prompt: Any = None  # str, or chat messages
+    response: str = ""
+    finish_reason: str = ""  # "eos", "stop" or "length"; "" where it goes on or was cut off
+    score: float = math.nan  # NaN where it was not scored
+    score_parts: dict[str, float] = field(default_factory=dict)
+    gold_score: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            if getattr(self, name) is UNKNOWN:
+                setattr(self, name, np.full(int(self.is_action.sum()), np.nan))
+
+    @classmethod
+    def of_response(cls, prompt_ids: np.ndarray, response_ids: np.ndarray, **known: Any) -> Trajectory:
+        """A prompt's ids int64 [P], then actions alone, int64 [M]. known: other fields."""
+        ids = np.concatenate([prompt_ids, response_ids])
+        return cls(ids, np.arange(len(ids)) >= len(prompt_ids), **known)
+
+    def __len__(self) -> int:
+        """Its actions, M."""
+        return len(self.rewards)
+
+    @property
+    def response_ids(self) -> np.ndarray:
+        """The actions, int64 [M]."""
+        chosen: np.ndarray = self.ids[self.is_action]
+        return chosen
+
+    @property
+    def kl_sum(self) -> float:
+        """What was charged, nats, without the coefficient; NaN until it is known."""
+        return float(self.kl.sum())
+
+    @property
+    def surprisal(self) -> float:
+        """`-log pi` of all actions, nats; its mean over episodes is the entropy of a response."""
+        return float(-self.log_probs.sum(dtype=np.float64))
+
+    @property
+    def episode_return(self) -> float:
+        """The sum of the rewards."""
+        return float(self.rewards.sum())
+
+    def charge(self, kl: np.ndarray) -> None:
+        """Take `kl_coef * kl` off the rewards. kl: float [M], nats."""
+        self.kl = kl
+        self.rewards = self.rewards - self.kl_coef * kl
+
+    def extended(self, later: Trajectory) -> Trajectory:
+        """This stretch and the one that follows it, which holds all ids so far."""
+        is_action = later.is_action.copy()
+        is_action[: len(self.is_action)] |= self.is_action
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in COLUMNS
+        }
+        return replace(later, is_action=is_action, **columns)
+
+    def with_last_state(self) -> Trajectory:
+        """The same ids, with an arbitrary action behind them, so that a state ends where they do; no columns."""
+        return Trajectory(np.append(self.ids, 0), np.append(self.is_action, True))
+
+    def info(self) -> dict[str, Any]:
+        """The keys that `info` has at an episode's end."""
+        info = {
+            "prompt": self.prompt,
+            "response": self.response,
+            "finish_reason": self.finish_reason,
+            "score": self.score,
+            "score_parts": dict(self.score_parts),
+            "kl_sum": self.kl_sum,
+            "kl_coef": self.kl_coef,
+            "episode_return": self.episode_return,
+            "episode_length": len(self),
+        }
+        optional = {"gold_score": self.gold_score, "group": self.group}
+        return info | {name: value for name, value in optional.items() if value is not None}
