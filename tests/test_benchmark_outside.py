@@ -198,7 +198,7 @@ class TestExpertIteration:
         weight = policy.model.lm_head.weight
         expected = weight.detach() - 0.1 * weight.grad
         optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
-        settings = expert_iteration.Settings(epochs=1, max_grad_norm=1e6)
+        settings = expert_iteration.ExpertIterationSettings(epochs=1, max_grad_norm=1e6)
         expert_iteration.fine_tune(policy, optimizer, responses, settings, np.random.default_rng(0))
         assert torch.allclose(weight, expected, atol=1e-6)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # names and plans are read without waiting for torch
 
 # Takes (environment, episodes, seed), as `textrl_agents.evaluation.evaluate` does.
 EvaluateFunction = Callable[["TextGenVectorEnv", int, int], "Evaluation"]
-Settings = TypeVar("Settings")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class AnswerFunction(Protocol):
     def __call__(self, policy: CausalLMActorCritic, settings: Mapping[str, Any]) -> EvaluateFunction: ...
 
 
-def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[Settings]) -> Settings:
+def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[S]) -> S:
     """The settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a TypeVar cannot say "a dataclass"
     for name in settings:
@@ -117,6 +117,6 @@ def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[Settings
     return kind(**settings)
 
 
-def settings_of(cell: Cell, kind: type[Settings]) -> Settings:
+def settings_of(cell: Cell, kind: type[S]) -> S:
     """The cell's settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
     return as_settings(cell.algorithm, cell.settings, kind)

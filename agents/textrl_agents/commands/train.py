@@ -47,7 +47,7 @@ SaveEvery = Annotated[int | None, typer.Option(help="Tokens between checkpoints;
 Device = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
 Dtype = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")]
-Settings = Annotated[
+Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as algorithm.n_steps=32."),
 ]
@@ -74,7 +74,7 @@ def train(
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
-    settings: Settings = None,
+    settings: Assignments = None,
     config: Config = None,
     resume: Resume = None,
     trust: Trust = False,

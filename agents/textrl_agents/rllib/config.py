@@ -125,7 +125,10 @@ def _wire(
 
 
 def _probe_reward(env: Mapping[str, Any], steps: int | str) -> None:
-    """Of Python that a user brings alone: every process builds its reward itself, and a classifier may be large."""
+    """Call the reward once where it is Python that a user brings.
+
+    Others are left out: every process builds its reward itself, and a classifier may be large.
+    """
     task, reward = env["task"], env.get("reward")
     if reward is None and not isinstance(task, str):  # not one of the tasks that ship
         reward = task.reward
@@ -137,7 +140,7 @@ def _probe_reward(env: Mapping[str, Any], steps: int | str) -> None:
 
 
 def _fill_in(algorithm: RLlibAlgorithm, settings: dict[str, Any], max_new_tokens: int, device: Any) -> None:
-    """Sizes that follow from others."""
+    """Add the sizes that follow from others."""
     place = resolve_device(device)
     settings.setdefault("num_gpus_per_learner", int(place.type == "cuda"))
     settings.setdefault("local_gpu_idx", place.index or 0)
@@ -157,7 +160,10 @@ def _fill_in(algorithm: RLlibAlgorithm, settings: dict[str, Any], max_new_tokens
 
 
 def _rate(given: Any, trained: int, total_timesteps: int | None, settings: Mapping[str, Any]) -> Any:
-    """A schedule as RLlib's `[timestep, rate]` points; what else there is as it is. trained: number of parameters."""
+    """Return a schedule as RLlib's `[timestep, rate]` points, and anything else unchanged.
+
+    trained: the number of parameters.
+    """
     schedule = WarmupSchedule.of(given, trained) if isinstance(given, Mapping) else given
     if not isinstance(schedule, WarmupSchedule):
         return schedule

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
 
 
 @dataclass(frozen=True)
-class Settings:
+class BestOfNSettings:
     """n: candidates for each answer."""
 
     n: int = 4
@@ -94,7 +94,7 @@ def train(cell: Cell, record: Record) -> Trained:
     from textrl_agents.algorithms.cell_envs import training_env
     from textrl_agents.algorithms.initial_policy import initial_policy
 
-    chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, Settings).n)
+    chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, BestOfNSettings).n)
     trained = Trained(chooser.policy, tokens=0)
 
     def evaluation(env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
@@ -108,7 +108,7 @@ def train(cell: Cell, record: Record) -> Trained:
 
 def answers(policy: CausalLMActorCritic, settings: Mapping[str, Any]) -> EvaluateFunction:
     """The best of n responses of `policy` to each prompt."""
-    return BestOfN(policy, as_settings("best_of_n", settings, Settings).n).evaluate
+    return BestOfN(policy, as_settings("best_of_n", settings, BestOfNSettings).n).evaluate
 
 
 ALGORITHM = Algorithm(
@@ -116,6 +116,6 @@ ALGORITHM = Algorithm(
     train,
     "the best of n samples by the reward; no training",
     settings={"n": 4},
-    arguments=Settings,
+    arguments=BestOfNSettings,
     answers=answers,
 )

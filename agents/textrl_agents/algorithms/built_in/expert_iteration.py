@@ -28,7 +28,7 @@ KEEP = ("best", "quantile")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExpertIterationSettings:
     """How a round goes.
 
     rounds: equal shares of the budget, each sampled with the policy that the last one left.
@@ -68,7 +68,7 @@ def train(cell: Cell, record: Record) -> Trained:
     from textrl_agents.training.divergence import GradientGuard
     from textrl_agents.training.learning_rate import learning_schedule
 
-    settings = settings_of(cell, Settings)
+    settings = settings_of(cell, ExpertIterationSettings)
     env = training_env(cell)
     policy = initial_policy(env)
     schedule = learning_schedule(settings.learning_rate, trained_weights(policy))
@@ -103,7 +103,7 @@ def fine_tune(
     policy: CausalLMActorCritic,
     optimizer: torch.optim.Optimizer,
     responses: list[Response],
-    settings: Settings,
+    settings: ExpertIterationSettings,
     generator: np.random.Generator,
 ) -> None:
     """Cross-entropy of the responses' tokens, each weighing the same, over minibatches in a new order every epoch."""
@@ -130,5 +130,5 @@ ALGORITHM = Algorithm(
     # Nothing holds it near the reference but the number of its rounds.
     settings={"rounds": 8, "n": 4, "epochs": 2, "learning_rate": HALF},
     task_settings={"sentiment": {"learning_rate": FULL}, "exact": {"rounds": 2, "learning_rate": FULL}},
-    arguments=Settings,
+    arguments=ExpertIterationSettings,
 )

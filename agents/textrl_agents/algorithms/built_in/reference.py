@@ -9,7 +9,7 @@ from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReferenceSettings:
     """There are none."""
 
 
@@ -18,8 +18,8 @@ def train(cell: Cell, record: Record) -> Trained:
     from textrl_agents.algorithms.cell_envs import training_env
     from textrl_agents.algorithms.initial_policy import initial_policy
 
-    settings_of(cell, Settings)
+    settings_of(cell, ReferenceSettings)
     return Trained(initial_policy(training_env(cell, rows=1)), tokens=0)
 
 
-ALGORITHM = Algorithm("reference", train, "the model as it is: the zero point", arguments=Settings)
+ALGORITHM = Algorithm("reference", train, "the model as it is: the zero point", arguments=ReferenceSettings)

@@ -81,7 +81,8 @@ class SB3Run:
         self.agent.set_logger(sb3_logger.Logger(str(run.path), outputs))
         if checkpoint is not None:
             load_checkpoint(self.agent, checkpoint)
-        if sb3_logger.SummaryWriter is not None:
+        # SB3 has None in its place where TensorBoard is not installed.
+        if sb3_logger.SummaryWriter is not None:  # type: ignore[attr-defined]  # it does not list the name
             outputs.append(_board(run, self.agent.num_timesteps + 1 if self.resumed else 0))
 
     def learn(
