@@ -38,7 +38,7 @@ Reward = Annotated[
     typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
 ]
 KLCoef = Annotated[float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")]
-Rows = Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32.")]
+Rows = Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32, or as tuned.")]
 EvalEvery = Annotated[
     int | None, typer.Option(help="Tokens between evaluations on validation prompts; 0: before and after alone.")
 ]
