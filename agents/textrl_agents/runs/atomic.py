@@ -15,7 +15,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from textrl_env.errors import TextRLError
-from textrl_env.models.storage.manifest import write_manifest
 
 
 @contextlib.contextmanager
@@ -35,6 +34,8 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
         try:
             yield fresh
             if manifest:
+                from textrl_env.models.storage.manifest import write_manifest  # imports torch; a text file needs none
+
                 write_manifest(fresh)
             _share(fresh)
             _sync(fresh)

@@ -30,7 +30,7 @@ SCHEDULED = (
     "warmup_ratio",
     "num_train_epochs",
 )
-OF_THE_ENVIRONMENT = ("max_completion_length", "max_new_tokens", "max_length", "remove_unused_columns")
+OF_THE_ENVIRONMENT: tuple[str, ...] = ("max_completion_length", "max_new_tokens", "max_length", "remove_unused_columns")
 OF_THE_ENVIRONMENT += ("temperature", "top_k", "top_p", "min_p")
 DECIDED = (*SCHEDULED, *OF_THE_ENVIRONMENT)  # what no user may set
 BATCH = 64  # responses of a step

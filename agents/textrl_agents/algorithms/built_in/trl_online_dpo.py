@@ -1,7 +1,7 @@
 """Online DPO by TRL: at every step two responses to each prompt, of which the reward prefers one.
 
-Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta` holds it near the reference; it is the task's kl_coef unless
-given. The reward prefers without doubt, where DPO's model has a preference be uncertain, so more is needed.
+Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta` holds it near the reference; without one it is the task's
+kl_coef. The reward prefers without doubt, where DPO's model of a preference has some, so that more than this is needed.
 """
 
 from textrl_agents.algorithms.trl import TRLAlgorithm
