@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-from pathlib import Path
 from typing import Any
 
 from textrl_agents.algorithms import built_in
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.plugins import broken_plugin, load_plugin, plugins
+from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
 
 GROUP = "textrl.algorithms"
 LIBRARIES = ("sb3", "rllib", "trl")
@@ -24,8 +23,7 @@ _REGISTERED: dict[str, Algorithm] = {}
 @functools.cache
 def built_in_names() -> tuple[str, ...]:
     """Names of the algorithms that ship, sorted."""
-    folder = Path(built_in.__path__[0])
-    return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__"))
+    return modules_in(built_in.__path__[0])
 
 
 def register_algorithm(algorithm: Algorithm) -> None:
