@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # names and plans are read without waiting for torch
-    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_agents.evaluation import Evaluation
     from textrl_env import TextGenVectorEnv
 
 
@@ -78,7 +78,7 @@ class Trained:
         """Fresh samples in `env`, which is in SAME_STEP and deferred mode."""
         if self.evaluation is not None:
             return self.evaluation(env, episodes, seed)
-        from textrl_agents.evaluation.fresh_samples import evaluate
+        from textrl_agents.evaluation import evaluate
 
         return evaluate(self.policy, env=env, episodes=episodes, seed=seed, deterministic=self.deterministic)
 

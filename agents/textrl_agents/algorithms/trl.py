@@ -9,11 +9,12 @@ import torch
 
 from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.preference_pairs import collect_pairs
-from textrl_agents.algorithms.response_groups import Samples
+from textrl_agents.algorithms.response_groups import means
 from textrl_agents.algorithms.setup import initial_policy, learning_schedule, trained_weights, training_env
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.trl import OFFLINE, ONLINE, train_offline, train_online
 from textrl_env.errors import UnknownName
+from textrl_env.trajectory import Trajectory
 
 PREFIX = "trl_"
 CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
@@ -52,13 +53,9 @@ def _offline(name: str, cell: Cell, record: Record) -> Trained:
     policy = initial_policy(env)
     torch.manual_seed(cell.seed)
 
-    def report(tokens: int, samples: Samples) -> None:
-        record(tokens, **samples.means())
+    def report(tokens: int, sampled: list[Trajectory]) -> None:
+        record(tokens, **means(sampled))
 
     collected = collect_pairs(policy, env, np.random.default_rng(cell.seed), n=n, budget=cell.budget, report=report)
-    triples = [
-        (pair.chosen.prompt.ids, pair.chosen.episode.response_ids, pair.rejected.episode.response_ids)
-        for pair in collected.pairs
-    ]
-    train_offline(name, env, policy, triples, seed=cell.seed, settings=settings)
+    train_offline(name, env, policy, collected.pairs, seed=cell.seed, settings=settings)
     return Trained(policy, tokens=collected.tokens)

@@ -65,7 +65,7 @@ def evaluate(
 
     settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
     set_threads(threads)
-    from textrl_agents.evaluation.fresh_samples import evaluate as measure
+    from textrl_agents.evaluation import evaluate as measure
 
     given = {"model": reference, "reward": reward}
     given = {name: value for name, value in given.items() if value is not None}

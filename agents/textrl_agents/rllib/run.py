@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.rllib.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics

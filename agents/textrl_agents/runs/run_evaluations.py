@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate, sibling_env
+from textrl_agents.evaluation import Evaluation, evaluate
+from textrl_agents.evaluation.fresh_samples import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.sample_file import SampleFile
@@ -100,7 +101,7 @@ class RunEvaluations:
         if self.progress is not None:
             self.progress.evaluated("; ".join(_shown(result) for result in results))
         if self.samples is not None and results:
-            self.samples.add(tokens, results[0].records[: self.sample_count], prompts=results[0].prompts)
+            self.samples.add(tokens, results[0].episodes[: self.sample_count], prompts=results[0].prompts)
         return {name: value for result in results for name, value in _metrics(result).items()}
 
     def _evaluated(self, actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> Evaluation:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.atomic_file import write_atomically
 from textrl_agents.runs.atomic_folder import existing, remove_folder
 from textrl_agents.runs.config import TrainConfig

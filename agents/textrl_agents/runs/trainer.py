@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import ALGORITHMS, TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.progress import TrainingProgress

@@ -18,6 +18,7 @@ from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_se
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic
+from textrl_env.trajectory import Trajectory
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TRLExperimentalWarning)  # of every user of ORPO, who has nowhere else to turn
@@ -34,15 +35,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 REFUSED = ("remove_unused_columns", "max_length", "max_completion_length", "precompute_ref_log_probs")
 IGNORED = -100  # a label that has no loss
 
-# Ids of a prompt, of the better response to it, and of the worse one.
-Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+Pair = tuple[Trajectory, Trajectory]  # the better response to a prompt, and the worse one
 
 
 def train_offline(
     algorithm: str,
     env: TextGenVectorEnv,
     policy: CausalLMActorCritic,
-    pairs: Sequence[Triple],
+    pairs: Sequence[Pair],
     *,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -95,20 +95,21 @@ def train_offline(
             policy.clear_cache()
 
 
-def dpo_row(prompt: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, list[int]]:
+def dpo_row(chosen: Trajectory, rejected: Trajectory) -> dict[str, list[int]]:
     """A pair as TRL's DPO has it after tokenization."""
-    return {"prompt_ids": prompt.tolist(), "chosen_ids": chosen.tolist(), "rejected_ids": rejected.tolist()}
+    responses = {"chosen_ids": chosen.response_ids.tolist(), "rejected_ids": rejected.response_ids.tolist()}
+    return {"prompt_ids": chosen.prompt_ids.tolist(), **responses}
 
 
-def orpo_row(prompt: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, list[int]]:
+def orpo_row(chosen: Trajectory, rejected: Trajectory) -> dict[str, list[int]]:
     """A pair as TRL's ORPO has it after tokenization."""
-    row = {"prompt_input_ids": prompt.tolist(), "prompt_attention_mask": [1] * len(prompt)}
+    prompt = chosen.prompt_ids.tolist()
+    row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for name, response in (("chosen", chosen), ("rejected", rejected)):
-        ids = [*prompt.tolist(), *response.tolist()]
         row |= {
-            f"{name}_input_ids": ids,
-            f"{name}_attention_mask": [1] * len(ids),
-            f"{name}_labels": [IGNORED] * len(prompt) + response.tolist(),
+            f"{name}_input_ids": response.ids.tolist(),
+            f"{name}_attention_mask": [1] * len(response.ids),
+            f"{name}_labels": np.where(response.is_action, response.ids, IGNORED).tolist(),
         }
     return row
 
