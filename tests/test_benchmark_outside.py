@@ -16,7 +16,7 @@ from textrl_agents.algorithms.expert_iteration import kept
 from textrl_agents.algorithms.response_groups import best, groups
 from textrl_agents.algorithms.setup import training_env
 from textrl_agents.evaluation import evaluate, paired_difference
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.rollout import collect, drawn_prompts
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName

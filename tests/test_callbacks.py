@@ -11,7 +11,7 @@ import pytest
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent

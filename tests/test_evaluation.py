@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from textrl_agents.evaluation import Evaluation, evaluate, paired_difference
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.evaluation.statistic import Statistic
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from stable_baselines3.common.logger import Logger
 
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.train import train

@@ -16,7 +16,7 @@ from textrl_agents.algorithms.setup import training_env
 from textrl_agents.benchmark.run_cell import judging_env, run_cell
 from textrl_agents.cli import app
 from textrl_agents.evaluation import evaluate
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.evaluation.tables import comparison_table, evaluation_table, sample_table
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.plots import plot_run

@@ -133,6 +133,7 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
 
     @property
     def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
         return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
@@ -142,6 +143,10 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; returns the prompt as int64 [max_length] and an empty info.
+
+        seed: of the generator that draws the prompts from now on. options: see Starting State.
+        """
         check_options(options, RESET_OPTIONS)
         super().reset(seed=check_seed(seed))
         prompt = choose_prompt(self.prompts, self.np_random, options)
@@ -152,6 +157,10 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         return self._mdp.ids[0].copy(), {}
 
     def step(self, action: int | TokenAction | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Append a token; returns the observation, the reward, `terminated`, False and the info.
+
+        Raises InvalidAction, MissingLogProb, ResetNeeded and RewardError, each before any state has changed.
+        """
         if not self._mdp.running[0] and self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         actions = parse_action(action, self.rules.vocabulary.size)

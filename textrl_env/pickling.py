@@ -1,4 +1,4 @@
-"""Environments that can be pickled and copied: their arguments travel, and where their episodes stand; no weights."""
+"""Environments that can be pickled and copied: their arguments and the state of their episodes travel, no weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Portable:
         raise NotImplementedError
 
     def _parts_state(self) -> dict[str, Any]:
-        """What has changed in the assembled parts since."""
+        """Return what has changed in the assembled parts since they were made."""
         return {"rows": self._mdp.state_dict(), "kl_controller": self.rules.kl_penalty.controller}
 
     def _load_parts_state(self, state: dict[str, Any]) -> None:

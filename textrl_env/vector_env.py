@@ -100,6 +100,7 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.
 
     @property
     def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
         return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
@@ -139,6 +140,10 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.
         return self._mdp.ids.copy(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Append a token to each row; observations int64 [N, max_length], rewards float64 [N], flags bool [N], infos.
+
+        actions: token ids [N], rows `[token, log_prob]` [N, 2], or TokenActions. Raises as the single environment does.
+        """
         if self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         disabled = self.autoreset_mode is AutoresetMode.DISABLED

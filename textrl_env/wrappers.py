@@ -29,6 +29,7 @@ class HFObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], Any, np.
         self.observation_space = space
 
     def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Turn ids padded with -1 into the dict."""
         return _hf_dict(observation)
 
 
@@ -48,10 +49,12 @@ class VectorHFObservation(gymnasium.vector.VectorWrapper):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Start the rows as the wrapped environment does."""
         ids, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # rows may have own seeds
         return _hf_dict(ids), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the rows as the wrapped environment does."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
             last = np.full(self.num_envs, None, dtype=object)
@@ -65,6 +68,7 @@ class UnicodeText(gymnasium.spaces.Text):
     """Text of any characters; Gymnasium's own `Text` must list every one it admits."""
 
     def contains(self, x: Any) -> bool:
+        """Whether `x` is a text of an admitted length."""
         return isinstance(x, str) and self.min_length <= len(x) <= self.max_length
 
 
@@ -93,6 +97,7 @@ class TextObservation(gymnasium.ObservationWrapper[str, Any, np.ndarray], Record
         self.observation_space = UnicodeText(max_length=longest, min_length=0)
 
     def observation(self, observation: np.ndarray) -> str:
+        """Decode ids padded with -1."""
         return decode_response(self._tokenizer, observation[observation >= 0], after_text=False)
 
 

@@ -1,4 +1,4 @@
-"""`textrl`, and `python -m textrl_agents`: says what to install where the command line's own packages are missing."""
+"""`textrl`, and `python -m textrl_agents`. Says what to install where a package of the command line is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textrl_env.errors import MissingExtra
 
 
 def main() -> None:
-    """Entry point of the `textrl` script."""
+    """Run the `textrl` script."""
     try:
         require(*COMMAND_LINE)
     except MissingExtra as error:

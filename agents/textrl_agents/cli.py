@@ -16,13 +16,13 @@ from textrl_env.foreign_text import visible
 
 
 class _Commands(TyperGroup):
-    """Reports errors that a user can act on in one line, on stderr, where other errors keep their traceback."""
+    """Reports errors that a user can act on in one line on stderr. Other errors keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # the reader has gone, as in `textrl ... | head`; click knows what to do
+            raise  # the reader has gone, as in `textrl ... | head`; click handles it
         except Exception as raised:
             error = missing_extra(raised) or raised
             if not isinstance(error, (TextRLError, OSError)):
@@ -75,7 +75,7 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Entry point of the `textrl` script. An error that nobody foresaw keeps its traceback, on a terminal's terms."""
+    """Run the command line. An unforeseen error keeps its traceback, without control characters in it."""
     try:
         app()
     except Exception:

@@ -28,12 +28,16 @@ _IGNORE = -100
 
 
 class Document(NamedTuple):
+    """One document of the training text."""
+
     kind: str  # one of SHARES
     ids: list[int]  # BOS ... EOS
     nats: float  # -log p of the derivation for a review, else NaN
 
 
 class Batch(NamedTuple):
+    """Rows of token ids and what each position predicts."""
+
     input_ids: torch.Tensor  # int64 [B, T], right-padded; causal attention needs no mask then
     labels: torch.Tensor  # int64 [B, T], the same ids, -100 over the padding
 

@@ -21,6 +21,8 @@ Source = Literal["grammar", "policy", "spoilt"]
 
 
 class Candidate(NamedTuple):
+    """A continued prompt with its rank."""
+
     text: str  # prompt + completion
     gold: float
     source: Source

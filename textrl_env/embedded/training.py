@@ -1,4 +1,4 @@
-"""Training of the embedded policy, a small Llama, on the grammar's text; and how close it came to it."""
+"""Train the embedded policy, a small Llama, on the grammar's text, and measure how close it comes to it."""
 
 from __future__ import annotations
 

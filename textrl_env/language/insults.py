@@ -18,13 +18,13 @@ _MAX_JOINED, _MAX_SHORT = 12, 4
 
 
 def find_insults(text: str) -> list[str]:
-    """The rude words of a text in their order, however they are written; a word that comes again is named again.
+    """List the rude words of a text in their order; a word that comes again is listed again.
 
-    Nothing of this hides a word: case, accents, look-alike digits and signs ("1d10t", "$tupid"), stretched letters
+    None of these hides a word: case, accents, look-alike digits and signs ("1d10t", "$tupid"), stretched letters
     ("foool"), marks within it ("fo.ol"), spaces within it ("f o o l", "fo ol"). Only whole words count: a longer word
     that happens to contain a rude one is no insult.
     """
-    # a mark of exclamation may end a word or stand for an i: read it both ways
+    # an exclamation mark may end a word or stand for an i: read it both ways
     return max((_find(variant) for variant in (text, text.replace("!", "i").replace("|", "l"))), key=len)
 
 

@@ -17,7 +17,7 @@ def sentences(text: str) -> list[str]:
 class Phrases:
     """Templates over slots, each of which may become one of its options; an option may have slots itself.
 
-    A slot's value given by keyword replaces its options when a text is written.
+    When a text is written, a value given by keyword takes the place of the slot's options.
     """
 
     def __init__(self, slots: Mapping[str, Sequence[str]]):

@@ -29,9 +29,9 @@ class ClassifierReward:
     """The logit that a sequence classifier gives to prompt + response.
 
     Text prompts are read as `prompt + completion`, with the special tokens that the classifier's tokenizer
-    adds; chats through its chat template (the messages' texts joined by newlines where it has none). What the
-    text spells is text: a response cannot slip the classifier a control token. Texts that are too long lose
-    their beginning.
+    adds; chats through its chat template (the messages' texts joined by newlines where it has none). Control
+    tokens that a text spells are read as plain text, so a response cannot slip one to the classifier. Texts that
+    are too long lose their beginning.
 
     The classifier is frozen and stays on its device. Rows are sorted by length into batches, so that little
     is padded, and n scores come back in one transfer.
@@ -44,7 +44,7 @@ class ClassifierReward:
         dtype: `"auto"` (the checkpoint's own on a GPU, float32 on a CPU; a loaded classifier keeps its own),
             `"float32"`, `"bfloat16"`, `"float16"` or a torch dtype. Scores are float32 logits in any case.
         batch_size: Rows of one forward pass.
-        label: Whose logit is the score, by name or index. Needed where the classifier has several labels.
+        label: The label whose logit is the score, by name or index; needed where the classifier has several.
         max_length: Tokens of a row; by default what the tokenizer and the model allow.
 
     Raises:

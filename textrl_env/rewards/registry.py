@@ -48,7 +48,7 @@ def registered_rewards() -> list[str]:
 
 
 def is_built_in(name: Any) -> bool:
-    """Whether every process knows `name` for the same reward, and not only this one, which registered it."""
+    """Whether `name` means the same reward in every process, and not only in this one, which registered it."""
     if not isinstance(name, str):
         return False
     if name in _factories:

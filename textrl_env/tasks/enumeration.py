@@ -26,7 +26,7 @@ MAX_RESPONSES = 200_000
 
 
 def enumerate_responses(vocab_size: int, eos_ids: np.ndarray, max_new_tokens: int) -> Iterator[np.ndarray]:
-    """Every response: tokens up to the first EOS, or `max_new_tokens` of them without."""
+    """Write down every response: tokens up to the first EOS, or `max_new_tokens` of them without one."""
     inner = [token for token in range(vocab_size) if token not in set(eos_ids.tolist())]
     for length in range(1, max_new_tokens + 1):
         # A response shorter than the limit ends by EOS; at the limit any token may stand last.
@@ -75,15 +75,15 @@ class ExactValue:
 
     @torch.no_grad()
     def value(self, actor_critic: Any, *, deterministic: bool = False) -> float:
-        """J of a policy by its exact probability of every response.
+        """Compute J of a policy from its exact probability of every response.
 
         actor_critic: a CausalLMActorCritic, or anything with its `evaluate`.
-        deterministic: of the policy decoded greedily, which writes one response to each prompt.
+        deterministic: decode greedily, which gives one response to each prompt.
         """
         if deterministic:
             likeliest = actor_critic.states(self._packed).logits.argmax(dim=-1)
             missed = self._sum(self._packed, (likeliest != self._packed.actions).float())
-            # The one response that never leaves the likeliest token, with probability 1.
+            # The one response that takes the likeliest token throughout; its probability is 1.
             gains = self.scores + self.beta * self.ref_log_probs
             return float(gains[missed == 0].mean())
         log_probs = self._sum(self._packed, actor_critic.evaluate(self._packed).log_probs)

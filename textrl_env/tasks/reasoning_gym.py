@@ -4,8 +4,8 @@ The data sets write problems without end from a seed and score answers themselve
 They are meant for larger models: pass `model=` and limits that fit. The embedded model runs on them too, with long
 problems cut from the left, and answers nothing right.
 
-Held out, and kept for validation, are problems of other seeds that are not among those to train on: others of the same
-kind and difficulty. A data set of few problems repeats them, and has the fewer left to hold out.
+Held-out and validation problems are of the same kind and difficulty, made from other seeds. None of them is among those
+to train on. A data set with few different problems repeats them, so fewer are left to hold out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from textrl_env.rewards import FunctionReward, completion_text
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_splits import prompt_item
 
-# A data set makes its i-th problem from seed + i: far apart, the splits share no seed. What is in an earlier one of
-# these is left out of a later one.
+# A data set makes its i-th problem from seed + i. The seeds are far apart, so the splits share none. A problem of an
+# earlier split is left out of the later ones.
 SEEDS = {"train": 0, "heldout": 1_000_000, "validation": 2_000_000}
 SIZES = {"train": 256, "heldout": 64, "validation": 64}
 
@@ -68,7 +68,7 @@ def _data_set(name: str, split: str) -> Any:
 
 
 def _rows(name: str, split: str) -> list[dict[str, Any]]:
-    """Its problems, each once; one that is in an earlier split is left out."""
+    """Make the problems of a split, each once; one that is in an earlier split is left out."""
     earlier = list(SEEDS)[: list(SEEDS).index(split)]
     seen = {prompt_item(row) for each in earlier for row in _rows(name, each)}
     rows = []
@@ -83,7 +83,7 @@ def _rows(name: str, split: str) -> list[dict[str, Any]]:
 def _scores(
     name: str, prompts: list[Any], completions: list[Any], entry: list[dict[str, Any]], *, solved: bool
 ) -> list[float]:
-    """The data set's own score of each answer, in [0, 1]; with `solved`, 1 where that is 1, else 0.
+    """Score each answer as the data set does, in [0, 1]; with `solved`, 1 where that is 1, else 0.
 
     The answer is what stands between `<answer>` and `</answer>` where there are such tags, else the whole completion.
     One that the data set cannot read scores 0.

@@ -1,4 +1,4 @@
-"""Which prompts of a task are trained on, which settings are chosen by, and which are reported."""
+"""Which prompts of a task are trained on, which decide the settings, and which are reported."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def own_task(
     reward: Any = None,
     **others: Any,
 ) -> Task:
-    """The task with prompts or a reward of the caller's own; `others` have no say in it.
+    """Put the caller's own prompts or reward into the task; `others` are ignored.
 
-    Own prompts take the place of all the task's prompts: what the task holds out says nothing about them. With them,
-    and with an own reward, the task goes by another name and has no gold score, since that belongs to what it
-    replaces.
+    Own prompts take the place of all the task's prompts, since what the task holds out says nothing about them. A task
+    with own prompts or an own reward goes by another name. It has no gold score, which belongs to what was replaced.
     """
     task = get_task(task)
     own_prompts = {"prompts": prompts, "validation_prompts": validation_prompts, "heldout_prompts": heldout_prompts}
@@ -46,7 +45,7 @@ def own_task(
 
 
 def split_rows(task: Task, split: str) -> PromptRows | None:
-    """The task's rows of that split; None where it has none. Raises UnknownName, and PromptError where rows are bad."""
+    """Load the task's rows of that split; None where it has none. Raises UnknownName, and PromptError for bad rows."""
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
     named = {"validation": task.validation_prompts, "heldout": task.heldout_prompts}
@@ -65,12 +64,12 @@ def split_rows(task: Task, split: str) -> PromptRows | None:
 
 
 def best_split(task: str | Task, wanted: str, arguments: Mapping[str, Any] | None = None) -> str:
-    """`wanted` where an environment of that task and these arguments has such prompts; else "train"."""
+    """Return `wanted` where an environment of that task and these arguments has such prompts; else "train"."""
     return wanted if split_rows(own_task(**{**(arguments or {}), "task": task}), wanted) is not None else "train"
 
 
 def missing_split(task: Task, split: str) -> ConfigError:
-    """Says that the task has no prompts of that split, and what to do."""
+    """Make the error that says that the task has no prompts of that split, and what to do."""
     return ConfigError(
         f"task {task.name!r} has no {LABELS[split]}, and fewer than {FEWEST} different ones to take them from; pass "
         f"{split}_prompts="
@@ -82,7 +81,7 @@ def _made(source: Any) -> Any:
 
 
 def _name(reward: Any) -> str:
-    """As it was given, where that is a text."""
+    """Name a reward, by the text that it was given as where there is one."""
     if isinstance(reward, (list, tuple, Mapping)):
         return "of several parts"
     return str(reward) if isinstance(reward, str) else reward_name(reward)

@@ -12,7 +12,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def rouge_n(reference: str, text: str, n: int = 1) -> float:
-    """ROUGE-N as F1: word n-grams that both have, each as often as in the one that has it less often.
+    """Return ROUGE-N as F1 of the shared word n-grams, each counted as often as in the text that has fewer of it.
 
     Words are runs of a-z and 0-9 in lower case, without stemming, as in Google's `rouge_score`
     (Lin 2004, https://aclanthology.org/W04-1013, section 2). 0 where either has no n-gram.
@@ -22,10 +22,9 @@ def rouge_n(reference: str, text: str, n: int = 1) -> float:
 
 
 def rouge_l(reference: str, text: str) -> float:
-    """ROUGE-L as F1: the longest common subsequence of words, taking each text as one sentence.
+    """Return ROUGE-L as F1 of the longest common subsequence of words, taking each text as one sentence.
 
-    Lin 2004, section 3.1, with beta = 1. Time and memory are words of `reference` times words of `text`, and words of
-    `text`.
+    Lin 2004, section 3.1, with beta = 1. Time grows as the product of both texts' words, memory as the words of `text`.
     """
     left, right = _rouge_words(reference), _rouge_words(text)
     lengths = [0] * (len(right) + 1)  # of the longest common subsequence of left so far and right[:i]
@@ -39,19 +38,19 @@ def rouge_l(reference: str, text: str) -> float:
 
 
 def squad_normalized(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous spaces, as SQuAD's evaluation script does it
+    """Put in lower case and drop punctuation, articles and superfluous spaces, as SQuAD's evaluation script does
     (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250, section 6.1).
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def squad_exact_match(answer: str, text: str) -> float:
-    """1 where both are the same after normalisation, else 0."""
+    """Return 1 where both are the same after normalisation, else 0."""
     return float(squad_normalized(answer) == squad_normalized(text))
 
 
 def squad_f1(answer: str, text: str) -> float:
-    """F1 over the words of both after normalisation; where either has none, 1 if both have none, else 0."""
+    """Return F1 over the words of both after normalisation; where a text has no words, 1 if both have none, else 0."""
     left, right = (Counter(squad_normalized(each).split()) for each in (answer, text))
     if not left or not right:
         return float(left == right)

@@ -39,7 +39,7 @@ class PromptRows(Sequence[Row]):
 
     @property
     def column_names(self) -> frozenset[str]:
-        """Of the columns that every row has, besides the prompt."""
+        """Names of the columns that every row has besides the prompt."""
         return frozenset(self._rows[0][1]) if self._rows else frozenset()
 
     def selected(self, places: Sequence[int]) -> PromptRows:
@@ -50,7 +50,7 @@ class PromptRows(Sequence[Row]):
 class DatasetRows(PromptRows):
     """Rows of a `datasets.Dataset`, read when they are used: it may be larger than memory.
 
-    places: those of the data set's rows that count; None for all.
+    places: which of the data set's rows count; None for all.
     """
 
     def __init__(self, dataset: Any, places: Sequence[int] | None = None):
@@ -67,6 +67,7 @@ class DatasetRows(PromptRows):
 
     @property
     def column_names(self) -> frozenset[str]:
+        """Names of the columns that every row has besides the prompt."""
         return frozenset(self._dataset.column_names) - {"prompt"}
 
     def __len__(self) -> int:
@@ -83,6 +84,7 @@ class DatasetRows(PromptRows):
         return (_row(item, f"prompt {at}") for at, item in enumerate(self._dataset))
 
     def selected(self, places: Sequence[int]) -> DatasetRows:
+        """The rows at these places, in this order; none is read."""
         return DatasetRows(self._dataset, [at if self._places is None else self._places[at] for at in places])
 
 

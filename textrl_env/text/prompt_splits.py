@@ -20,28 +20,28 @@ LABELS = MappingProxyType(
         "given": "given prompts",
     }
 )
-"""Which prompts a set holds -> how tables and files call them. "given": nothing is known of what was trained on."""
+"""Which prompts a set holds -> their name in tables and files. "given": it is not known what was trained on."""
 FEWEST = 16
-"""Of fewer different items none is held back: what is left would be too few, and so would be what is held back."""
+"""With fewer different items none is held back: both parts would be too small."""
 
 Item = Callable[[Mapping[str, Any]], Any]
 """What a row (`{"prompt": ..., **columns}`) is about: rows that ask the same have equal values."""
 
 
 def prompt_item(row: Mapping[str, Any]) -> str:
-    """A prompt's text, or its chat's, whatever its case and its white space are."""
+    """Name a prompt by its text, or its chat's texts; case and white space do not count."""
     prompt = row["prompt"]
     texts = [prompt] if isinstance(prompt, str) else [part for m in prompt for part in (m["role"], m["content"])]
     return json.dumps([" ".join(text.casefold().split()) for text in texts])
 
 
 def split_places(items: Sequence[Any], shares: Mapping[str, int]) -> dict[str, list[int]]:
-    """Split -> the places of its rows, in their order. "train" is what is left.
+    """Give every row to a split: split -> the places of its rows, in their order. "train" is what is left.
 
     items: what each row is about. shares: split -> n, for one nth of the different items, rounded down. Of fewer than
     `FEWEST` different items no split gets any.
 
-    A hash of the item decides, so neither the order of the rows nor how often one comes does.
+    A hash of the item decides. Neither the order of the rows nor how often a row comes matters.
     """
     names = [item if isinstance(item, str) else repr(item) for item in items]
     left = sorted(set(names), key=_hash)

@@ -134,10 +134,10 @@ class PromptSet:
         return Prompt(text, array, columns, index)
 
     def _shortened(self, text: str, index: int) -> str:
-        """The end of a text that has certainly too many tokens, so that megabytes are not tokenised to be cut off.
+        """Keep the end of a text that certainly has too many tokens, so that megabytes are not tokenized for nothing.
 
-        No token is longer than the vocabulary's longest, so `max_prompt_tokens` of them cover no more than half of what
-        is kept; the other half keeps them from where the cut might change how the text falls apart.
+        No token is longer than the vocabulary's longest, so `max_prompt_tokens` of them cover at most half of what is
+        kept. The other half keeps them away from the cut, which might change how the text there falls into tokens.
         """
         if len(text) <= _SURELY_SHORT:
             return text

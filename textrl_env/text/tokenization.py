@@ -119,10 +119,10 @@ def _encode_with_hidden(
 ) -> Ids:
     """The ids of a chat whose messages spell control tokens.
 
-    What the messages spell is hidden while the template is rendered, so that all control tokens in the
-    rendered text are the template's own. These become stand-ins that an otherwise blind copy of the tokenizer
-    knows; then the hidden words come back, and the copy reads them as text, with the same boundaries and
-    spaces as ever.
+    What the messages spell is hidden while the template is rendered. So all control tokens in the rendered
+    text are the template's own. They become stand-ins, which a copy of the tokenizer knows that is otherwise
+    blind to control tokens. Then the hidden words come back, and the copy reads them as text, with the same
+    boundaries and spaces as ever.
     """
     spelled = _any_of(control)
     hidden: dict[str, str] = {}

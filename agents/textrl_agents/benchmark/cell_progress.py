@@ -1,4 +1,4 @@
-"""A benchmark as it is seen: a line for each cell that is done, and what runs as a bar in a terminal, else as lines."""
+"""Show a benchmark's progress: a line for each cell that is done, and what runs as a bar, or as lines in a file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from textrl_env.foreign_text import visible
 
 SHOWN = ("objective", "kl", "normalized")
 LINE_SECONDS = 60.0
-NAMED = 3  # running cells that are named; of others the number is told
+NAMED = 3  # running cells that are named; the others are only counted
 
 
 class CellProgress:
-    """On stderr, so that stdout is left to results.
+    """Shows cells on stderr, so that stdout is left to results.
 
-    Where stderr is no terminal (a file, nohup, Slurm) a cell that starts is a line too, and so is, every `LINE_SECONDS`
-    without another one, what runs. enabled: False shows nothing.
+    Where stderr is no terminal (a file, nohup, Slurm) there is also a line for each cell that starts, and one that says
+    what runs after `LINE_SECONDS` without any. enabled: False shows nothing.
     """
 
     def __init__(self, total: int, *, done: int = 0, enabled: bool = True, console: Console | None = None):
@@ -67,11 +67,12 @@ class CellProgress:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line of its own."""
         if self.enabled:
             self._print(text, "yellow")
 
     def started(self, cell: Cell) -> None:
+        """Show that a cell has started."""
         name = self._running[cell.key] = f"{cell.algorithm} on {cell.task}, seed {cell.seed}"
         self._since[cell.key] = time.monotonic()
         if self._shows_lines:
@@ -79,13 +80,14 @@ class CellProgress:
         self._describe()
 
     def waiting(self) -> None:
-        """To be called now and then while cells run."""
+        """Show what runs, where that is due. To be called now and then while cells run."""
         now = time.monotonic()
         if self._shows_lines and self._running and now - self._shown_at >= LINE_SECONDS:
             names = [f"{name} ({(now - self._since[key]) / 60:.0f} min)" for key, name in self._running.items()]
             self._print(f"[{self._done}/{self._total}] running: {'; '.join(names)}")
 
     def finished(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Show what a cell gave, from its line of results."""
         name = self._running.pop(cell.key, f"{cell.algorithm} on {cell.task}, seed {cell.seed}")
         self._done += 1
         if line["status"] == "done":

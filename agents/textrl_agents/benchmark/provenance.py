@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, the machine, and the memory that this process took."""
+"""Where a result comes from: versions, the machine, and the memory that this process held."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of this package, and of the libraries here that a result depends on."""
+    """Return the versions of this package and of the libraries that a result depends on, where they are installed."""
     found = {}
     for package in PACKAGES:
         try:
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """`cpu` (its model), `cores` (that this process may use), `gpu` (its name, or None) and `python`."""
+    """Return `cpu` (its model), `cores` (that this process may use), `gpu` (its name, or None) and `python`."""
     import torch
 
     return {
@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""`results.jsonl`: one JSON object for each cell that was run, written so that a killed process costs one line at most.
+"""`results.jsonl`: one JSON object for each cell that was run. A process that is killed costs one line at most.
 
 {"algorithm", "task", "seed", "budget", "key", "status": "done" or "failed", "error", "tokens", "metrics", "curve", ...}
-The same cell may stand there several times, a failed one that was tried again; its last line counts.
+A cell that failed and was tried again has several lines; the last one counts.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Contents(NamedTuple):
     """What a results file holds."""
 
     lines: list[dict[str, Any]]  # oldest first
-    torn: str  # a last line that was cut off, which is lost; "" where there is none
+    torn: str  # a last line that was cut off and is lost; "" where there is none
 
     @property
     def latest(self) -> dict[str, dict[str, Any]]:
-        """Key of a cell -> its last line."""
+        """The last line of each cell, by the cell's key."""
         return {line["key"]: line for line in self.lines}
 
 
@@ -54,12 +54,12 @@ class ResultsFile:
         self.path = Path(path)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line; it is on the disk when this returns. Where it cannot be written the file is as it was."""
+        """Add a line, which is on the disk when this returns. Where it cannot be written the file stays as it was."""
         data = (json.dumps(line, allow_nan=False, default=str) + "\n").encode()
         with self.path.open("ab", buffering=0) as file:
             before = file.tell()
             try:
-                # In one write, so that a process that is killed leaves the line whole or cut off at the file's end.
+                # One write: a process that is killed leaves the line whole, or cut off at the file's end.
                 if (written := file.write(data)) != len(data):
                     raise OSError(f"{self.path}: {written} of {len(data)} bytes could be written; is the disk full?")
                 os.fsync(file.fileno())
@@ -68,7 +68,7 @@ class ResultsFile:
                 raise
 
     def read(self) -> Contents:
-        """All lines. Raises TextRLError that names the line where one before the last is broken."""
+        """Return all lines. Raises TextRLError, which names the line, where one before the last is broken."""
         data = self.path.read_bytes() if self.path.is_file() else b""
         *whole, last = data.split(b"\n")
         lines = [self._parse(text, number) for number, text in enumerate(whole, start=1) if text.strip()]
@@ -80,7 +80,7 @@ class ResultsFile:
             return Contents(lines, last.decode(errors="replace"))
 
     def repair(self) -> str:
-        """Cut a torn last line off, so that the next one starts on its own; returns what was lost."""
+        """Cut a torn last line off, so that the next one starts on a line of its own; return what was lost."""
         data = self.path.read_bytes() if self.path.is_file() else b""
         end = data.rfind(b"\n") + 1
         if end == len(data):
@@ -88,7 +88,7 @@ class ResultsFile:
         torn = self.read().torn
         if torn:
             os.truncate(self.path, end)
-        else:  # it lacks nothing but its end
+        else:  # the line is whole and lacks only its newline
             with self.path.open("ab") as file:
                 file.write(b"\n")
         return torn
@@ -118,7 +118,7 @@ class ResultsFile:
 
 
 def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
-    """A line of which nothing is known yet but its cell, and where and when it ran. started: with its time zone."""
+    """Start a cell's line: what the cell is, and where and when it ran. started: with a time zone."""
     return {
         "algorithm": cell.algorithm,
         "task": cell.task,
@@ -147,7 +147,7 @@ def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
 
 
 def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str, Any]:
-    """`line` as that of a cell that failed. error: type and message."""
+    """Return `line` as the line of a cell that failed. error: type and message."""
     lost: dict[str, Any] = {"metrics": {}, "curve": [], "samples": []}
     return {**line, **lost, "status": "failed", "error": error, "traceback": traceback}
 
@@ -156,17 +156,17 @@ def _title(cell: Cell) -> str:
     """The task's name, or what is asked and judged where prompts or reward are not the task's own."""
     try:
         return own_task(**cell.env_arguments).name
-    except Exception:  # it is told by the cell that fails for it
+    except Exception:  # the cell fails for the same reason, and tells it
         return cell.task
 
 
 def _kl_coef(cell: Cell) -> float | None:
-    """The coefficient that the cell asks for; an adaptive one's first value. None where there is no such task."""
+    """The coefficient that the cell starts with; None where there is no such task."""
     value = cell.env.get("kl_coef")
     if value is None:
         try:
             value = get_task(cell.task).kl_coef
-        except Exception:  # it is told by the cell that fails for it
+        except Exception:  # the cell fails for the same reason, and tells it
             return None
     if isinstance(value, Mapping):
         value = value.get("value")

@@ -19,11 +19,10 @@ from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.runs.run_evaluations import EVAL_ROWS
+from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
-from textrl_env.tasks.splits import best_split
 from textrl_env.trajectory import Trajectory
 
 SAMPLES = 6
@@ -81,10 +80,7 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
 
 def judging_env(cell: Cell) -> TextGenVectorEnv:
     """What a cell is judged in: the prompts of its split, the training prompts where there are none."""
-    # The reference of an adapter is the weights it sits on, which are the model's own.
-    arguments = {name: value for name, value in cell.env_arguments.items() if name != "lora"}
-    arguments |= {"split": best_split(cell.task, cell.split, cell.env), "kl_mode": "deferred"}
-    return TextGenVectorEnv(min(EVAL_ROWS, cell.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
+    return heldout_env(cell.env_arguments, episodes=cell.eval_episodes, split=cell.split)
 
 
 def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:

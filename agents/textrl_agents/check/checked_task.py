@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger
 
 from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_env.tasks.assembly import assemble
 
-# Of log-probabilities: in nats, and relative for those beyond one nat, whose rounding grows with them. Two ways to one
-# number round at different places: in fp32 near the sixth digit; fp16 keeps 11 bits and bf16 8 bits of each state.
+# Of log-probabilities, in nats; relative for those beyond one nat, whose rounding grows with them. Two ways to compute
+# one number round at different places: in fp32 near the sixth digit; fp16 keeps 11 bits and bf16 8 bits of each state.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROWS, STEPS = 4, 24
-KL_COEF = 0.1  # whatever the task's own is: at 0 a missing charge would not show
+KL_COEF = 0.1  # instead of the task's own, which may be 0, where a missing charge would not show
 NOISE = 0.2  # of each weight matrix's own spread: enough to make a policy that is clearly not the reference
 
 
@@ -32,7 +32,7 @@ class CheckedTask:
         self.random = np.random.default_rng(0)
 
     def env_kwargs(self) -> dict[str, Any]:
-        """Arguments of an environment over the same parts; responses of at most STEPS tokens."""
+        """Return the arguments of an environment over the same parts, with responses of at most STEPS tokens."""
         return {
             "task": self.task,
             "model": self.lm.model,
@@ -47,7 +47,7 @@ class CheckedTask:
         }
 
     def agent(self, *, policy_kwargs: dict[str, Any] | None = None, **env_kwargs: Any) -> Any:
-        """Stock PPO before its first rollout of ROWS * STEPS tokens."""
+        """Make stock PPO, before its first rollout of ROWS * STEPS tokens."""
         return make_agent(
             "ppo",
             n_envs=ROWS,
@@ -60,7 +60,7 @@ class CheckedTask:
         )
 
     def perturbed_model(self) -> Any:
-        """A copy of the model with noise on its weights: a policy after some updates."""
+        """Copy the model and add noise to its weights, so that it is a policy after some updates."""
         model = copy.deepcopy(self.lm.model).requires_grad_(True)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -71,23 +71,21 @@ class CheckedTask:
         return model
 
     def sequence(self) -> np.ndarray:
-        """A prompt and a random response that leaves room for one more token, int64 [n]."""
+        """Draw a prompt and a random response that leaves room for one more token, int64 [n]."""
         length = self.random.integers(1, max(2, min(self.rules.max_new_tokens, STEPS)))
         return np.concatenate([self.prompts.sample(self.random).ids, self.random.choice(self.known, size=length)])
 
     def log_probs(self, hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """The model's own log-probabilities [M] after states [M, H]; a top-k cut would hide or double a difference."""
+        """Return log-probabilities [M] after states [M, H]. They are uncut: a cut would hide or double a difference."""
         return self.lm.project(hidden).log_softmax(dim=-1).gather(-1, actions[:, None]).squeeze(-1)
 
 
-def collect(agent: Any) -> tuple[CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv]:
-    """One rollout by SB3's own loop, no update, no log files."""
-    agent.set_logger(Logger(folder=None, output_formats=[]))
-    _, callback = agent._setup_learn(total_timesteps=ROWS * STEPS)
-    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, STEPS)
+def one_rollout(agent: Any) -> tuple[CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv]:
+    """Run one rollout by SB3's own loop; no update, no log files."""
+    SB3Phases(agent).collect()
     return agent.policy, agent.rollout_buffer, agent.env
 
 
 def text_length(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-    """A reward that cannot fail, for the checks that are about something else."""
+    """Score the length, which cannot fail, for the checks that are about something else."""
     return [len(str(completion)) / 100 for completion in completions]

@@ -1,6 +1,6 @@
-"""`textrl check`: does everything that alignment rests on hold for this model and this reward?
+"""`textrl check`: whether everything that alignment rests on holds for this model and this reward.
 
-Each check measures, on the user's own model, an error that would spoil a training run in silence: a cache that does not
+Each check measures, on the user's own model, an error that would silently spoil a training run: a cache that does not
 fit, padding that leaks, a KL that is not the one trained.
 """
 
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, collect
+from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, one_rollout
 from textrl_agents.check.known_optimum import train_exact_with_sb3
+from textrl_agents.rollout import collect
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
 from textrl_env.foreign_text import message_of
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, pack
@@ -27,7 +28,7 @@ from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
 from textrl_env.text.tokenization import decode_response, encode_prompt_text
 from textrl_env.trajectory import Trajectory
 
-SUM_TOLERANCE = 1e-5  # of summed rewards, relative to the score where that is above 1; whatever the model's precision
+SUM_TOLERANCE = 1e-5  # of summed rewards, relative to scores above 1; the same for every precision of the model
 OPTIMUM = 0.98
 
 TEXTS = (
@@ -49,7 +50,7 @@ class CheckResult(NamedTuple):
     detail: str
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON can say them: null where a number is not finite."""
+        """Return the fields for JSON, which has no NaN and no infinity: None where a number is not finite."""
         fields = self._asdict()
         return {
             name: None if field != field or field in (math.inf, -math.inf) else field for name, field in fields.items()
@@ -66,7 +67,7 @@ class Found(NamedTuple):
 
 def ratio(checked: CheckedTask) -> Found:
     """The update computes the log-probabilities that the rollout recorded."""
-    policy, buffer, _ = collect(checked.agent())
+    policy, buffer, _ = one_rollout(checked.agent())
     policy.set_training_mode(True)  # as PPO.train does
     worst = 0.0
     with torch.no_grad():
@@ -77,8 +78,8 @@ def ratio(checked: CheckedTask) -> Found:
 
 
 def kl_at_start(checked: CheckedTask) -> Found:
-    """The policy is the reference before its first update, where nothing is cut: a cut leaves -log of what it keeps."""
-    _, buffer, env = collect(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
+    """The policy is the reference before its first update. Nothing is cut here: the KL of a cut is not 0."""
+    _, buffer, env = one_rollout(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
     (batch,) = buffer.get()
     assert isinstance(batch.observations, PackedEpisodes)
     kl = env.env.kl_penalty(batch.observations, batch.old_log_prob).kl
@@ -137,35 +138,21 @@ def cache(checked: CheckedTask) -> Found:
 @torch.no_grad()
 def stepwise_and_deferred(checked: CheckedTask) -> Found:
     """The KL that `step` charges token by token is the one that `KLPenalty` charges to whole episodes."""
-    arguments = {**checked.env_kwargs(), "kl_mode": "log_ratio", "autoreset_mode": AutoresetMode.SAME_STEP}
-    env = TextGenVectorEnv(ROWS, **arguments)
+    env = TextGenVectorEnv(ROWS, **{**checked.env_kwargs(), "kl_mode": "log_ratio"})
     trained, length = checked.perturbed_model(), env.rules.max_length
     policy = CausalLMActorCritic(trained, env.tokenizer, max_length=length, sampling=checked.sampling)
-    observations, _ = env.reset(seed=0)
-    starts = [row[row >= 0] for row in observations]
-    taken: list[list[tuple[int, float, float]]] = [[] for _ in range(ROWS)]  # token, log-prob, KL
-    running = np.ones(ROWS, dtype=bool)
-    while running.any():
-        action = policy.step(torch.from_numpy(observations).to(policy.device))
-        tokens, log_probs = action.tokens.cpu().numpy(), action.log_probs.cpu().numpy()
-        observations, _, terminated, _, _ = env.step(TokenAction(tokens, log_probs))
-        assert env.transition is not None
-        for row in np.flatnonzero(running):
-            taken[row].append((tokens[row], log_probs[row], env.transition.kl[row]))
-        running &= ~terminated
-    responses = [np.array([token for token, _, _ in row]) for row in taken]
-    packed = pack([Trajectory.of_response(*pair) for pair in zip(starts, responses, strict=True)], policy.device)
-    given = torch.tensor([log_prob for row in taken for _, log_prob, _ in row], device=policy.device)
-    deferred = env.kl_penalty(packed, given).kl.double().cpu()
-    stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)
-    detail = f"{len(given)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
+    sampled = collect(policy, env, episodes=ROWS, seed=0)
+    stepwise = torch.from_numpy(np.concatenate([episode.kl for episode in sampled]))
+    log_probs = torch.from_numpy(np.concatenate([episode.log_probs for episode in sampled]))
+    deferred = env.kl_penalty(pack(sampled, policy.device), log_probs.float().to(policy.device)).kl.double().cpu()
+    detail = f"{len(stepwise)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
     return Found(_error(deferred, stepwise), checked.tolerance, detail)
 
 
 def reward_identity(checked: CheckedTask) -> Found:
     """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
     policy_kwargs = {"model": checked.perturbed_model()}
-    _, buffer, env = collect(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
+    _, buffer, env = one_rollout(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
     assert env.env.transition is not None
     worst, seen, episodes = 0.0, 0, iter(buffer.episodes)  # row by row, in time
     for row in range(ROWS):
@@ -188,12 +175,13 @@ def round_trip(checked: CheckedTask) -> Found:
 
     def writes(character: str) -> bool:
         ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-        return tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == character.strip()
+        text: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text.strip() == character.strip()
 
     def returns(text: str) -> bool:
         return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text
 
-    # A small alphabet is no fault; to lose what the tokenizer by itself can write is one.
+    # A small alphabet is no fault. It is one to lose characters that the tokenizer can write one by one.
     writable = [text for text in texts if all(writes(character) for character in set(text))]
     lost = [text for text in writable if not returns(text)]
     detail = f"{len(writable)} texts" + (f"; changed: {lost[0]!r}" if lost else "")
@@ -226,7 +214,7 @@ def vector_and_single(checked: CheckedTask) -> Found:
 
 
 def reward_behaves(checked: CheckedTask) -> Found:
-    """Finite, one score a sample, the same alone and in a batch, arguments left alone."""
+    """Scores are finite, one a sample, and the same alone and in a batch; the arguments are not changed."""
     prompts = [checked.prompts[i % len(checked.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
     columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
     with warnings.catch_warnings(record=True) as caught:
@@ -239,7 +227,7 @@ def reward_behaves(checked: CheckedTask) -> Found:
 
 
 def optimum(checked: CheckedTask) -> Found:
-    """Stock PPO reaches the best value there is, on the task where that is known. Not the user's model."""
+    """Stock PPO reaches the optimum of the task `exact`. This check does not use the user's model."""
     result = train_exact_with_sb3(0, device=checked.lm.device)
     return Found(result.normalized, OPTIMUM, f"of the optimum of task 'exact', in {result.seconds:.0f} s")
 
@@ -271,14 +259,14 @@ def run_checks(
     """Run every check on `task` with the model and the reward given.
 
     The arguments are the environment's. progress: called with each check's name when it starts.
-    Raises a ConfigError where the parts cannot be loaded; whatever goes wrong later is a failed row.
+    Raises ConfigError where the parts cannot be loaded. An error in a check is a failed row.
     """
     checked = CheckedTask(task, model=model, tokenizer=tokenizer, reward=reward, device=device, dtype=dtype)
     return [run_check(name, checked, progress) for name in CHECKS]
 
 
 def run_check(name: str, checked: CheckedTask, progress: Callable[[str], None] | None = None) -> CheckResult:
-    """One check; an error inside it is a failed row with its message."""
+    """Run one check. An error inside it is a failed row with its message."""
     if progress is not None:
         progress(name)
     check = CHECKS[name]
@@ -291,7 +279,7 @@ def run_check(name: str, checked: CheckedTask, progress: Callable[[str], None] |
 
 
 def _largest(differences: torch.Tensor) -> float:
-    # NaN would pass max(): what is not a number is infinitely wrong.
+    # max() would pass over NaN, so a NaN counts as infinitely wrong.
     return float(differences.abs().nan_to_num(nan=math.inf).max())
 
 

@@ -1,1 +1,1 @@
-"""The commands of `textrl`, one file each. They import what they run when they run, so that `--help` is quick."""
+"""The commands of `textrl`, one file each. Each imports what it runs when it runs, so that `--help` is quick."""

@@ -47,7 +47,7 @@ PresetName = Annotated[
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Cells side by side. Default: one a core, and one alone on a GPU.")
 ]
-TimeLimit = Annotated[
+CellTimeLimit = Annotated[
     float | None, typer.Option(help="Seconds after which a cell is ended and counts as failed. Default: none.")
 ]
 WithRay = Annotated[
@@ -66,7 +66,7 @@ EnvSettings = Annotated[
     typer.Option("--env", metavar="NAME=VALUE", help="An argument of every environment, such as kl_coef=0.1."),
 ]
 EvalEpisodes = Annotated[int | None, typer.Option(min=2, help="Responses that judge each cell. Default: the preset's.")]
-Split = Annotated[
+JudgingSplit = Annotated[
     str | None,
     typer.Option(help="Prompts that judge: heldout to report, validation to choose settings by. Default: heldout."),
 ]
@@ -81,14 +81,14 @@ def run(
     budget: Budget = None,
     preset: PresetName = None,
     jobs: Jobs = None,
-    time_limit: TimeLimit = None,
+    time_limit: CellTimeLimit = None,
     ray: WithRay = False,
     ray_address: RayAddress = None,
     plugin: Plugins = None,
     settings: AlgorithmSettings = None,
     env: EnvSettings = None,
     eval_episodes: EvalEpisodes = None,
-    split: Split = None,
+    split: JudgingSplit = None,
     device: DeviceOrAuto = None,
     trust: Trust = False,
     as_json: AsJson = False,

@@ -24,7 +24,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(help="Task to evaluate on, with its own prompts and reward. Default: what the run was trained on."),
 ]
-Split = Annotated[
+EvaluationSplit = Annotated[
     str,
     typer.Option(
         help="Prompts: heldout to report, validation to choose settings by, train. Training prompts, and "
@@ -39,19 +39,19 @@ ReferenceModel = Annotated[
 ]
 RewardName = Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")]
-Samples = Annotated[bool, typer.Option(help="Include every response in the JSON.")]
+WithSamples = Annotated[bool, typer.Option(help="Include every response in the JSON.")]
 
 
 def evaluate(
     folder: Folder,
     task: TaskName = None,
-    split: Split = "heldout",
+    split: EvaluationSplit = "heldout",
     episodes: Episodes = 256,
     seed: Seed = 0,
     reference: ReferenceModel = None,
     reward: RewardName = None,
     greedy: Greedy = False,
-    samples: Samples = False,
+    samples: WithSamples = False,
     trust: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",

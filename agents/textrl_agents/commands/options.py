@@ -27,7 +27,7 @@ Trust = Annotated[
 def check_names(
     *, task: str | None = None, reward: str | None = None, device: str | None = None, dtype: str | None = None
 ) -> None:
-    """Look up what was named, before torch is imported, so that a typo shows at once. Raises UnknownName."""
+    """Look the names up before torch is imported, so that a typo shows at once. Raises UnknownName."""
     from textrl_env.arguments import check_device_name, check_dtype_name
     from textrl_env.rewards.make import check_reward_name
     from textrl_env.tasks.registry import check_task_name
@@ -43,7 +43,7 @@ def check_names(
 
 @contextlib.contextmanager
 def told_on_stderr() -> Iterator[Callable[[str], None]]:
-    """A function that tells what is being done: in place in a terminal, as lines elsewhere; stdout is for results."""
+    """Give a function that tells what is being done: in place in a terminal, as lines elsewhere."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -64,6 +64,6 @@ def set_threads(threads: int | None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. What a terminal would obey is there as JSON's own escape, in every text."""
+    """Print one JSON document on stdout. Control characters, which a terminal would obey, are escaped as JSON does."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     typer.echo(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

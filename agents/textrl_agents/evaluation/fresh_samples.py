@@ -6,35 +6,35 @@ difference can be taken prompt by prompt.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
 from textrl_agents.evaluation.evaluation import Evaluation, check_episodes
+from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
 from textrl_agents.policy import Policy
 from textrl_agents.rollout import collect
 from textrl_agents.training.random_state import own_generator
-from textrl_env import TextGenVectorEnv
+from textrl_env import Task, TextGenVectorEnv
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, pack
-from textrl_env.tasks.splits import best_split
 from textrl_env.trajectory import Trajectory
 
 
 def evaluate(
     policy: Policy,
-    task: Any = "sentiment",
+    task: str | Task = "sentiment",
     *,
     env: TextGenVectorEnv | None = None,
     episodes: int = 256,
     seed: int = 0,
-    num_envs: int = 64,
+    num_envs: int = EVAL_ROWS,
     deterministic: bool | None = None,
-    **env_kwargs: Any,
+    **env_kwargs: Unpack[EnvArguments],
 ) -> Evaluation:
     """Sample at least `episodes` episodes, to ceil(episodes / rows) prompts of each row.
 
@@ -53,8 +53,9 @@ def evaluate(
     if deterministic is None:
         deterministic = policy.greedy
     if env is None:
+        arguments = {"task": task, "sampling": policy.sampling, "device": policy.device, **env_kwargs}
         with own_generator(seed):  # a model may draw its weights
-            env = _evaluation_env(policy, task, min(num_envs, int(episodes)), env_kwargs)
+            env = heldout_env(arguments, episodes=episodes, rows=num_envs, split=env_kwargs.get("split"))
     elif env_kwargs:
         raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
     if env.autoreset_mode is not AutoresetMode.SAME_STEP or env.rules.kl_mode != "deferred":
@@ -62,46 +63,6 @@ def evaluate(
     with own_generator(seed):
         sampled = collect(policy, env, episodes=episodes, seed=seed, deterministic=deterministic)
     return Evaluation.of(env, sampled, seed=seed, deterministic=deterministic)
-
-
-def sibling_env(env: TextGenVectorEnv, num_envs: int, split: str = "heldout") -> TextGenVectorEnv:
-    """An evaluation environment that shares `env`'s reference, reward and coefficient: nothing is loaded again.
-
-    split: which of the task's prompts it serves, where the task has such; else the training prompts.
-    """
-    rules = env.rules
-    reference = rules.kl_penalty.reference
-    assert reference is not None  # an environment always has one
-    model, tokenizer = reference.lm.model, rules.tokenizer
-    # As a function, since a module given as `model` would be copied to keep it from being trained.
-    task = dataclasses.replace(
-        env.task, model=lambda: (model, tokenizer), tokenizer=None, reward=rules.reward, gold=rules.gold
-    )
-    return TextGenVectorEnv(
-        num_envs,
-        task,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        kl_coef=rules.kl_penalty.controller,
-        kl_estimator=rules.kl_penalty.estimator,
-        kl_mode="deferred",
-        max_new_tokens=rules.max_new_tokens,
-        max_prompt_tokens=rules.max_prompt_tokens,
-        sampling=rules.sampling,
-        stop=rules.stop.strings,
-        split=best_split(task, split),
-        device=reference.lm.device,
-        dtype=reference.lm.dtype,
-    )
-
-
-def _evaluation_env(
-    actor_critic: CausalLMActorCritic, task: Any, rows: int, env_kwargs: dict[str, Any]
-) -> TextGenVectorEnv:
-    arguments = {"sampling": actor_critic.sampling, "device": actor_critic.device, **env_kwargs}
-    split = arguments.pop("split", None)
-    if split is not None or arguments.get("prompts") is None:
-        arguments["split"] = best_split(task, split or "heldout", arguments)
-    return TextGenVectorEnv(rows, task, autoreset_mode=AutoresetMode.SAME_STEP, kl_mode="deferred", **arguments)
 
 
 def response_kls(

@@ -28,9 +28,11 @@ class Statistic(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The 95% interval of the mean."""
         return self.mean - self.half_width, self.mean + self.half_width
 
     def to_json(self) -> dict[str, float | int | list[float]]:
+        """Numbers and lists only."""
         return {"mean": self.mean, "std": self.std, "ci95": list(self.interval), "samples": self.samples}
 
     def __str__(self) -> str:

@@ -92,7 +92,8 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         state = self.state_dict()
         if inference_only:
             state = {name: state[name] for name in self._trained()}
-        return to_arrays(state)
+        arrays: dict[str, Any] = to_arrays(state)
+        return arrays
 
     def set_state(self, state: dict[str, Any]) -> None:
         own = {name: tensor.shape for name, tensor in self.state_dict().items()}

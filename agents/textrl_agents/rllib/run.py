@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from textrl_agents.evaluation import Evaluation
+from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_agents.rllib.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
@@ -18,14 +19,13 @@ from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
-from textrl_agents.runs.run_evaluations import EVAL_ROWS, RunEvaluations
+from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.progress import TrainingProgress
 from textrl_agents.training.quiet import errors_only
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.tasks.splits import best_split
 
 # Settings of the algorithm that the run decides.
 _DECIDED = ("seed", "num_envs_per_env_runner", "log_level")
@@ -86,13 +86,8 @@ class RLlibRun:
 
     def _make_eval_env(self) -> TextGenVectorEnv:
         config = self.config
-        arguments = {**config.env_arguments(), "kl_mode": "deferred"}
-        arguments["split"] = best_split(config.task, "heldout", arguments)
-        if arguments.pop("lora", None) is not None:
-            # The reference of an adapter is the weights it sits on.
-            core = self.actor_critic
-            arguments["model"], arguments["tokenizer"] = core.model, core.tokenizer
-        return TextGenVectorEnv(min(EVAL_ROWS, config.eval_episodes), autoreset_mode="SAME_STEP", **arguments)
+        policy = self.actor_critic if config.lora is not None else None
+        return heldout_env(config.env_arguments(), episodes=config.eval_episodes, policy=policy)
 
     @property
     def actor_critic(self) -> CausalLMActorCritic:
@@ -103,7 +98,7 @@ class RLlibRun:
         config = self.algorithm.config
         if self.config.algo != "ppo":  # asynchronous
             return None
-        return config.train_batch_size_per_learner * max(1, config.num_learners)
+        return int(config.train_batch_size_per_learner * max(1, config.num_learners))
 
     @property
     def before(self) -> Evaluation | None:

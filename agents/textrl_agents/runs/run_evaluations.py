@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textrl_agents.evaluation import Evaluation, evaluate
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.sample_file import SampleFile
@@ -12,7 +12,6 @@ from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split
 
-EVAL_ROWS = 64
 # Of an evaluation, while training goes on: measure -> how it is called there.
 SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
 

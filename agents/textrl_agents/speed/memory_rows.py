@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, measurement
-from textrl_agents.speed.workload import SB3Phases, word_tokenizer, zero_reward
+from textrl_agents.speed.workload import word_tokenizer, zero_reward
 from textrl_env.tasks import Task
 
 VOCABULARY = 50257  # GPT-2's

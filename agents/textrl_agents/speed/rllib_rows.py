@@ -18,10 +18,11 @@ from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.module import CausalLMModule
 from textrl_agents.rllib.policy import packer_of
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed import one_token_task
 from textrl_agents.speed.measurement import Bench, Measured, Target, compared, measurement
 from textrl_agents.speed.timing import compare
-from textrl_agents.speed.workload import SB3Phases, without_eos, zero_reward
+from textrl_agents.speed.workload import without_eos, zero_reward
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
 from textrl_env.models.packing import pack_observations
@@ -57,7 +58,8 @@ class RLlibPhases:
         batch = packer_of(self.learner)(
             rl_module=self.learner.module, batch={}, episodes=self.episodes, shared_data={}, metrics=None
         )
-        return batch[DEFAULT_MODULE_ID]
+        packed: dict[str, Any] = batch[DEFAULT_MODULE_ID]
+        return packed
 
     def sample_and_charge(self) -> int:
         """Do what SB3's rollout does: sample, and score the reference; return the tokens."""
@@ -70,8 +72,8 @@ class RLlibPhases:
         self.learner.update(
             episodes=self.episodes if episodes is None else episodes,
             timesteps={},
-            num_epochs=self.config.num_epochs,  # type: ignore[attr-defined]
-            minibatch_size=self.config.minibatch_size,  # type: ignore[attr-defined]
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=True,
         )
         return self.tokens
@@ -109,6 +111,7 @@ class PrefixModule(CausalLMModule):
         }
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the values that `_forward_train` left as embeddings, or compute them."""
         if embeddings is not None:
             return embeddings
         with torch.no_grad():

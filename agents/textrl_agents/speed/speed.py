@@ -67,20 +67,19 @@ def measure_row(
     """Measure one row. sizes: on top of the full or the quick ones."""
     if progress is not None:
         progress(name)
-    row: dict[str, Any] = {"name": name, "value": None, "unit": "", "target": "", "ok": False, "detail": ""}
-    row["quick"] = quick
+    row = {"name": name, "value": None, "unit": "", "target": "", "ok": False, "detail": "", "quick": quick}
     try:
         with errors_only("ray"), errors_only("ray.rllib"):
-            row_measurement = load_measurement(name)
-            measured = row_measurement.measure(bench, **{**(row_measurement.quick if quick else {}), **(sizes or {})})
+            found = load_measurement(name)
+            measured = found.measure(bench, **{**(found.quick if quick else {}), **(sizes or {})})
     except Exception as error:  # the other measurements are still worth having
         error = missing_extra(error) or error
         return {**row, "detail": f"{type(error).__name__}: {message_of(error)}"}
-    target = (row_measurement.quick_target if quick else None) or row_measurement.target
+    target = (found.quick_target if quick else None) or found.target
     return {
         **row,
         "value": float(measured.value),
-        "unit": row_measurement.unit,
+        "unit": found.unit,
         "target": str(target),
         "ok": target.met_by(measured.value) and measured.within,
         "detail": measured.detail,

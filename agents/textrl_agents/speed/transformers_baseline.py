@@ -24,7 +24,9 @@ class TransformersRollout:
         self._prompts = workload.batch(rows)
         tokenizer = copy.deepcopy(workload.tokenizer)
         encoded = tokenizer(self._prompts, padding=True, padding_side="left", return_tensors="pt")
-        self._inputs = {name: encoded[name].to(workload.device) for name in ("input_ids", "attention_mask")}
+        self._inputs: dict[str, torch.Tensor] = {
+            name: encoded[name].to(workload.device) for name in ("input_ids", "attention_mask")
+        }
         eos = workload.model.generation_config.eos_token_id
         eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
         self._eos = torch.tensor(eos, device=workload.device)
@@ -32,7 +34,7 @@ class TransformersRollout:
     @torch.inference_mode()
     def generate(self) -> torch.Tensor:
         """Sample from the full distribution; return prompts and responses, int64 [rows, P + T]."""
-        return self.workload.model.generate(
+        sequences: torch.Tensor = self.workload.model.generate(
             **self._inputs,
             do_sample=True,
             temperature=1.0,
@@ -41,6 +43,7 @@ class TransformersRollout:
             max_new_tokens=self.max_new_tokens,
             pad_token_id=self.workload.tokenizer.pad_token_id,
         )
+        return sequences
 
     def generated_tokens(self) -> int:
         """Generate; return the number of response tokens, up to and with each row's EOS."""
@@ -65,14 +68,15 @@ class TransformersRollout:
         texts = [prompt + response for prompt, response in zip(self._prompts, responses, strict=True)]
         encoded = self.workload.classifier_tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         inputs = {name: encoded[name].to(self.workload.device) for name in ("input_ids", "attention_mask")}
-        return self.workload.classifier(**inputs, use_cache=False).logits[:, 0].float()
+        logits: torch.Tensor = self.workload.classifier(**inputs, use_cache=False).logits
+        return logits[:, 0].float()
 
     def reference_log_probs(self, sequences: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return log pi_ref of each response token, 0 beyond a response's end, float32 [rows, T]."""
         attention = torch.cat([self._inputs["attention_mask"], mask], dim=1)
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
         length = mask.shape[1]
-        logits = self.workload.model(
+        logits: torch.Tensor = self.workload.model(
             input_ids=sequences,
             attention_mask=attention,
             position_ids=positions,

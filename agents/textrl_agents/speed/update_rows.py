@@ -7,9 +7,9 @@ import copy
 from stable_baselines3 import PPO
 
 from textrl_agents.sb3 import CausalLMPolicy, TextVecEnv
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compared, measurement
 from textrl_agents.speed.timing import compare
-from textrl_agents.speed.workload import SB3Phases
 
 
 @measurement(Target(">=", 20.0), quick={"rows": 2})

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.phases import SB3Phases
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
 from textrl_env.models.storage.embedded import asset_folder
@@ -74,28 +73,6 @@ def without_eos(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     tokenizer.eos_token = None
     return model, tokenizer
-
-
-class SB3Phases:
-    """The rollout and the update of an SB3 algorithm, as two calls that can be timed alone. They write no logs."""
-
-    def __init__(self, agent: OnPolicyAlgorithm):
-        agent.set_logger(Logger(folder=None, output_formats=[]))
-        _, self._callback = agent._setup_learn(total_timesteps=2**40)
-        self.agent = agent
-        self.tokens = agent.n_steps * agent.n_envs  # of one rollout, every one of them real
-
-    def collect(self) -> int:
-        """Run one rollout by SB3's own loop; return its tokens."""
-        agent = self.agent
-        assert agent.env is not None
-        agent.collect_rollouts(agent.env, self._callback, agent.rollout_buffer, agent.n_steps)
-        return self.tokens
-
-    def train(self) -> int:
-        """Run SB3's own update on the last rollout; return the rollout's tokens."""
-        self.agent.train()
-        return self.tokens
 
 
 def embedded_workload(device: torch.device) -> Workload:

@@ -1,4 +1,4 @@
-"""What numbers an argument of training takes; checked before anything is loaded."""
+"""Check the numbers that training is given, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from textrl_env.errors import ConfigError
 
-# NumPy's generators, which both libraries seed, take no more.
+# NumPy's generators, which both libraries seed, take no larger number.
 LARGEST_SEED = 2**32 - 1
 
 
@@ -46,7 +46,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """Raise ConfigError unless `value` is a number >= 0, or left to others: None, a mapping, a callable, a list."""
+    """Raise ConfigError unless `value` is a number >= 0, or what others check: None, a mapping, a callable, a list."""
     if value is None or isinstance(value, (Mapping, list, tuple)) or callable(value):
         return
     check_number(name, value, 0)

@@ -1,7 +1,7 @@
 """Stop training where an update would be meaningless, before a weight changes.
 
-Losses and gradient norms square returns in float32. Where such a square overflows the norm is infinite, and clipping,
-which divides by it, turns every gradient into 0: the libraries go on, train nothing and end as if they had.
+Losses and gradient norms square returns in float32. Where a square overflows, the norm is infinite, and clipping
+divides every gradient by it: they are all 0. The libraries go on, train nothing, and end as if they had.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RewardRange = tuple[float, float]
 
 
 def check_rewards(rewards: np.ndarray) -> None:
-    """Raise TrainingDiverged unless all rewards, of any shape and with the KL in them, can be trained on."""
+    """Raise TrainingDiverged unless all rewards can be trained on. rewards: of any shape, with the KL in them."""
     low, high = reward_range(rewards)
     if not max(abs(low), abs(high)) <= MAX_REWARD:  # true of NaN too
         raise TrainingDiverged(
@@ -42,7 +42,7 @@ def check_log_probs(log_probs: np.ndarray) -> None:
 
 
 def check_values(values: torch.Tensor) -> None:
-    """Raise TrainingDiverged unless state values, of any shape, are finite; with infinite ones Huber's loss goes on."""
+    """Raise TrainingDiverged unless state values, of any shape, are finite. Huber's loss would go on with others."""
     if not torch.isfinite(values).all():
         raise TrainingDiverged(
             "the value of a state is not finite: the weights overflow. No weight was changed. Lower learning_rate, or "
@@ -51,14 +51,14 @@ def check_values(values: torch.Tensor) -> None:
 
 
 def reward_range(rewards: np.ndarray) -> RewardRange:
-    """The least and the greatest of at least one reward; NaN where one is NaN."""
+    """Return the least and the greatest of at least one reward; NaN where one is NaN."""
     return float(np.min(rewards)), float(np.max(rewards))
 
 
 def check_gradient_norms(norms: Iterable[torch.Tensor], rewards: RewardRange | None = None) -> None:
-    """Raise TrainingDiverged unless the norm over all `norms` of single gradients is finite.
+    """Raise TrainingDiverged unless the norm of all gradients is finite.
 
-    rewards: the range of those trained on, for the message.
+    norms: of the single gradients. rewards: the range of those trained on, for the message.
     """
     parts = [norm.float() for norm in norms]
     if not parts:
@@ -76,8 +76,7 @@ class GradientGuard:
     """Refuses an optimizer's step where the gradient's norm is not finite: `step` raises TrainingDiverged.
 
     It measures each gradient as the backward pass leaves it, since clipping hides an infinite norm.
-
-    rewards: gives the range of the rewards trained on; may be set later.
+    rewards: returns the range of the rewards trained on; may be set later.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, rewards: Callable[[], RewardRange | None] | None = None):
@@ -89,7 +88,7 @@ class GradientGuard:
         optimizer.register_step_pre_hook(self._check)
 
     def _measure(self, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None  # called once it is there
+        assert parameter.grad is not None  # the hook is called once there is one
         self._norms[parameter] = torch.linalg.vector_norm(parameter.grad.detach())
 
     def _check(self, optimizer: Any, args: Any, kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which extra of this package brings which optional package, asked for before any work is done."""
+"""Which extra of this package brings which optional package, so that a missing one is told before any work is done."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def require(*packages: str) -> None:
 
 
 def missing_extra(error: BaseException) -> MissingExtra | None:
-    """The hint in the place of an import that failed because an extra is not installed; None of any other error."""
+    """Return a MissingExtra for an import that failed because an extra is not installed; None for any other error."""
     if isinstance(error, MissingExtra):
         return error
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""

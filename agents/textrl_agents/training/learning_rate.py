@@ -1,4 +1,4 @@
-"""The learning rate's course over a run, for every library."""
+"""The course of the learning rate over a run, for every library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from textrl_env.errors import ConfigError
 class WarmupSchedule:
     """A learning rate that rises linearly over the first `warmup` share of training and then falls to `final` of it.
 
-    Called with SB3's progress: 1 at the start, 0 at the end, and below 0 where the last rollout goes beyond it, which
-    keeps the last rate. `points` is the same for RLlib.
+    SB3 calls it with its progress: 1 at the start and 0 at the end. Progress is below 0 where the last rollout goes
+    beyond the end; the rate then stays at its last value. `points` is the same for RLlib.
     """
 
     def __init__(self, peak: float, warmup: float = 0.05, final: float = 0.1):
@@ -22,10 +22,10 @@ class WarmupSchedule:
 
     @classmethod
     def of(cls, arguments: Mapping[str, float] | None, parameters: int) -> WarmupSchedule:
-        """From a mapping, as settings in YAML have it; None is {}.
+        """Make one from a mapping, as settings in YAML have it; None is {}.
 
-        parameters: how many are trained. Without a `peak` it is `scale` (1) times `default_learning_rate`, which fits
-        models of any size. Raises ConfigError.
+        parameters: how many are trained. The default of `peak` is `scale` (1) times `default_learning_rate`, which
+        fits models of any size. Raises ConfigError.
         """
         given = dict(arguments or {})
         try:
@@ -44,9 +44,9 @@ class WarmupSchedule:
         return self.peak * (1.0 - (1.0 - self.final) * (done - self.warmup) / (1.0 - self.warmup))
 
     def points(self, total_timesteps: int, first: int) -> list[list[float]]:
-        """`[timestep, rate]` with straight lines between them.
+        """Return corners `[timestep, rate]`; the rate runs straight from each to the next.
 
-        first: timesteps before the first update, which RLlib would otherwise do at the rate of timestep 0.
+        first: timesteps before the first update. Without it RLlib would make that update at the rate of timestep 0.
         """
         end = max(2, total_timesteps)
         start = min(first, end - 1)
@@ -56,5 +56,6 @@ class WarmupSchedule:
 
 
 def default_learning_rate(parameters: int) -> float:
-    """1e-3 at a million trained parameters, falling with the square root of their number (1e-5 at ten billion)."""
-    return 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
+    """Return 1e-3 for a million trained parameters; it falls with the root of their number (1e-5 for ten billion)."""
+    rate: float = 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
+    return rate

@@ -1,4 +1,4 @@
-"""The progress of a training run: a bar in a terminal, plain lines anywhere else."""
+"""Show the progress of a training run: a bar in a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_SECONDS = 10.0  # from one line to the next
 
 
 def progress_text(tokens: int, total: int, per_second: float, measured: str = "") -> str:
-    """One line: tokens so far and in all, speed, time left at that speed, and what was measured."""
+    """Return one line: tokens so far and in all, speed, time left at that speed, and what was measured."""
     parts = [f"{tokens:,}/{total:,} tokens", f"{tokens / max(total, 1):.0%}"]
     if per_second > 0:
         left = datetime.timedelta(seconds=round(max(total - tokens, 0) / per_second))
@@ -23,17 +23,16 @@ def progress_text(tokens: int, total: int, per_second: float, measured: str = ""
 
 
 def measured_text(score: float, kl: float) -> str:
-    """Means of the last rollout: score, and KL per response in nats."""
+    """Return the means of the last rollout as text: score, and KL per response in nats."""
     return f"score {score:.3f}  KL {kl:.2f}"
 
 
 class TrainingProgress:
-    """Tokens, tokens/s, time left, score and KL, on stderr so that stdout stays machine-readable.
-
-    Evaluations are no part of the speed, nor of the time left.
+    """Shows tokens, tokens/s, time left, score and KL, on stderr so that stdout stays machine-readable.
 
     A bar where stderr is a terminal. Elsewhere (a file, nohup, Slurm, a notebook) a line at the start, one every
-    `LINE_SECONDS`, one for each evaluation and one at the end. enabled: False shows nothing.
+    `LINE_SECONDS`, one for each evaluation and one at the end. Evaluations do not count in the speed or the time left.
+    enabled: False shows nothing.
     """
 
     def __init__(self, enabled: bool = True, console: Console | None = None):
@@ -75,7 +74,7 @@ class TrainingProgress:
         self.advance(tokens, show=True)
 
     def advance(self, tokens: int, *, show: bool = False) -> None:
-        """Tokens so far; called at every step. Shown where it is due, or at once where `show` says so."""
+        """Note the tokens so far, at every step. They are shown where that is due, or at once where `show` says so."""
         now = time.monotonic()
         self._tokens = tokens
         if self._task is None or (
@@ -91,11 +90,11 @@ class TrainingProgress:
             self._progress.update(self._task, completed=tokens, measured=measured)
 
     def measured(self, score: float, kl: float) -> None:
-        """Means of the last rollout: score, and KL per response in nats."""
+        """Note the means of the last rollout: score, and KL per response in nats."""
         self._measured = measured_text(score, kl)
 
     def evaluating(self) -> None:
-        """The policy is evaluated from now on."""
+        """Show that the policy is evaluated from now on."""
         self._paused_at = time.monotonic()
         if self._task is not None:
             self._progress.update(self._task, description="evaluating")
@@ -103,7 +102,7 @@ class TrainingProgress:
             self._print(f"evaluating after {self._tokens:,} tokens ...")
 
     def evaluated(self, found: str) -> None:
-        """Training goes on. found: the evaluation's result, which is a line of its own in a terminal too."""
+        """Show an evaluation's result, in a terminal too as a line of its own. Training goes on."""
         self._shown_at = time.monotonic()
         self._started_at += self._shown_at - self._paused_at
         if self._task is not None:

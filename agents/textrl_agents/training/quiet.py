@@ -1,4 +1,4 @@
-"""Keeps what libraries say of themselves out of a command's output."""
+"""Keep what libraries log out of a command's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def errors_only(name: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Of the logger `name`, and of those below it that have no level of their own; level: what is still shown."""
+    """Silence the logger `name`, and those below it without a level of their own. level: what is still shown."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(level)

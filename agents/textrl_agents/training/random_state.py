@@ -12,7 +12,10 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python, NumPy's global generator, and torch on the CPU and each GPU; tensors, numbers and lists only."""
+    """Return the state of Python, of NumPy's global generator, and of torch on the CPU and each GPU.
+
+    It holds tensors, arrays, numbers and lists only.
+    """
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
@@ -24,14 +27,14 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave."""
+    """Restore what `random_state` returned."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     numpy_state = state["numpy"]
     np.random.set_state(("MT19937", numpy_state["keys"].astype(np.uint32), *numpy_state["rest"]))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        # As many as there are here: a run that moves to a machine with other GPUs goes on, though not bit by bit.
+        # Only the GPUs that are here: a run that moves to a machine with fewer goes on, though not bit by bit.
         for index, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(device_state, index)
 

@@ -1,4 +1,4 @@
-"""One call of a reward before training: whether it gives a score for each response, and how long a call takes."""
+"""Call a reward before training, to see whether it scores each response and how long a call takes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from textrl_env.rewards import reward_name, score_episodes, score_newest_tokens
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
 
-SAMPLES = 3  # not 1, the number at which a reward that gives one score for all seems right
+SAMPLES = 3  # with 1, a reward that gives one score for all responses would seem right
 SLOW_SECONDS = 1.0
 
 
 def probe_reward(rules: EpisodeRules, prompts: PromptSet, *, steps: int) -> None:
     """Call the reward of `rules` on the first prompts with short made-up responses, and log where it is slow.
 
-    steps: of a rollout, in each of which the reward is called where a response ends. One call, and a second where the
-    first took seconds, which may have been its start.
+    steps: of a rollout; the reward is called at each step where a response ends. Where the first call took seconds a
+    second one is timed, since the first may have loaded something.
 
-    A made-up response is random tokens. A reward that raises on one, or finds no finite score for it, may still be
-    right about a model's, so that alone is left to training.
+    A made-up response is random tokens. A reward that raises on it, or has no finite score for it, may still be right
+    about a model's responses, so these errors are left to training.
 
     Raises:
         WrongScoreCount: It does not return one score per response.

@@ -1,4 +1,4 @@
-"""What is logged of the episodes that ended, under TRL's names, whichever library trains."""
+"""What is logged of the episodes that ended, under TRL's names for every library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EndedEpisode(NamedTuple):
 
     @classmethod
     def of(cls, info: Mapping[str, Any], *, charged: float, kl_coef: float, surprisal: float) -> EndedEpisode:
-        """From the `info` of an episode's last step."""
+        """Make one from the `info` of an episode's last step."""
         return cls(
             score=float(info["score"]),
             charged=charged,
@@ -37,12 +37,12 @@ class EndedEpisode(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """What the return lost to the KL."""
+        """What the KL took from the return."""
         return self.kl_coef * self.charged
 
 
 def rlhf_metrics(episodes: Sequence[EndedEpisode], kl_mode: str) -> dict[str, float]:
-    """Means over `episodes`.
+    """Return means over `episodes`.
 
     `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
     the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per
@@ -57,7 +57,7 @@ def rlhf_metrics(episodes: Sequence[EndedEpisode], kl_mode: str) -> dict[str, fl
     scores = np.array([episode.score for episode in episodes])
     cost = np.array([episode.cost for episode in episodes])
     columns = {
-        # A cross-entropy charge holds the policy's entropy too: KL = cross-entropy - entropy.
+        # A cross-entropy charge contains the policy's entropy: KL = cross-entropy - entropy.
         "kl": charged - entropy if kl_mode == "cross_entropy" else charged,
         "scores": scores,
         "non_score_reward": -cost,

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StopSignals:
-    """While it is entered, the first signal is noted in `received`; a second one does what it always does."""
+    """Notes the first signal in `received` while it is entered. A second signal does what it always does."""
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,7 +19,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # Python delivers signals to the main thread alone; in another one the caller's own handling stays.
+        # Python delivers signals to the main thread only; in another thread the caller's own handling stays.
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._note) for kind in self.HANDLED}
         return self

@@ -1,8 +1,8 @@
-"""Python that a folder's settings name. It is run only where the folder's user says so.
+"""Python that a folder's settings name. It is run only where the user of the folder says so.
 
 A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data, but some settings name code: a reward in a
-file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. What a user names
-himself, in a call, by a flag or in the file of `--config`, is his own and is never asked about.
+file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. Python that the user
+names, in a call, by a flag or in the file of `--config`, needs no permission.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.rewards.make import file_and_function
 
-# A plug-in is a file to run; with these Ray runs what is named, or takes functions from whoever answers at an address.
+# A plug-in is a file to run. The others make Ray run what they name, or take functions from who answers at an address.
 _CODE = (
     "plugins",
     "address",
@@ -27,13 +27,13 @@ _CODE = (
     "extra_python_environs_for_worker",
     "trust_remote_code",
 )
-# Arguments of libraries, which import what looks like this.
+# Arguments of libraries, which import what looks like an import path.
 _OF_LIBRARIES = ("algorithm", "settings", "lora")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def python_named_in(settings: Mapping[str, Any]) -> list[str]:
-    """The Python that would run because of `settings`, each as `setting: what`; empty where none would."""
+    """List the Python that `settings` would run, each as `setting: what`."""
     return list(dict.fromkeys(_named(settings, ())))
 
 
@@ -52,7 +52,7 @@ def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool |
 
 
 def resume_command(folder: str | Path, settings: Mapping[str, Any]) -> str:
-    """The command that goes on with a run of these settings."""
+    """Return the command that goes on with a run of these settings."""
     return f"textrl train --resume {shlex.quote(str(folder))}{' --trust' if python_named_in(settings) else ''}"
 
 

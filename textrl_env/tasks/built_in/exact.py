@@ -4,8 +4,8 @@ Letters are tokens. A response scores a point for every step forward in the alph
 (the prompt's letter counts as its start), so the last letters of a good response depend on all before. The best value
 any policy can reach is known exactly, see `textrl_env.tasks.enumeration`.
 
-The task is about finding the optimum, which is one of these two prompts: none is held out, and evaluations are on the
-training prompts and say so.
+The task is about finding the optimum for its two prompts, so none is held out: evaluations take the training prompts
+and say so.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ EOS = "</s>"
 
 
 def steps_forward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """Adjacent letters of prompt and completion that follow each other in the alphabet, one point a pair."""
+    """Score a point for each pair of adjacent letters that follow each other in the alphabet, the prompt's included."""
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     return [float(sum(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(text))) for text in texts]
 
 
 def letter_tokenizer() -> Any:
-    """A Hugging Face tokenizer whose six tokens are five letters and EOS."""
+    """Make a Hugging Face tokenizer whose six tokens are five letters and EOS."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -41,7 +41,7 @@ def letter_tokenizer() -> Any:
 
 
 def letter_model() -> tuple[Any, Any]:
-    """A small random transformer over the letters, the same one every time, and its tokenizer."""
+    """Make a small random transformer over the letters, the same one every time, and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,7 +1,7 @@
-"""All tasks on one scale: an algorithm's scores over them, their interquartile means and how the algorithms compare.
+"""Compare algorithms over all tasks: put the tasks on one scale, and take interquartile means.
 
-A task with a known optimum has its scale: 0 is the reference, 1 the optimum. Elsewhere 1 is what the best of the same
-runs reached, which is an estimate like the others. Intervals therefore draw the reference and all algorithms anew
+A task with a known optimum has its own scale: 0 is the reference, 1 the optimum. Elsewhere 1 is what the best of the
+same runs reached, which is an estimate like the others. Intervals therefore draw the reference and all algorithms anew
 together, and find the best of each draw.
 """
 
@@ -26,7 +26,10 @@ RunScores = dict[str, np.ndarray]  # label -> float64 [runs, tasks], of the seed
 
 @dataclass(frozen=True)
 class Scale:
-    """How a task's results become scores. known: 1 is the task's optimum; else the best mean of this result set."""
+    """How a task's results become scores.
+
+    known: whether 1 is the task's optimum; else it is the mean of `best`, the best algorithm of these results.
+    """
 
     task: str
     known: bool
@@ -35,17 +38,17 @@ class Scale:
     best: str = ""
 
     def scores(self, reached: np.ndarray) -> np.ndarray:
-        """What runs reached, on this scale."""
+        """Put what runs reached on this scale."""
         return statistics.normalize(reached, self.zero, self.one)
 
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """All tasks that have a scale, and the algorithms that have a result on each of them.
+    """How the algorithms compare that have a result on each task with a scale.
 
-    scores: label -> float64 [runs, tasks]. without_scale: task -> why it is not among them. left_out: label -> why.
-    improvement: (x, y) -> P(x > y), of each pair in both orders; no scale has a say in it.
-    taus: float64 [n]; profiles: label -> float64 [n]; profile_intervals: label -> float64 [2, n].
+    without_scale: task -> why it has none. left_out: label -> why. scores: label -> float64 [runs, tasks].
+    improvement: (x, y) -> P(x > y), of each pair in both orders; it does not depend on the scales.
+    taus: float64 [n]. profiles: label -> float64 [n]. profile_intervals: label -> float64 [2, n].
     """
 
     scales: tuple[Scale, ...] = ()
@@ -65,10 +68,10 @@ class TaskComparison:
 
 
 def compare(tables: Sequence[TaskTable]) -> TaskComparison:
-    """The algorithms over all tasks, with intervals from `MIN_SEEDS` seeds on."""
+    """Compare the algorithms over all tasks. Intervals take at least `MIN_SEEDS` seeds."""
     without_scale = {table.label: reason for table in tables if (reason := _unscalable(table)) is not None}
     scaled = [table for table in tables if table.label not in without_scale]
-    while True:  # without a task others may have a result on all that are left
+    while True:  # each task that goes may let in algorithms that have a result on all others
         raw, left_out = _raw_scores(scaled)
         found = {table.label: _scale(table, place, raw) for place, table in enumerate(scaled)}
         reasons = {task: reason for task, reason in found.items() if isinstance(reason, str)}
@@ -105,7 +108,7 @@ def compare(tables: Sequence[TaskTable]) -> TaskComparison:
 
 
 def _raw_scores(tables: Sequence[TaskTable]) -> tuple[RunScores, dict[str, str]]:
-    """What each algorithm reached, before any scale, and why others are left out."""
+    """What each algorithm reached, not yet on any scale, and why others are left out."""
     raw: RunScores = {}
     left_out: dict[str, str] = {}
     for label in dict.fromkeys(row.label for table in tables for row in table.rows):
@@ -114,7 +117,7 @@ def _raw_scores(tables: Sequence[TaskTable]) -> tuple[RunScores, dict[str, str]]
         if missing:
             left_out[label] = f"no result on {', '.join(missing)}"
             continue
-        # Of a known optimum's task without the runs whose share of it could not be computed.
+        # Where the optimum is known, a run whose share of it could not be computed is missing here.
         by_task = [row.by_seed(table.measure) for table in tables if (row := rows[table.label]) is not None]
         seeds = sorted(set.intersection(*map(set, by_task)))
         unknown = [table.label for table, column in zip(tables, by_task, strict=True) if not column]
@@ -140,7 +143,7 @@ def _unscalable(table: TaskTable) -> str | None:
 
 
 def _scale(table: TaskTable, place: int, raw: RunScores) -> Scale | str:
-    """The task's scale, or why it has none. place: of its column in `raw`."""
+    """The task's scale, or why it has none. place: of the task's column in `raw`."""
     if table.measure == "normalized":
         return Scale(table.label, known=True)
     columns = {row.label: (row.name, raw[row.label][:, place]) for row in table.finished if row.label in raw}
@@ -162,11 +165,10 @@ def _scale(table: TaskTable, place: int, raw: RunScores) -> Scale | str:
 def _intervals(
     raw: RunScores, scales: Sequence[Scale], references: Collection[str], taus: np.ndarray
 ) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
-    """Label -> the interval of its interquartile mean, and of its profile; of those with `MIN_SEEDS` seeds.
+    """Label -> the interval of its interquartile mean, and of its profile, where it has `MIN_SEEDS` seeds.
 
-    The scale is part of what is drawn anew: in each draw 0 is the mean of the runs that it has of the reference, and 1
-    the highest mean of the other algorithms. Draws in which none is above the reference have no scale, and do not
-    count.
+    The scale is drawn anew with the runs: in each draw 0 is the mean of the reference's runs, and 1 the highest mean of
+    the other algorithms. A draw in which none of them is above the reference has no scale, and does not count.
     """
     labels, known = list(raw), np.array([scale.known for scale in scales])
     shown = [place for place, label in enumerate(labels) if len(raw[label]) >= MIN_SEEDS]
@@ -202,7 +204,7 @@ def _intervals(
 
 
 def _improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], IntervalEstimate]:
-    """Each pair is computed once: P(Y > X) = 1 - P(X > Y), since ties count half."""
+    """P(X > Y) of each pair, computed once: P(Y > X) = 1 - P(X > Y), since ties count half."""
     labels, result = list(scores), {}
     for index, first in enumerate(labels):
         for second in labels[index + 1 :]:

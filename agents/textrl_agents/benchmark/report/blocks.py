@@ -1,4 +1,4 @@
-"""What a report is made of. Whatever others wrote is text in it."""
+"""What a report is made of. What models and users wrote stays plain text in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOURCE = re.compile(f"({re.escape(AGARWAL)}|{re.escape(BEIRAMI)})")  # the only
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Paragraphs, or the items of a list. What stands in backticks is code."""
+    """Paragraphs, or the items of a list. Text in backticks is code."""
 
     lines: Sequence[str]
     bullets: bool = False
@@ -47,11 +47,12 @@ class PictureBlock:
 
     @property
     def width(self) -> int:
-        """CSS pixels, of which 96 are an inch; a PNG's own width stands in bytes 16 to 19."""
+        """In CSS pixels, of which 96 are an inch. A PNG's own width is in its bytes 16 to 19."""
         return int.from_bytes(self.png[16:20], "big") * 96 // DPI
 
     @property
     def uri(self) -> str:
+        """The picture itself as a `data:` address."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
@@ -69,14 +70,14 @@ Block = TextBlock | TableBlock | PictureBlock | SampleBlock
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def prose(text: str) -> list[tuple[str, str]]:
-    """The pieces of a text of the report's own: ("code" | "link" | "text", piece)."""
+    """Split a text that the report itself wrote into pieces: ("code" | "link" | "text", piece)."""
     pieces = []
     for number, part in enumerate(visible(text).split("`")):
         if number % 2:

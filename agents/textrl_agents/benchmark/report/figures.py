@@ -1,4 +1,4 @@
-"""Figures of a benchmark report, as PNG bytes. An algorithm has one look in all of them."""
+"""Figures of a benchmark report, as PNG bytes. An algorithm looks the same in all of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours without the ones too pale on white, and dark ones. Contrast on white is at least 3; in simulated
-# protanopia, deuteranopia and tritanopia (Machado et al. 2009) any two stay a CIE76 distance of 16 apart.
+# Okabe & Ito's colours without those that are too pale on white, and some dark ones. Contrast on white is at least 3.
+# In simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009) any two stay a CIE76 distance of 16 apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#7A3E00", "#5A5A5A")
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h")
@@ -31,7 +31,7 @@ _LABEL_LENGTH = 30
 
 
 class Style(NamedTuple):
-    """How an algorithm is drawn. Of `len(COLORS) * len(LINE_STYLES)` algorithms no two look the same."""
+    """How an algorithm is drawn. No two look the same of `len(COLORS) * len(LINE_STYLES)` algorithms."""
 
     color: str
     marker: str
@@ -39,7 +39,7 @@ class Style(NamedTuple):
 
 
 class LabelledPoint(NamedTuple):
-    """An algorithm in the plane."""
+    """An algorithm's place in a figure, with its name."""
 
     label: str
     x: IntervalEstimate
@@ -47,7 +47,7 @@ class LabelledPoint(NamedTuple):
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """A look for each label, by its place; the reference is black and dash-dotted wherever it stands."""
+    """Give each label a look, by its place. The reference is black and dash-dotted at any place."""
     result = {}
     for index, label in enumerate(label for label in labels if label != REFERENCE):
         line = LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)]
@@ -58,7 +58,7 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
 
 
 def learning_curves(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
-    """Score of training against generated tokens: the mean over seeds, and a band from the lowest to the highest.
+    """Draw the score in training against generated tokens: the mean over seeds, and a band from lowest to highest.
 
     None where no run has a curve.
     """
@@ -84,7 +84,7 @@ def learning_curves(table: TaskTable, looks: Mapping[str, Style]) -> bytes | Non
 
 
 def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
-    """Score, and gold score where there is one, against the KL it cost: a point an algorithm, with 95% intervals."""
+    """Draw score, and gold score where there is one, against the KL: a point an algorithm, with 95% intervals."""
     measures = [key for key in ("score", "gold_score") if any(key in row.estimates for row in table.finished)]
     if not table.finished:
         return None
@@ -106,7 +106,7 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
         # Labels stand beside their points, so there must be room at the sides.
         axes.margins(x=0.12, y=0.12)
         panels.append((axes, [LabelledPoint(row.label, row.estimates["kl"], row.estimates[key]) for row in rows]))
-    # The places of labels are found in pixels, so the axes must be where they will be.
+    # Labels are placed in pixels, so the axes must not move any more.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes, points in panels:
@@ -115,7 +115,7 @@ def frontier(table: TaskTable, looks: Mapping[str, Style]) -> bytes | None:
 
 
 def iqm_intervals(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
-    """Interquartile means of the normalised scores with their intervals, the best on top. None where there are none."""
+    """Draw the interquartile means of the normalised scores, the best on top. None where there are none."""
     ranked = sorted(comparison.iqm, key=lambda label: comparison.iqm[label].value)
     if not ranked:
         return None
@@ -134,7 +134,7 @@ def iqm_intervals(comparison: TaskComparison, looks: Mapping[str, Style]) -> byt
 
 
 def performance_profiles(comparison: TaskComparison, looks: Mapping[str, Style]) -> bytes | None:
-    """For each threshold, the share of runs whose normalised score is above it, with pointwise intervals."""
+    """Draw the share of runs whose normalised score is above each threshold, with pointwise intervals."""
     if not comparison.profiles:
         return None
     figure = _figure(8.6, 4.2)
@@ -153,7 +153,7 @@ def performance_profiles(comparison: TaskComparison, looks: Mapping[str, Style])
 
 
 def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """(tokens, lowest, mean, highest) of the score over seeds, at all their points within the range that all cover."""
+    """(tokens, lowest, mean, highest) of the score over seeds, at all their points in the range that all cover."""
     seeds = []
     for line in lines:
         points = [(point.get("tokens"), point.get("score")) for point in line.get("curve") or []]
@@ -183,7 +183,7 @@ def _reach(estimate: IntervalEstimate) -> list[list[float]] | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Without pyplot: no global state, and no display is looked for."""
+    """A figure made without pyplot, which has global state and looks for a display."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -212,7 +212,7 @@ def _thousands(axes: Axes) -> None:
 
 
 def _short(label: str) -> str:
-    """A long name does not push the axes aside, and half a surrogate pair, which JSON can hold, can be drawn."""
+    """Cut a long name, which would push the axes aside, and escape half a surrogate pair, which cannot be drawn."""
     label = label.encode("utf-8", "backslashreplace").decode("utf-8")
     return label if len(label) <= _LABEL_LENGTH else label[: _LABEL_LENGTH - 1] + "…"
 
@@ -228,14 +228,14 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Style]) -
     ]
     legend = figure.legend(handles, ["-"] * len(handles), loc="outside right upper", fontsize=8.5, frameon=False,
                            handlelength=3.2)  # fmt: skip
-    # Set afterwards: a `$` or a leading `_` of a name means something to `legend`.
+    # The texts are set afterwards: `legend` would take a `$` or a leading `_` in a name as markup.
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)
         text.set_text(_short(label))
 
 
 def _label_points(axes: Axes, points: Sequence[LabelledPoint], looks: Mapping[str, Style]) -> None:
-    """Write each point's label where it covers least, near the point if it can, with a line to it."""
+    """Write each point's label where it covers least, near the point if possible, and draw a line to it."""
     unit = DPI / 72  # pixels in a typographic point
     inside = np.array(axes.get_window_extent().extents)
     places = axes.transData.transform([(point.x.value, point.y.value) for point in points])

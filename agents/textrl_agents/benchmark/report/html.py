@@ -1,5 +1,6 @@
-"""`report.html`: one page that needs no other file. Jinja2 escapes what others wrote; no script runs in it, and nothing
-comes from outside.
+"""`report.html`: one page that needs no other file.
+
+Jinja2 escapes what models and users wrote. No script runs in the page, and it loads nothing from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TEMPLATE = "report.html.j2"
 
 
 def html(title: str, found: Sequence[Section]) -> str:
-    """The whole of report.html."""
+    """Render the whole of report.html."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -32,5 +33,5 @@ def html(title: str, found: Sequence[Section]) -> str:
 
 
 def _csp_hash(text: str) -> str:
-    """The source expression that allows this inline text and no other (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
+    """Return the source expression that allows this inline text and no other (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
     return f"sha256-{base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()}"

@@ -1,4 +1,4 @@
-"""`report.md`: what others wrote is fenced or escaped there."""
+"""`report.md`, in which what models and users wrote is fenced or escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIGURES = "figures"  # the folder of the pictures, beside report.md
 
 
 def markdown(title: str, found: Sequence[Section]) -> str:
-    """The whole of report.md."""
+    """Render the whole of report.md."""
     lines = [f"# {_inert(title)}", ""]
     for section in found:
         lines += [f"## {_inert(section.title)}", ""]
@@ -49,7 +49,7 @@ def _block(block: Block) -> list[str]:
 
 
 def _fenced(text: str) -> list[str]:
-    """A code block, in which nothing means anything; its fence is longer than any in the text."""
+    """Return a code block, in which no markup counts. Its fence is longer than any in the text."""
     text = visible(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return [f"{fence}text", text, fence]

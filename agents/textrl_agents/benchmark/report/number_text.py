@@ -1,4 +1,4 @@
-"""Numbers of a results file, as tables and sentences show them."""
+"""How tables and sentences show the numbers of a results file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ NO_VALUE = "-"
 
 
 def finite_number(value: Any) -> float | None:
-    """`value` as a float; None for what is no number, not finite, or an integer beyond the range of floats."""
+    """Return `value` as a float; None where it is no number, not finite, or an integer beyond the range of floats."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         return None
     return float(value)
 
 
 def number_text(value: float, digits: int) -> str:
-    """`1,234.50`, for two digits after the point."""
+    """Write a number as `1,234.50`, for two digits after the point."""
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # rounding first keeps -0.00 away
 
 
 def mean_text(estimate: IntervalEstimate | None, digits: int) -> str:
-    """`0.98 ± 0.02`: half of the interval's width behind the mean; the mean alone where too few seeds gave one."""
+    """Write `0.98 ± 0.02`, mean and half of the interval's width; the mean alone where there were too few seeds."""
     if estimate is None:
         return NO_VALUE
     mean = number_text(estimate.value, digits)
@@ -33,7 +33,7 @@ def mean_text(estimate: IntervalEstimate | None, digits: int) -> str:
 
 
 def range_text(estimate: IntervalEstimate, digits: int) -> str:
-    """`0.98 [0.96, 0.99]`; the value alone where too few seeds gave an interval."""
+    """Write `0.98 [0.96, 0.99]`; the value alone where there were too few seeds."""
     value = number_text(estimate.value, digits)
     if estimate.interval is None:
         return value
@@ -41,5 +41,5 @@ def range_text(estimate: IntervalEstimate, digits: int) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
+    """Write `1 seed`, `2 seeds`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

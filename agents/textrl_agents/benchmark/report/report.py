@@ -1,6 +1,6 @@
 """`report.md` and `report.html`: what a benchmark found, for a reader who knows nothing of it.
 
-Both show the same sections. What models wrote, and whatever else a results file brings, stays text in both.
+Both show the same sections. What models wrote, and all else that a results file holds, stays plain text in both.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ HTML, MARKDOWN = "report.html", "report.md"
 
 
 def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Path, Path]:
-    """Write report.md, the figures beside it, and report.html, which needs no other file; returns the first and last.
+    """Write report.md, the figures beside it, and report.html, which needs no other file; return both paths.
 
-    results: the lines of results.jsonl; where the folder holds the benchmark's plan, the report says how many of its
-    runs they are. A report that is there already is replaced as a whole file, or left as it is.
+    results: the lines of results.jsonl. Where the folder holds the benchmark's plan, the report says how many of the
+    planned runs they are. Each file that is there already is replaced as a whole, or left as it is.
     Raises ConfigError where there is nothing to report, MissingExtra without matplotlib, TextRLError where a file
     cannot be written.
     """
@@ -56,15 +56,13 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
 
 
 def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
-    """What the lines of results.jsonl say, and how many of the runs they are that the folder's plan has, if it has
-    one.
-    """
+    """Summarize the lines of results.jsonl. The folder's plan, if it has one, says how many runs there should be."""
     plan = folder / PLAN
     return summarize(results, [cell.key for cell in Plan.read(plan).cells] if plan.is_file() else None)
 
 
 def sections(summary: Summary) -> list[Section]:
-    """The report's sections, in the order in which they are read."""
+    """Make the report's sections, in the order in which they are read."""
     looks = figures.styles(summary.labels)
     found = [
         Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
@@ -83,7 +81,7 @@ def sections(summary: Summary) -> list[Section]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole; a reader never sees a part of it."""
+    """Replace `path` as a whole, so that a reader never sees a part of it."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

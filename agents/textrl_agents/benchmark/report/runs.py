@@ -1,4 +1,4 @@
-"""What a report says of how its results came about: the runs, their machines and their settings."""
+"""The report's sections on how the results came about: the runs, their machines and their settings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from textrl_env.tasks import get_task
 
 
 def what_was_run(summary: Summary) -> list[Block]:
+    """Describe the algorithms, the tasks, the budget, the machines, and the command that runs it all again."""
     lines = summary.lines
     names = {row.label: row.name for table in summary.tasks for row in table.rows}
     algorithms = [
@@ -57,6 +58,7 @@ def what_was_run(summary: Summary) -> list[Block]:
 
 
 def settings(summary: Summary) -> Section:
+    """List the settings of each algorithm on each task."""
     rows = []
     for table in summary.tasks:
         for row in table.rows:
@@ -66,7 +68,7 @@ def settings(summary: Summary) -> Section:
 
 
 def _description(get: Callable[[str], Any], name: str) -> str:
-    """Of an algorithm or a task; "" for one that this process does not know."""
+    """The description of an algorithm or a task; "" for one that this process does not know."""
     try:
         return str(get(name).description)
     except Exception:  # a plugin that is gone or broken is no reason to show no results
@@ -99,7 +101,7 @@ def _json(value: Any) -> str:
 
 
 def machines(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Each machine in words, with the number of runs on it."""
+    """Describe each machine, with the number of runs on it."""
     counts = Counter(json.dumps(line.get("machine") or {}, sort_keys=True) for line in lines)
     shown = []
     for text, count in counts.items():

@@ -1,4 +1,4 @@
-"""What a report says of the results: all sections but those on what was run and how."""
+"""The report's sections on the results; those on what was run are in `runs`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
 
 
 def findings(summary: Summary) -> list[str]:
-    """How much of the benchmark there is, a sentence on each task, and one on all of them if all runs are there."""
+    """Say how much of the benchmark is done, a sentence on each task, and one on all tasks if all runs are done."""
     lines = []
     if summary.is_partial:
         lines.append(
@@ -48,7 +48,7 @@ def findings(summary: Summary) -> list[str]:
 
 
 def _finding(table: TaskTable) -> str:
-    """Which algorithm leads on a task, if its runs can tell."""
+    """Say which algorithm leads on a task, if its runs can tell."""
     key = table.measure
     ranked = [row for row in table.finished if row.name != REFERENCE and key in row.estimates]
     if not ranked:
@@ -72,7 +72,7 @@ def _unsettled(near: Sequence[str]) -> str:
 
 
 def too_few(summary: Summary) -> list[TextBlock]:
-    """A warning where results have too few seeds for an interval; else nothing."""
+    """Warn where results have too few seeds for an interval."""
     few = [
         f"{row.label} on {table.label} ({len(row.lines)})"
         for table in summary.tasks
@@ -93,7 +93,7 @@ def too_few(summary: Summary) -> list[TextBlock]:
 
 
 def glossary(summary: Summary) -> TableBlock:
-    """What the columns mean that the report has."""
+    """Explain the columns of the report."""
     shown = {column.key for table in summary.tasks for cost in (False, True) for column in table.columns(cost=cost)}
     rows = [(column.title, column.meaning) for column in COLUMNS if column.key in shown]
     rows.append(("seeds", "runs behind a row; they differ in their random seed alone."))
@@ -101,7 +101,7 @@ def glossary(summary: Summary) -> TableBlock:
 
 
 def intervals() -> list[str]:
-    """What stands behind a `±`."""
+    """Explain the `±`."""
     return [
         "Values are means over seeds ± half the width of a 95% interval of the mean (Student's t). It tells how "
         "much the mean could differ with other seeds, not how much single runs differ.",
@@ -109,7 +109,7 @@ def intervals() -> list[str]:
 
 
 def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style]) -> Section:
-    """A task's tables and figures. number: sets the files of its figures apart from other tasks'."""
+    """Make a task's tables and figures. number: sets the names of its files apart from other tasks'."""
     blocks: list[Block] = []
     if table.finished:
         prompts = f" on {table.prompts}" if table.prompts else ""
@@ -147,7 +147,7 @@ def _results(table: TaskTable, *, cost: bool, caption: str) -> TableBlock:
 
 
 def all_tasks(summary: Summary, looks: dict[str, figures.Style]) -> list[Block]:
-    """The scale on which tasks are put together, and how the algorithms compare on it; not while runs are missing."""
+    """Compare the algorithms over all tasks, and explain the scale; not while runs are missing."""
     if summary.is_partial:
         return [
             TextBlock(
@@ -222,7 +222,7 @@ def _improvement(comparison: TaskComparison, ranked: Sequence[str]) -> TableBloc
 
 
 def samples(table: TaskTable) -> list[SampleBlock]:
-    """The first prompts, with what each algorithm's first seed answered."""
+    """Show the first prompts, with what each algorithm's first seed answered."""
     answers: dict[tuple[str, int], list[tuple[str, str, str]]] = {}
     for row in table.finished:
         seen: dict[str, int] = {}
@@ -237,7 +237,7 @@ def samples(table: TaskTable) -> list[SampleBlock]:
 
 
 def caveats(summary: Summary) -> list[str]:
-    """What the numbers do not tell: of every benchmark, and of this one."""
+    """Say what the numbers do not tell, in any benchmark and in this one."""
     lines = [
         "The score is a proxy. A policy can please the reward model and nobody else; look at the gold score, at "
         "distinct-n and at the samples.",
@@ -278,6 +278,6 @@ def _slug(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Its first `SAMPLE_LENGTH` characters, and how many are missing."""
+    """Cut a text to its first `SAMPLE_LENGTH` characters, and say how many are missing."""
     rest = len(text) - SAMPLE_LENGTH
     return text if rest <= 0 else f"{text[:SAMPLE_LENGTH]}… ({counted(rest, 'more character')})"

@@ -1,11 +1,11 @@
-"""What few runs can tell: interval estimates for scores of several seeds on several tasks.
+"""What a few runs can tell: interval estimates for scores of several seeds on several tasks.
 
 Definitions are those of Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"
 (https://arxiv.org/abs/2108.13264), and of its library rliable. Scores are float arrays [runs, tasks]; runs are seeds.
 Intervals of aggregates are percentiles of a stratified bootstrap: tasks are the strata, and each task's runs are drawn
 anew on their own, since run 0 of one task has nothing to do with run 0 of another.
 
-At a handful of runs such intervals are too narrow: resampling n values shows a variance (n - 1) / n times theirs, so at
+With few runs such intervals are too narrow: n values that are drawn anew have (n - 1) / n of their variance. With
 three runs on three tasks the nominal 95% are about 85%. For one task alone, `mean_interval` has no such fault.
 """
 
@@ -25,13 +25,17 @@ MIN_SEEDS = 3  # below, an interval says more about the method than about the al
 REPETITIONS = 10_000
 _BATCH_VALUES = 2_000_000  # values held at a time: 16 MB
 
-# Takes resampled scores [B, runs, tasks] of each sample, gives [B, ...].
+# Takes resampled scores [B, runs, tasks] of each sample; returns [B, ...].
 ResampledStatistic = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds."""
+    """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds.
+
+    Unlike `evaluation.statistic.Statistic`, which has hundreds of samples of one run, it may rest on three values, so
+    the normal approximation will not do.
+    """
 
     value: float
     interval: tuple[float, float] | None
@@ -39,29 +43,29 @@ class IntervalEstimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> IntervalEstimate:
-        """Mean and Student's t interval."""
+        """Estimate the mean, with Student's t interval."""
         interval = mean_interval(values) if len(values) >= MIN_SEEDS else None
         return cls(float(np.mean(values)), interval, len(values))
 
     def overlaps(self, other: IntervalEstimate) -> bool:
-        """Whether the intervals share a point; one that is not known may."""
+        """Whether the intervals share a point. True where one is not known."""
         if self.interval is None or other.interval is None:
             return True
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of all scores, whatever their shape: runs of all tasks together.
+    """Return the mean of the middle half of all scores, runs of all tasks together.
 
-    A quarter of them is dropped at each end, rounded down to whole scores: `scipy.stats.trim_mean(scores, 0.25)`.
+    A quarter of them, rounded down, is dropped at each end, as by `scipy.stats.trim_mean(scores, 0.25)`.
     """
     return float(iqms(_finite(scores, "scores").reshape(1, -1, 1))[0])
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
-    """P(X > Y): of all pairs of a run of x and a run of y, the share in which x is above y; ties count half.
+    """Return P(X > Y): the share of all pairs of a run of x and a run of y in which x is above y; ties count half.
 
-    The mean over tasks of the Mann-Whitney U statistic divided by the number of pairs. x [runs_x, tasks],
+    It is the mean over tasks of the Mann-Whitney U statistic divided by the number of pairs. x [runs_x, tasks],
     y [runs_y, tasks]; tasks in the same order.
     """
     x, y = _pair(x, y)
@@ -76,7 +80,7 @@ def improvement_interval(
     repetitions: int = REPETITIONS,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of `probability_of_improvement`; runs of x and of y are drawn independently."""
+    """Return the interval of `probability_of_improvement`; runs of x and of y are drawn independently."""
     x, y = _pair(x, y)
     low, high = bootstrap_interval(
         _improvement, x, y, rng=rng, repetitions=repetitions, confidence=confidence, in_pairs=True
@@ -85,8 +89,9 @@ def improvement_interval(
 
 
 def performance_profile(scores: ArrayLike, taus: ArrayLike) -> np.ndarray:
-    """The score distribution: of all runs on all tasks, the share whose score is above tau. float64 [len(taus)]."""
-    return profiles(_matrix(scores, "scores")[None], _thresholds(taus))[0]
+    """Return the share of all runs on all tasks whose score is above each tau, float64 [len(taus)]."""
+    profile: np.ndarray = profiles(_matrix(scores, "scores")[None], _thresholds(taus))[0]
+    return profile
 
 
 def bootstrap_interval(
@@ -97,11 +102,12 @@ def bootstrap_interval(
     confidence: float = 0.95,
     in_pairs: bool = False,
 ) -> np.ndarray:
-    """Percentile interval of `statistic(*samples)` by a stratified bootstrap. float64 [2, ...].
+    """Return the percentile interval of `statistic(*samples)` by a stratified bootstrap. float64 [2, ...].
 
-    samples: each [runs, tasks]; runs may differ between samples, which are drawn independently.
-    rng: a generator, or the seed of one. in_pairs: whether the statistic holds a value for each run of one sample with
-        each of the others, so that fewer repetitions are held at a time.
+    samples: each [runs, tasks]; they may differ in their runs, and are drawn independently.
+    rng: a generator, or the seed of one.
+    in_pairs: whether the statistic computes a value for each pair of runs of two samples, so that fewer repetitions
+        fit into memory at a time.
     The statistic may be NaN for a draw in which it has no value. Such draws do not count.
     """
     if not samples:
@@ -119,11 +125,12 @@ def bootstrap_interval(
         count = min(batch, int(repetitions) - start)
         drawn.append(statistic(*[_resample(array, count, rng) for array in arrays]))
     tail = (1 - confidence) / 2
-    return np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    interval: np.ndarray = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return interval
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of at least two independent values; exact at any number of normal ones."""
+    """Return Student's t interval of the mean of at least two independent values; exact where they are normal."""
     array = _finite(values, "values").reshape(-1)
     if len(array) < 2:
         raise ConfigError(f"an interval needs at least two values, got {len(array)}")
@@ -133,7 +140,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
 
 
 def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """t with P(|T| <= t) = confidence for Student's distribution with a whole number of degrees of freedom."""
+    """Return t with P(|T| <= t) = confidence, for Student's distribution with a whole number of degrees of freedom."""
     if degrees < 1:
         raise ConfigError(f"degrees of freedom must be at least 1, got {degrees!r}")
     if not 0 < confidence < 1:
@@ -146,7 +153,7 @@ def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
 
 
 def iqms(drawn: np.ndarray) -> np.ndarray:
-    """The interquartile mean of each draw: [B, runs, tasks] -> [B]. NaN where a draw holds one."""
+    """Return the interquartile mean of each draw: [B, runs, tasks] -> [B]. NaN where a draw holds one."""
     pooled = np.sort(drawn.reshape(len(drawn), -1), axis=1)
     cut = pooled.shape[1] // 4
     means = pooled[:, cut : pooled.shape[1] - cut].mean(axis=1)
@@ -154,9 +161,9 @@ def iqms(drawn: np.ndarray) -> np.ndarray:
 
 
 def profiles(drawn: np.ndarray, taus: np.ndarray) -> np.ndarray:
-    """The share of scores above each threshold: [B, runs, tasks], [n] -> [B, n]. NaN where a draw holds one.
+    """Return the share of scores above each threshold: [B, runs, tasks], [n] -> [B, n]. NaN where a draw holds one.
 
-    Sorted once, so that memory does not grow with the number of thresholds.
+    The scores are sorted once, so that memory does not grow with the number of thresholds.
     """
     pooled = np.sort(drawn.reshape(len(drawn), -1), axis=1)
     shares = np.stack([1 - np.searchsorted(row, taus, side="right") / pooled.shape[1] for row in pooled])
@@ -164,7 +171,7 @@ def profiles(drawn: np.ndarray, taus: np.ndarray) -> np.ndarray:
 
 
 def normalize(scores: ArrayLike, zero: float, one: float) -> np.ndarray:
-    """Scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
+    """Put scores on the scale where `zero` is 0 and `one` is 1. Raises ConfigError where `one` is not above `zero`."""
     if not (math.isfinite(zero) and math.isfinite(one) and one > zero):
         raise ConfigError(f"normalising needs finite bounds with one > zero, got zero={zero!r} and one={one!r}")
     return (_finite(scores, "scores") - zero) / (one - zero)
@@ -183,7 +190,8 @@ def _student_t_mass(angle: float, degrees: int) -> float:
 def _improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """[B, runs_x, tasks], [B, runs_y, tasks] -> [B]."""
     difference = x[:, :, None, :] - y[:, None, :, :]
-    return ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
+    shares: np.ndarray = ((np.sign(difference) + 1) / 2).mean(axis=(1, 2, 3))
+    return shares
 
 
 def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

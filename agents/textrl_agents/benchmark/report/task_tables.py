@@ -56,7 +56,7 @@ _MUST_BE_FINITE = ("score", "kl", "objective", "gold_score", "normalized")
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that gave no result. Such a cell counts in no mean."""
+    """A cell that gave no result. It counts in no mean."""
 
     task: str
     algorithm: str
@@ -66,9 +66,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class AlgorithmRow:
-    """An algorithm on a task. label: its name, with what sets it apart from other runs of the same algorithm.
+    """The runs of an algorithm on a task.
 
-    lines: of the seeds that finished, by seed. estimates: of each column that they have. settings, env: of its lines.
+    label: its name, with what sets it apart from other runs of the same algorithm. settings, env: those of its lines.
+    lines: of the seeds that finished, in the order of their seeds. estimates: of each column that the lines have.
     """
 
     label: str
@@ -80,11 +81,11 @@ class AlgorithmRow:
     estimates: Mapping[str, IntervalEstimate]
 
     def values(self, key: str) -> list[float]:
-        """The column's value of each seed that has one."""
+        """Return the column's value of each seed that has one."""
         return [value for line in self.lines if (value := _value(line, key)) is not None]
 
     def by_seed(self, key: str) -> dict[int, float]:
-        """Seed -> the column's value, of the seeds that have one."""
+        """Return seed -> the column's value, for the seeds that have one."""
         return {line["seed"]: value for line in self.lines if (value := _value(line, key)) is not None}
 
 
@@ -92,8 +93,8 @@ class AlgorithmRow:
 class TaskTable:
     """A task and its algorithms: the highest mean of `measure` first, those without a result last.
 
-    measure: key of the best quantity that is known of them: "normalized" where there is one, else "objective".
-    prompts: which ones were answered, in words: "held-out prompts"; "" where nothing says so.
+    measure: key of the column that they are sorted by: "normalized" where the optimum is known, else "objective".
+    prompts: which ones were answered, such as "held-out prompts"; "" where nothing says so.
     """
 
     label: str
@@ -104,10 +105,11 @@ class TaskTable:
 
     @property
     def finished(self) -> list[AlgorithmRow]:
+        """The rows that have a result."""
         return [row for row in self.rows if row.lines]
 
     def columns(self, *, cost: bool) -> list[Column]:
-        """Those that any row has."""
+        """Return the columns that any row has: of what training cost, or of the policy that it gave."""
         return [
             column
             for column in COLUMNS
@@ -115,7 +117,7 @@ class TaskTable:
         ]
 
     def row(self, label: str) -> AlgorithmRow | None:
-        """The row of that label, if it has a result."""
+        """Return the row of that label; None where it has no result."""
         return next((row for row in self.finished if row.label == label), None)
 
 
@@ -125,7 +127,7 @@ def task_tables(lines: Sequence[Line]) -> tuple[TaskTable, ...]:
 
 
 def _title(line: Line) -> str:
-    """What was asked and judged: the task's name, but where prompts or reward were not the task's own."""
+    """What was asked and judged: the task's name, except where prompts or reward were not the task's own."""
     return str(line.get("title") or line["task"])
 
 
@@ -134,19 +136,19 @@ def _algorithm(line: Line) -> str:
 
 
 def _problem(line: Line) -> dict[str, Any]:
-    """What makes a task another one under the same name."""
+    """What sets two tasks of the same name apart."""
     return {**(line.get("env") or {}), "eval_episodes": line.get("eval_episodes")}
 
 
 def _method(line: Line) -> dict[str, Any]:
-    """What makes an algorithm another one under the same name."""
+    """What sets two algorithms of the same name apart."""
     return {**(line.get("settings") or {}), "budget": line.get("budget")}
 
 
 def _groups(
     lines: Iterable[Line], name_of: Callable[[Line], str], parameters: Callable[[Line], dict[str, Any]]
 ) -> dict[str, list[Line]]:
-    """Lines by name; where lines of one name differ in a parameter, the label names it: `ppo (ent_coef=0.1)`."""
+    """Group lines by name. Where lines of one name differ in a parameter, the label tells it: `ppo (ent_coef=0.1)`."""
     by_name: dict[str, list[Line]] = {}
     for line in lines:
         by_name.setdefault(name_of(line), []).append(line)
@@ -193,7 +195,7 @@ def _row(task: str, label: str, lines: list[Line]) -> AlgorithmRow:
 
 
 def _error(line: Line) -> str | None:
-    """Why the line is no result. A run whose policy came apart has numbers that no mean can hold."""
+    """Why the line is no result; None where it is one. A run that diverged has numbers that no mean can hold."""
     if line["status"] != "done":
         return str(line.get("error") or f"status {line['status']!r}")
     metrics = line.get("metrics") or {}

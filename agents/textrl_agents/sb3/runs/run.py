@@ -12,10 +12,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.evaluation.fresh_samples import sibling_env
+from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
-from textrl_agents.runs.run_evaluations import EVAL_ROWS, RunEvaluations
+from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent
 from textrl_agents.sb3.algorithms import argument_names

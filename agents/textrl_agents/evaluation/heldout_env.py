@@ -1,0 +1,68 @@
+"""The environment that a policy is judged in: prompts that are not trained on, and the KL of whole responses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+
+from textrl_env import TextGenVectorEnv
+from textrl_env.models import CausalLMActorCritic
+from textrl_env.tasks.splits import best_split
+
+EVAL_ROWS = 64
+# Arguments of training that have no say: every evaluation needs the reference, and charges its KL afterwards. The
+# reference of an adapter is the weights that it sits on, which are the model's own.
+_OF_TRAINING = ("lora", "kl_mode", "with_reference")
+
+
+def heldout_env(
+    arguments: Mapping[str, Any],
+    *,
+    episodes: int,
+    rows: int = EVAL_ROWS,
+    split: str | None = "heldout",
+    policy: CausalLMActorCritic | None = None,
+) -> TextGenVectorEnv:
+    """Make the environment that `episodes` episodes are judged in, in SAME_STEP and deferred mode.
+
+    arguments: of the training's environment, its task among them. rows: the most to run at once.
+    split: which prompts it serves, where there are such; else the training prompts. None serves all of the `prompts`
+        that the arguments may bring, and the held-out prompts where they bring none.
+    policy: what is to be judged, in this process. Its weights are shared where they are an adapter's, so that none are
+        loaded again.
+    """
+    chosen = {name: value for name, value in arguments.items() if name not in _OF_TRAINING}
+    if policy is not None and hasattr(policy.model, "disable_adapter"):
+        chosen |= {"model": policy.model, "tokenizer": policy.tokenizer}
+    chosen["split"] = split
+    if split is not None or chosen.get("prompts") is None:
+        chosen["split"] = best_split(chosen["task"], split or "heldout", chosen)
+    return TextGenVectorEnv(
+        min(rows, int(episodes)), autoreset_mode=AutoresetMode.SAME_STEP, kl_mode="deferred", **chosen
+    )
+
+
+def sibling_env(env: TextGenVectorEnv, rows: int, split: str = "heldout") -> TextGenVectorEnv:
+    """Make an evaluation environment that shares `env`'s reference, reward and coefficient: nothing is loaded again.
+
+    split: which of the task's prompts it serves, where the task has such; else the training prompts.
+    """
+    rules, reference = env.rules, env.kl_penalty.require_reference().lm
+    # As a function, since a module given as `model` would be copied to keep it from being trained.
+    task = dataclasses.replace(
+        env.task,
+        model=lambda: (reference.model, rules.tokenizer),
+        tokenizer=None,
+        reward=rules.reward,
+        gold=rules.gold,
+        max_prompt_tokens=rules.max_prompt_tokens,
+        max_new_tokens=rules.max_new_tokens,
+        stop=rules.stop.strings,
+        kl_coef=rules.kl_penalty.controller,
+        kl_estimator=rules.kl_penalty.estimator,
+    )
+    arguments = {"task": task, "sampling": rules.sampling, "device": reference.device, "dtype": reference.dtype}
+    return heldout_env(arguments, episodes=rows, rows=rows, split=split)
