@@ -80,6 +80,6 @@ ITERATIONS = 60
 
 def share_of_rewarded(policy: Policy, responses: int = SAMPLED_RESPONSES) -> float:
     """Return the rewarded token's share in fresh samples."""
-    env = TextGenVectorEnv(responses, ORACLE, kl_mode="deferred", with_reference=False, device=policy.device)
+    env = TextGenVectorEnv(responses, ONE_TOKEN_TASK, kl_mode="deferred", with_reference=False, device=policy.device)
     sampled = collect(policy, env, episodes=responses)
     return float(np.mean([episode.response_ids == REWARDED for episode in sampled]))
