@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.algorithms import best_of_n, expert_iteration, reference
-from textrl_agents.algorithms.best_of_n import kl_bound
+from textrl_agents.algorithms.built_in import best_of_n, expert_iteration, reference
+from textrl_agents.algorithms.built_in.best_of_n import kl_bound
+from textrl_agents.algorithms.built_in.expert_iteration import kept
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.expert_iteration import kept
+from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.response_groups import best, groups
-from textrl_agents.algorithms.setup import training_env
 from textrl_agents.evaluation import evaluate, paired_difference
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.rollout import collect, drawn_prompts

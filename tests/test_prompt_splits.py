@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.setup import training_env
-from textrl_agents.benchmark.run_cell import judging_env, run_cell
+from textrl_agents.algorithms.cell_envs import judging_env, training_env
+from textrl_agents.benchmark.run_cell import run_cell
 from textrl_agents.cli import app
 from textrl_agents.evaluation import evaluate
 from textrl_agents.evaluation.heldout_env import sibling_env

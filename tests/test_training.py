@@ -15,11 +15,12 @@ import torch
 from tiny_runs import ROLLOUT, assert_same_run, board_steps, config, metrics, reward_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from textrl_agents.runs.config import TrainConfig, read_settings
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
 from textrl_agents.sb3.runs.callbacks import RLHFMetrics
+from textrl_agents.training.settings_file import read_settings
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
 
@@ -272,7 +273,7 @@ def test_a_run_is_not_evaluated_on_prompts_that_it_trains_on(lib: str, tmp_path:
         evaluated = run._eval_env.prompts
     else:
         pytest.importorskip("ray.rllib")
-        from textrl_agents.rllib.run import RLlibRun
+        from textrl_agents.rllib.runs.run import RLlibRun
 
         run = RLlibRun.__new__(RLlibRun)  # the algorithm, which starts Ray, has no part in it
         run.config = settings

@@ -1,4 +1,4 @@
-"""The environment's arguments, typed once, and the checks of those that are plain values; known without torch."""
+"""The environment's arguments, typed once; known without torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-import numpy as np
-
-from textrl_env.errors import ConfigError, UnknownArgument, UnknownName
-from textrl_env.foreign_text import shown
+from textrl_env.errors import UnknownArgument
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +72,6 @@ MODEL_ARGUMENTS = ("task", *ModelArguments.__annotations__)
 """Names of the arguments that decide a model."""
 ENV_ARGUMENTS = ("task", *EnvArguments.__annotations__)
 """Names of all arguments of an environment that a task and its overrides are."""
-DEVICE_KINDS = ("auto", "cpu", "cuda", "mps", "xpu")
-DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_argument_names(given: Iterable[str], known: Sequence[str] = ENV_ARGUMENTS) -> None:
@@ -89,50 +84,3 @@ def check_argument_names(given: Iterable[str], known: Sequence[str] = ENV_ARGUME
 def model_arguments(env: Mapping[str, Any]) -> dict[str, Any]:
     """Choose those of an environment's arguments that decide its model."""
     return {name: env[name] for name in MODEL_ARGUMENTS if name in env}
-
-
-def check_device_name(device: Any) -> None:
-    """Raise ConfigError for what is no text, UnknownName for one that no device of torch is called.
-
-    Whether it is there is not asked.
-    """
-    if not isinstance(device, str):
-        raise ConfigError(f"device must be a name, such as 'auto', 'cpu' or 'cuda:1', got {shown(device)}")
-    if device.partition(":")[0] not in DEVICE_KINDS:
-        raise UnknownName("device", device, DEVICE_KINDS)
-
-
-def check_dtype_name(dtype: Any) -> None:
-    """Raise ConfigError for what is no text, UnknownName for one that is none of `DTYPE_NAMES`."""
-    if not isinstance(dtype, str):
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, got {shown(dtype)}")
-    if dtype not in DTYPE_NAMES:
-        raise UnknownName("dtype", dtype, DTYPE_NAMES)
-
-
-def check_seed(seed: Any) -> int | None:
-    """A seed as Gymnasium takes it: None, or any whole number >= 0, however large. Raises ConfigError."""
-    if seed is None:
-        return None
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
-    return int(seed)
-
-
-def user_path(path: str | Path) -> Path:
-    """`path` with `~` as a home folder; nothing need be there.
-
-    Raises ConfigError where the system can have no such file, as with names of thousands of characters, and for what is
-    no path.
-    """
-    try:
-        expanded = Path(path).expanduser()
-        expanded.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: `~name` of nobody
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"{shown(str(path) if isinstance(path, Path) else path)} cannot be used as a path: {reason}"
-        ) from error
-    return expanded

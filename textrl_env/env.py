@@ -9,16 +9,17 @@ import gymnasium
 import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
-from textrl_env.arguments import EnvArguments, check_seed
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
-from textrl_env.render import RENDER_MODES, Renderer
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
+from textrl_env.text.rendering import RENDER_MODES, Renderer
+from textrl_env.user_values import check_seed
 
 RESET_OPTIONS = ("prompt", "prompt_index", "columns")
 

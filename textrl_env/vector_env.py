@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
-from textrl_env.arguments import EnvArguments, check_seed
+from textrl_env.arguments import EnvArguments
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
@@ -21,6 +21,7 @@ from textrl_env.pickling import Portable
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_groups import PromptGroups, restored_generator
+from textrl_env.user_values import check_seed
 
 
 class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.models.storage.hub import local_files_only
 from textrl_env.models.storage.pretrained import load_pretrained
+from textrl_env.user_values import user_path
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

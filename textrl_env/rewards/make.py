@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.plugins import run_python_file
@@ -18,6 +17,7 @@ from textrl_env.rewards.function import FunctionReward
 from textrl_env.rewards.protocol import Reward
 from textrl_env.rewards.registry import make_registered, registered_rewards
 from textrl_env.rewards.signature import check_signature
+from textrl_env.user_values import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -10,13 +10,7 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 
-from textrl_env.arguments import (
-    MODEL_ARGUMENTS,
-    EnvArguments,
-    ModelArguments,
-    check_argument_names,
-    model_arguments,
-)
+from textrl_env.arguments import MODEL_ARGUMENTS, EnvArguments, ModelArguments, check_argument_names, model_arguments
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.registry import Algorithm
-from textrl_agents.benchmark.run_cell import LearningCurve, judging_env
+from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.benchmark.run_cell import LearningCurve
 from textrl_agents.evaluation import Evaluation
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.plugins import run_python_file
+from textrl_env.user_values import user_path
 
 
 def plugin_files(paths: Iterable[str | Path]) -> tuple[str, ...]:

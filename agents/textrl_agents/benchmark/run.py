@@ -21,13 +21,13 @@ from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.out_folder import foreign_names, locked_folder
 from textrl_agents.training.extras import require
 from textrl_agents.training.stop_signals import StopSignals
 from textrl_agents.training.trust import require_trust
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import time
 import traceback
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.cell_envs import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.evaluation.heldout_env import heldout_env
+from textrl_agents.training.random_state import seed_all
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
@@ -78,11 +77,6 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
     return means
 
 
-def judging_env(cell: Cell) -> TextGenVectorEnv:
-    """What a cell is judged in: the prompts of its split, the training prompts where there are none."""
-    return heldout_env(cell.env_arguments, episodes=cell.eval_episodes, split=cell.split)
-
-
 def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
     if isinstance(cell.budget, bool) or not isinstance(cell.budget, int) or cell.budget < 1:
         raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
@@ -93,9 +87,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         torch.set_num_threads(1)
     else:
         torch.cuda.reset_peak_memory_stats(device)
-    random.seed(cell.seed)
-    np.random.seed(cell.seed % 2**32)
-    torch.manual_seed(cell.seed)
+    seed_all(cell.seed)
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
         trained = algorithm.run(cell, curve)

@@ -87,10 +87,27 @@ def _from_stdin() -> list[str]:
     return prompts
 
 
+def _require_plain_sampling(folder: Path) -> None:
+    """Raise ConfigError for a run whose algorithm answers in a way of its own, such as by scores."""
+    from textrl_agents.runs.config import TrainConfig
+    from textrl_agents.runs.run_folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        return
+    config = TrainConfig.of_run(run.config)
+    if config.algorithm_entry.answers is not None:
+        raise ConfigError(
+            f"{config.algo} answers in a way of its own ({config.algorithm_entry.description}), and generate samples "
+            f"token by token. To sample from the model that it uses: textrl generate {run.policy}"
+        )
+
+
 def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> Any:
     from textrl_agents.runs.run_folder import load_policy
 
     if folder is not None:
+        _require_plain_sampling(folder)
         return load_policy(folder, device=device, dtype=dtype)
     from textrl_env.models import CausalLMActorCritic, load_model
 

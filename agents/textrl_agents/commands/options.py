@@ -28,9 +28,9 @@ def check_names(
     *, task: str | None = None, reward: str | None = None, device: str | None = None, dtype: str | None = None
 ) -> None:
     """Look the names up before torch is imported, so that a typo shows at once. Raises UnknownName."""
-    from textrl_env.arguments import check_device_name, check_dtype_name
     from textrl_env.rewards.make import check_reward_name
     from textrl_env.tasks.registry import check_task_name
+    from textrl_env.user_values import check_device_name, check_dtype_name
 
     if task is not None:
         check_task_name(task)

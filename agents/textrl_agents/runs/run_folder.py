@@ -16,14 +16,14 @@ import re
 import shutil
 from pathlib import Path
 
-from textrl_agents.runs.atomic_folder import atomic_folder, existing, remove_folder
+from textrl_agents.runs.atomic import atomic_folder, existing, remove_folder
 from textrl_agents.runs.out_folder import foreign_names
 from textrl_agents.runs.policy_files import POLICY_FOLDER
-from textrl_env.arguments import user_path
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.storage.manifest import require_manifest, verify
 from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
+from textrl_env.user_values import user_path
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
@@ -124,7 +124,10 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
         raise ModelError(f"{str(folder)!r} is not a folder; give a run folder, a checkpoint or a saved model")
     source = run.newest_policy or folder
     if source == folder and run.config.is_file():
-        raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
+        raise ModelError(
+            f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its "
+            "first one, or what it trained is no model that can be saved, such as a table"
+        )
     # `load_model` compares the files with the list of them, which any other model comes without.
     home = RunFolder(source.resolve().parent)
     if _CHECKPOINT.fullmatch(home.path.name):

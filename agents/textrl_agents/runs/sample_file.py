@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_env.foreign_text import visible
 from textrl_env.text.prompt_rows import prompt_text
 from textrl_env.trajectory import Trajectory
@@ -22,14 +22,15 @@ class SampleFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def add(self, tokens: int, episodes: Sequence[Trajectory], *, prompts: str) -> None:
+    def add(self, tokens: int, episodes: Sequence[Trajectory], *, prompts: str, note: str = "") -> None:
         """Append a table of `episodes`, sampled after `tokens` tokens of training.
 
-        prompts: which they answer, in words, as in "validation prompts"; the same every time.
+        prompts: which they answer, in words, as in "validation prompts"; the same every time. note: a line above them.
         """
         has_gold = any(episode.gold_score is not None for episode in episodes)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
-        lines = [f"\n## After {tokens:,} tokens\n", _row(columns), _row(["---"] * len(columns))]
+        above = [f"\n## After {tokens:,} tokens\n", *([f"{note}\n"] if note else [])]
+        lines = [*above, _row(columns), _row(["---"] * len(columns))]
         for episode in episodes:
             gold = [_number(episode.gold_score)] if has_gold else []
             texts = [_cell(prompt_text(episode.prompt)), _cell(episode.response)]

@@ -11,6 +11,13 @@ import numpy as np
 import torch
 
 
+def seed_all(seed: int) -> None:
+    """Start Python's generator, NumPy's global one and torch's from `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Return the state of Python, of NumPy's global generator, and of torch on the CPU and each GPU.
 

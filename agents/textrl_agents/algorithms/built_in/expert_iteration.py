@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
 from textrl_agents.algorithms.response_groups import best, groups, means, token_count
-from textrl_agents.algorithms.setup import (
-    initial_policy,
-    learning_schedule,
-    settings_of,
-    trained_weights,
-    training_env,
-)
-from textrl_agents.rollout import collect, prompt_stream
+from textrl_agents.algorithms.tuned_rates import FULL, HALF
 from textrl_agents.training.argument_checks import check_whole
-from textrl_agents.training.divergence import GradientGuard
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic, pack
-from textrl_env.trajectory import Trajectory
+
+if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
+    import numpy as np
+    import torch
+
+    from textrl_env.models import CausalLMActorCritic
+    from textrl_env.trajectory import Trajectory
 
 KEEP = ("best", "quantile")
 
@@ -63,6 +59,15 @@ class Settings:
 
 def train(cell: Cell, record: Record) -> Trained:
     """Rounds of sampling and fine-tuning; a point of the curve for each, of the policy that it began with."""
+    import numpy as np
+    import torch
+
+    from textrl_agents.algorithms.cell_envs import training_env
+    from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
+    from textrl_agents.rollout import collect, prompt_stream
+    from textrl_agents.training.divergence import GradientGuard
+    from textrl_agents.training.learning_rate import learning_schedule
+
     settings = settings_of(cell, Settings)
     env = training_env(cell)
     policy = initial_policy(env)
@@ -102,6 +107,10 @@ def fine_tune(
     generator: np.random.Generator,
 ) -> None:
     """Cross-entropy of the responses' tokens, each weighing the same, over minibatches in a new order every epoch."""
+    import torch
+
+    from textrl_env.models import pack
+
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for _ in range(settings.epochs):
         order = generator.permutation(len(responses))
@@ -109,6 +118,17 @@ def fine_tune(
             batch = [responses[place] for place in order[start : start + settings.batch_size]]
             loss = -policy.evaluate(pack(batch, policy.device)).log_probs.mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
             optimizer.step()
+
+
+ALGORITHM = Algorithm(
+    "expert_iteration",
+    train,
+    "fine-tuning on the best of n samples, again",
+    # Nothing holds it near the reference but the number of its rounds.
+    settings={"rounds": 8, "n": 4, "epochs": 2, "learning_rate": HALF},
+    task_settings={"sentiment": {"learning_rate": FULL}, "exact": {"rounds": 2, "learning_rate": FULL}},
+    arguments=Settings,
+)

@@ -8,21 +8,21 @@ https://arxiv.org/abs/2401.01879). It costs n responses at every answer, for eve
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.response_groups import best, groups, token_count
-from textrl_agents.algorithms.setup import initial_policy, settings_of, training_env
-from textrl_agents.evaluation import Evaluation
-from textrl_agents.evaluation.evaluation import check_episodes
-from textrl_agents.policy import Policy
-from textrl_agents.rollout import collect, drawn_prompts
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings, settings_of
 from textrl_agents.training.argument_checks import check_whole
-from textrl_agents.training.random_state import own_generator
-from textrl_env import TextGenVectorEnv
-from textrl_env.trajectory import Trajectory
+
+if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
+    from textrl_agents.evaluation import Evaluation
+    from textrl_agents.policy import Policy
+    from textrl_env import TextGenVectorEnv
+    from textrl_env.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class BestOfN:
 
         The KL of an answer is the bound, and its entropy that of the policy which drew the candidates.
         """
+        from textrl_agents.algorithms.response_groups import best, groups, token_count
+        from textrl_agents.evaluation.evaluation import Evaluation, check_episodes
+        from textrl_agents.rollout import collect, drawn_prompts
+        from textrl_agents.training.random_state import own_generator
+
         check_episodes(episodes)
         with own_generator(seed):
             prompts = drawn_prompts(env, episodes, seed)
@@ -59,7 +64,7 @@ class BestOfN:
 
 
 def charged(response: Trajectory, kl: float) -> Trajectory:
-    """The same response, with `kl` nats charged at its end in place of what was."""
+    """Return the response with `kl` nats charged at its end in place of what was."""
     terms = np.zeros(len(response))
     terms[-1] = kl
     return replace(response, kl=terms, rewards=response.rewards + response.kl_coef * (response.kl - terms))
@@ -72,6 +77,9 @@ def kl_bound(n: int) -> float:
 
 def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained; `tokens` grows with each evaluation by what all its candidates cost."""
+    from textrl_agents.algorithms.cell_envs import training_env
+    from textrl_agents.algorithms.initial_policy import initial_policy
+
     chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, Settings).n)
     trained = Trained(chooser.policy, tokens=0)
 
@@ -82,3 +90,18 @@ def train(cell: Cell, record: Record) -> Trained:
 
     trained.evaluation = evaluation
     return trained
+
+
+def answers(policy: Policy, settings: Mapping[str, Any]) -> EvaluateFunction:
+    """The best of n responses of `policy` to each prompt."""
+    return BestOfN(policy, as_settings("best_of_n", settings, Settings).n).evaluate
+
+
+ALGORITHM = Algorithm(
+    "best_of_n",
+    train,
+    "the best of n samples by the reward; no training",
+    settings={"n": 4},
+    arguments=Settings,
+    answers=answers,
+)
