@@ -20,11 +20,11 @@ from textrl_agents.training.divergence import check_log_probs
 from textrl_env import TextGenVectorEnv, TokenAction
 from textrl_env.accounts import charge_kl
 from textrl_env.actions import parse_actions
-from textrl_env.arguments import check_seed
 from textrl_env.errors import ConfigError
 from textrl_env.mdp import EpisodeRules, TokenMDP
 from textrl_env.text.prompts import Prompt, PromptSet
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_seed
 
 
 def collect(

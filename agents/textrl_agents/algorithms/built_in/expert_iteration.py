@@ -118,7 +118,7 @@ def fine_tune(
             batch = [responses[place] for place in order[start : start + settings.batch_size]]
             loss = -policy.evaluate(pack(batch, policy.device)).log_probs.mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
             optimizer.step()
 
