@@ -38,7 +38,7 @@ import torch
 from textrl_agents.algorithms.cell import Trained
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.registry import register_algorithm
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation import evaluate
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation import evaluate
 from textrl_agents.runs.policy_files import save_policy_files
 from textrl_agents.sb3 import make_agent
 from textrl_agents.training.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
 from textrl_env.errors import ModelError, TextRLError, TrainingDiverged
+from textrl_env.trajectory import Trajectory
 
 TRAINED = [name for name in names_in("sb3") if get_algorithm(name).kind != "table"]
 
@@ -281,7 +282,7 @@ def test_trl_refuses_a_gradient_whose_norm_is_infinite(algorithm: str) -> None:
 
     policy.model.get_output_embeddings().weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
     before = weights(policy)
-    pairs = [(np.array([0]), np.array([1, 2, 5]), np.array([4, 5]))] * 4
+    pairs = [tuple(Trajectory.of_response(np.array([0]), np.array(ids)) for ids in ([1, 2, 5], [4, 5]))] * 4
     train: Any = functools.partial(train_online, budget=200)
     if algorithm in ("dpo", "orpo", "kto"):
         train = functools.partial(train_offline, pairs=pairs)

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation import evaluate
 from textrl_agents.evaluation.generation import generate
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.sb3 import CausalLMPolicy, make_agent
@@ -134,8 +134,8 @@ def test_generation_and_evaluation_sample_within_the_mask(tmp_path: Path):
     letters = {"abcde"[token] for token in range(5) if allowed[token]} | ({""} if allowed[5] else set())
     drawn = {completion.response[:1] for completion in generate(loaded, ["a"], n=200, max_new_tokens=1, seed=0)}
     assert drawn == letters
-    records = evaluate(loaded, "exact", episodes=200, split="train").records
-    assert {record.response[:1] for record in records if record.prompt == "a"} <= letters
+    episodes = evaluate(loaded, "exact", episodes=200, split="train").episodes
+    assert {episode.response[:1] for episode in episodes if episode.prompt == "a"} <= letters
 
 
 def test_a_greedy_policy_is_decoded_greedily(tmp_path: Path):

@@ -235,7 +235,7 @@ def test_lr_mapping_lora_and_custom_prompts(tmp_path: Path) -> None:
             algo="a2c",
         )
     )
-    assert {record.prompt for record in result.after.records} == {"b"}  # no others are held out
+    assert {episode.prompt for episode in result.after.episodes} == {"b"}  # no others are held out
     assert result.after["length"].mean <= 3
     rates = [line["train/learning_rate"] for line in metrics(result.folder) if "train/learning_rate" in line]
     assert rates[-1] == pytest.approx(5e-3)

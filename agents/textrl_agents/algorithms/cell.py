@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from textrl_env.errors import UnknownName
 
 if TYPE_CHECKING:  # names and plans are read without waiting for torch
-    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_agents.evaluation import Evaluation
+    from textrl_agents.policy import Policy
     from textrl_env import TextGenVectorEnv
     from textrl_env.models import CausalLMActorCritic
 
@@ -68,14 +69,13 @@ class Record(Protocol):
 class Trained:
     """What an algorithm's training gave.
 
-    policy: a CausalLMActorCritic, or anything with its `act`, `evaluate` and `clear_cache`.
     tokens: generated in training. deterministic: whether the policy acts greedily.
     evaluation: how fresh samples are taken and judged, as `textrl_agents.evaluation.evaluate` does it; only what is not
         a policy over tokens (best-of-n) needs another.
     close: called when the cell is done.
     """
 
-    policy: Any
+    policy: Policy
     tokens: int
     deterministic: bool = False
     evaluation: EvaluateFunction | None = None
@@ -85,7 +85,7 @@ class Trained:
         """Fresh samples in `env`, which is in SAME_STEP and deferred mode."""
         if self.evaluation is not None:
             return self.evaluation(env, episodes, seed)
-        from textrl_agents.evaluation.fresh_samples import evaluate
+        from textrl_agents.evaluation import evaluate
 
         return evaluate(self.policy, env=env, episodes=episodes, seed=seed, deterministic=self.deterministic)
 

@@ -17,11 +17,12 @@ from textrl_agents.algorithms.cell_envs import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
-from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.training.random_state import seed_all
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
+from textrl_env.trajectory import Trajectory
 
 SAMPLES = 6
 POINTS = 100  # of a learning curve; some algorithms record every update
@@ -108,7 +109,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         "tokens_per_second": speed,
         **memory,
         "curve": curve.thinned(),
-        "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
+        "samples": [_sample(episode) for episode in evaluation.episodes[:SAMPLES]],
         "split": evaluation.split,
         "kl_coef": evaluation.kl_coef,
         "device": str(device),
@@ -147,5 +148,6 @@ def _exact_value(env: TextGenVectorEnv) -> ExactValue | None:
         return None
 
 
-def _sample(record: SampleRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in ("prompt", "response", "score", "gold_score", "kl")}
+def _sample(episode: Trajectory) -> dict[str, Any]:
+    known = {name: getattr(episode, name) for name in ("prompt", "response", "score", "gold_score")}
+    return {**known, "kl": episode.kl_sum}

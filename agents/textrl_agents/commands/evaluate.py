@@ -21,7 +21,7 @@ from textrl_agents.commands.options import (
 from textrl_env.errors import ConfigError
 
 if TYPE_CHECKING:  # a typo shows before torch is imported
-    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_agents.evaluation import Evaluation
     from textrl_agents.runs.config import TrainConfig
     from textrl_agents.runs.run_folder import RunFolder
     from textrl_env.models import CausalLMActorCritic
@@ -113,7 +113,7 @@ def _measured(
     settings["dtype"] = actor_critic.lm.dtype
     answers = config.algorithm_entry.answers
     if answers is None:
-        from textrl_agents.evaluation.fresh_samples import evaluate as measure
+        from textrl_agents.evaluation import evaluate as measure
 
         return measure(
             actor_critic, task, episodes=episodes, seed=seed, deterministic=greedy or None, split=split, **settings

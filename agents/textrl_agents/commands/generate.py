@@ -11,6 +11,7 @@ import typer
 from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, check_names, print_json, set_threads
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
+from textrl_env.trajectory import Trajectory
 
 
 def generate(
@@ -61,10 +62,20 @@ def generate(
         seed=seed,
     )
     if as_json:
-        print_json([completion._asdict() for completion in completions])
+        print_json([_as_json(completion) for completion in completions])
         return
     for completion in completions:
         typer.echo(visible(f"{completion.prompt}{completion.response}"))
+
+
+def _as_json(completion: Trajectory) -> dict[str, Any]:
+    return {
+        "prompt": completion.prompt,
+        "response": completion.response,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion),  # with EOS
+        "log_prob": -completion.surprisal,  # nats, of the whole response under the distribution sampled; 0 where greedy
+    }
 
 
 def _from_stdin() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate
+from textrl_agents.evaluation import Evaluation, evaluate
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
@@ -112,8 +112,8 @@ class RunEvaluations:
         if self.progress is not None:
             self.progress.evaluated("; ".join(_shown(result) for result in results))
         if self.samples is not None and results:
-            records = results[0].records[: self.sample_count]
-            self.samples.add(tokens, records, prompts=results[0].prompts, note=note)
+            shown = results[0].episodes[: self.sample_count]
+            self.samples.add(tokens, shown, prompts=results[0].prompts, note=note)
         return {name: value for result in results for name, value in _metrics(result).items()}
 
     def _evaluated(self, actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> Evaluation:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.atomic import existing, remove_folder, write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile

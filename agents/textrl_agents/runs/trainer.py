@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.progress import TrainingProgress

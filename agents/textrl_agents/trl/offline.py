@@ -12,7 +12,7 @@ from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_agents.training.learning_rate import default_learning_rate
 from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
-from textrl_agents.trl.rows import Triple
+from textrl_agents.trl.rows import Pair
 from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -25,7 +25,7 @@ def train_offline(
     algorithm: str,
     env: TextGenVectorEnv,
     policy: CausalLMActorCritic,
-    pairs: Sequence[Triple],
+    pairs: Sequence[Pair],
     *,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,

@@ -12,7 +12,7 @@ from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
 from textrl_agents.algorithms.preference_pairs import collect_pairs
-from textrl_agents.algorithms.response_groups import Samples
+from textrl_agents.algorithms.response_groups import means
 from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import learning_schedule
@@ -20,6 +20,7 @@ from textrl_agents.trl import train_offline, train_online
 from textrl_agents.trl.arguments import check_names, load_trl, setting_names, trl_algorithm
 from textrl_agents.trl.offline import REFUSED
 from textrl_agents.trl.online import DECIDED
+from textrl_env.trajectory import Trajectory
 
 CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
 
@@ -69,13 +70,9 @@ def _offline(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
     policy = initial_policy(env)
     torch.manual_seed(cell.seed)
 
-    def report(tokens: int, samples: Samples) -> None:
-        record(tokens, **samples.means())
+    def report(tokens: int, sampled: list[Trajectory]) -> None:
+        record(tokens, **means(sampled))
 
     collected = collect_pairs(policy, env, np.random.default_rng(cell.seed), n=n, budget=cell.budget, report=report)
-    triples = [
-        (pair.chosen.prompt.ids, pair.chosen.episode.response_ids, pair.rejected.episode.response_ids)
-        for pair in collected.pairs
-    ]
-    train_offline(algorithm.name, env, policy, triples, seed=cell.seed, settings=settings)
+    train_offline(algorithm.name, env, policy, collected.pairs, seed=cell.seed, settings=settings)
     return Trained(policy, tokens=collected.tokens)

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings, settings_of
 from textrl_agents.training.argument_checks import check_whole
-from textrl_env.errors import ConfigError
 
 if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
-    from textrl_agents.algorithms.response_groups import Response
-    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_agents.evaluation import Evaluation
+    from textrl_agents.policy import Policy
     from textrl_env import TextGenVectorEnv
-    from textrl_env.models import CausalLMActorCritic
-    from textrl_env.text.prompts import Prompt
+    from textrl_env.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -41,52 +41,38 @@ class BestOfN:
     tokens: generated so far, candidates that were not chosen included.
     """
 
-    def __init__(self, policy: CausalLMActorCritic, n: int):
+    def __init__(self, policy: Policy, n: int):
         self.policy, self.n, self.tokens = policy, n, 0
 
     def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
         """Answers to the prompts that `textrl_agents.evaluation.evaluate` takes with that seed, in its order.
 
-        A record's `kl` is the bound, and its `entropy` that of the policy which drew the candidates.
+        The KL of an answer is the bound, and its entropy that of the policy which drew the candidates.
         """
-        import numpy as np
-        import torch
+        from textrl_agents.algorithms.response_groups import best, groups, token_count
+        from textrl_agents.evaluation.evaluation import Evaluation, check_episodes
+        from textrl_agents.rollout import collect, drawn_prompts
+        from textrl_agents.training.random_state import own_generator
 
-        from textrl_agents.algorithms.response_groups import sample_groups
-        from textrl_agents.evaluation.fresh_samples import evaluation_of, record_of
-
-        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-            torch.manual_seed(seed)
-            samples = sample_groups(self.policy, env, heldout_prompts(env, episodes, seed), self.n)
-        self.tokens += samples.tokens
-        chosen = [best(group) for group in samples.groups]
-        kl, coef = kl_bound(self.n), env.kl_penalty.coef
-        records = [
-            record_of(response.episode, kl=kl, kl_coef=coef, entropy=float(-response.log_probs.sum(dtype=np.float64)))
-            for response in chosen
-        ]
-        return evaluation_of(env, records, [response.episode.response_ids for response in chosen], seed=seed)
+        check_episodes(episodes)
+        with own_generator(seed):
+            prompts = drawn_prompts(env, episodes, seed)
+            candidates = collect(self.policy, env, prompts=prompts, repeats=self.n, deterministic=False)
+        self.tokens += token_count(candidates)
+        answers = [charged(best(group), kl_bound(self.n)) for group in groups(candidates)]
+        return Evaluation.of(env, answers, seed=seed)
 
 
-def best(group: list[Response]) -> Response:
-    """The response with the highest score; of equal ones the first."""
-    return max(group, key=lambda response: response.score)
+def charged(response: Trajectory, kl: float) -> Trajectory:
+    """Return the response with `kl` nats charged at its end in place of what was."""
+    terms = np.zeros(len(response))
+    terms[-1] = kl
+    return replace(response, kl=terms, rewards=response.rewards + response.kl_coef * (response.kl - terms))
 
 
 def kl_bound(n: int) -> float:
     """The most that best-of-n can differ from what it samples from, in nats a response."""
     return math.log(n) - (n - 1) / n
-
-
-def heldout_prompts(env: TextGenVectorEnv, episodes: int, seed: int) -> list[Prompt]:
-    """The prompts that `env`'s rows draw after `reset(seed=seed)`, ceil(episodes / rows) each, round by round."""
-    import gymnasium
-
-    if episodes < 2:
-        raise ConfigError(f"episodes must be a whole number >= 2 (an interval needs two), got {episodes}")
-    generators = [gymnasium.utils.seeding.np_random(seed + row)[0] for row in range(env.num_envs)]
-    rounds = math.ceil(episodes / env.num_envs)
-    return [env.prompts.sample(generator) for _ in range(rounds) for generator in generators]
 
 
 def train(cell: Cell, record: Record) -> Trained:
@@ -106,7 +92,7 @@ def train(cell: Cell, record: Record) -> Trained:
     return trained
 
 
-def answers(policy: CausalLMActorCritic, settings: Mapping[str, Any]) -> EvaluateFunction:
+def answers(policy: Policy, settings: Mapping[str, Any]) -> EvaluateFunction:
     """The best of n responses of `policy` to each prompt."""
     return BestOfN(policy, as_settings("best_of_n", settings, BestOfNSettings).n).evaluate
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_agents.rllib.config import make_config, rllib_algorithm
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics

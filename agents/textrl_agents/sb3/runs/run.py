@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
 from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
