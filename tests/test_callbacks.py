@@ -65,7 +65,7 @@ def test_metrics_are_those_of_the_episodes(tiny_task: Task, vowels: Any) -> None
         "objective/kl": mean(lambda e: e.kl_sum),
         "objective/non_score_reward": mean(lambda e: -0.1 * e.kl_sum),
         "objective/rlhf_reward": mean(lambda e: e.score - 0.1 * e.kl_sum),
-        "objective/entropy": float(np.mean(agent.rollout_buffer.response_entropies)),
+        "objective/entropy": mean(lambda e: e.surprisal),
         "objective/gold_scores": mean(lambda e: len(e.response)),
         "objective/score_parts/vowels": mean(lambda e: e.score_parts["vowels"]),
         "objective/score_parts/length": mean(lambda e: len(e.response)),

@@ -47,8 +47,7 @@ def batches(agent: Any, rollouts: int) -> list[dict[str, Any]]:
         buffer = agent.rollout_buffer
         batch: dict[str, Any] = {"episodes": list(buffer.episodes), "sequences": []}
         if buffer.has_batch:
-            firsts = buffer._first_actions.tolist()
-            batch["sequences"] = [(tuple(ids), first) for ids, first in zip(buffer._sequences, firsts, strict=True)]
+            batch["sequences"] = [(tuple(each.ids), len(each.ids) - len(each)) for each in buffer.trajectories]
             names = ("values", "log_probs", "advantages", "returns")
             batch |= dict(zip(names, buffer._columns, strict=True))
         seen.append(batch)
@@ -210,6 +209,20 @@ class _Stop(BaseCallback):
         return self.steps > 0
 
 
+def responses_of(env: TextVecEnv) -> list[tuple[int, ...]]:
+    """Notes every response that ends from here on, by the environment's own record."""
+    ended: list[tuple[int, ...]] = []
+    original = env.step_wait
+
+    def noting() -> Any:
+        result = original()
+        ended.extend(tuple(episode.response_ids.tolist()) for _, episode in env.env.transition.episodes)
+        return result
+
+    env.step_wait = noting  # type: ignore[method-assign]
+    return ended
+
+
 @pytest.mark.parametrize("stopped_at", [1, 2, 3])
 @pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2)])
 def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int, stopped_at: int):
@@ -220,20 +233,17 @@ def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: st
     agent = make_agent(algo, env_kwargs=env_kwargs, n_envs=8, n_steps=4, learning_rate=0.0, seed=0, **arguments)
     agent.learn(10_000, callback=_Stop(4 + stopped_at))
     prompts = {tuple(prompt.ids.tolist()) for prompt in agent.env.env.prompts}
-    assert len(agent.rollout_buffer._open) > 3
     trained: list[tuple[int, ...]] = []
-    ended: list[tuple[int, ...]] = []
+    ended = responses_of(agent.env)
 
     def train() -> None:
         buffer = agent.rollout_buffer
-        ended.extend(tuple(episode.response_ids.tolist()) for episode in buffer.episodes)
         if not buffer.has_batch:
             return
-        firsts = buffer._first_actions.tolist()
-        assert len(buffer.advantages) == sum(map(len, buffer._sequences)) - sum(firsts)
-        for ids, first in zip(buffer._sequences, firsts, strict=True):
-            assert tuple(ids[:first].tolist()) in prompts
-            trained.append(tuple(ids[first:].tolist()))
+        assert len(buffer.advantages) == sum(map(len, buffer.trajectories))
+        for each in buffer.trajectories:
+            assert tuple(each.ids[~each.is_action].tolist()) in prompts
+            trained.append(tuple(each.response_ids.tolist()))
 
     agent.train = train
     agent.learn(8 * 4 * 25, reset_num_timesteps=False)
@@ -257,12 +267,17 @@ def test_a_checkpoint_tells_which_responses_have_lost_tokens():
     agent = make_agent("reinforce", env_kwargs={"task": "exact"}, **{**LEARNING, "n_steps": 2})
     agent.learn(10_000, callback=_Stop(3))
     agent.learn(12, reset_num_timesteps=False)
-    buffer = agent.rollout_buffer
-    lost = set(buffer._incomplete)
-    assert lost, "all have ended: shows nothing"
-    state, buffer._incomplete = buffer.state_dict(), set()
+    buffer, env = agent.rollout_buffer, agent.env
+    assert any(len(open_one) < env.env._mdp.counts[row] for row, (open_one, _) in buffer.accounts._open.items())
+    state = buffer.state_dict()
+    buffer.accounts._open.clear()
     buffer.load_state_dict(state)
-    assert buffer._incomplete == lost
+    ended, trained = responses_of(env), []
+    agent.train = lambda: trained.extend(tuple(each.response_ids.tolist()) for each in buffer.trajectories)
+    agent.learn(120, reset_num_timesteps=False)
+    assert len(trained) > 10
+    assert not Counter(trained) - Counter(ended), "trained on what no response was"
+    assert len(trained) < len(ended)
 
 
 def test_they_are_sb3_algorithms_and_can_be_wired_by_hand():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from textrl_agents.training.rlhf_metrics import EndedEpisode, rlhf_metrics
+from textrl_agents.training.rlhf_metrics import rlhf_metrics
+from textrl_env.trajectory import Trajectory
 
 
-def ended(**changes: Any) -> EndedEpisode:
-    fields = {"score": 1.0, "charged": 2.0, "kl_coef": 0.5, "surprisal": 4.0, "finish_reason": "eos"}
-    return EndedEpisode(**{**fields, "gold_score": None, "score_parts": {}, **changes})
+def ended(*, charged: float = 2.0, surprisal: float = 4.0, **fields: Any) -> Trajectory:
+    """Of two tokens, the second of which takes all of the KL and the surprisal."""
+    columns = {"kl": np.array([0.0, charged]), "log_probs": np.array([0.0, -surprisal])}
+    fields = {"score": 1.0, "kl_coef": 0.5, "finish_reason": "eos", **fields}
+    return Trajectory.of_response(np.array([0]), np.array([1, 2]), **columns, **fields)
 
 
 THREE = [
@@ -64,13 +68,3 @@ def test_gold_scores_and_parts_where_there_are_any():
 def test_no_episode_has_no_mean():
     """A batch in which none ended: no NaN, no warning, a count."""
     assert rlhf_metrics([], "deferred") == {"rollout/episodes": 0.0}
-
-
-@pytest.mark.parametrize("gold", [None, 0.0, 2])
-def test_from_the_last_info(gold: float | None):
-    info = {"score": 2, "finish_reason": "stop", "score_parts": {"style": 3}, "kl_sum": 99.0, "kl_coef": 99.0}
-    info |= {} if gold is None else {"gold_score": gold}
-    episode = EndedEpisode.of(info, charged=1.5, kl_coef=0.2, surprisal=3.0)
-    assert episode == (2.0, 1.5, 0.2, 3.0, "stop", gold, {"style": 3.0})
-    assert episode.cost == pytest.approx(0.3)
-    assert isinstance(episode.score_parts["style"], float)

@@ -17,7 +17,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.utils.torch_utils import update_target_network
 
-from textrl_agents.rllib.connectors.batch import FIRST, IDS, STATES, PackedBatch
+from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES, PackedBatch
 from textrl_agents.rllib.distribution import TakenTokens
 from textrl_agents.rllib.module import CausalLMModule, TargetCausalLMModule
 from textrl_env import Task
@@ -54,7 +54,7 @@ def train_batch(bootstrapped: tuple[bool, ...] = (False, False, False)) -> dict[
     return {
         Columns.OBS: {
             IDS: torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in ROWS]),
-            FIRST: torch.tensor([first for _, first in ROWS]),
+            ENDS: torch.tensor([first for _, first in ROWS])[:, None] - 1 + torch.arange(width),
             STATES: counts + torch.tensor(bootstrapped),
         },
         Columns.ACTIONS: actions,

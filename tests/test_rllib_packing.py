@@ -27,7 +27,7 @@ from ray.rllib.utils.minibatch_utils import MiniBatchCyclicIterator, ShardEpisod
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from textrl_agents.rllib import make_config
-from textrl_agents.rllib.connectors.batch import FIRST, IDS, STATES
+from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_env import Task
 from textrl_env.tasks.built_in.exact import letter_model
@@ -136,7 +136,7 @@ def test_columns_by_hand():
     assert columns[Columns.ACTION_LOGP].tolist() == [[-1, -2, -3], [-4, -5, 0], [-6, -7, 0]]
     assert columns[Columns.ACTION_DIST_INPUTS][..., 0].tolist() == columns[Columns.ACTION_LOGP].tolist()
     assert columns[Columns.OBS][IDS].tolist() == [[0, 1, 2, EOS], [2, 3, 3, 0], [2, 4, 4, 0]]
-    assert columns[Columns.OBS][FIRST].tolist() == [1, 1, 3]
+    assert columns[Columns.OBS][ENDS].tolist() == [[0, 1, 2], [0, 1, 0], [2, 3, 0]]
     assert columns[Columns.OBS][STATES].tolist() == [3, 2, 2]
     assert not columns[Columns.ADVANTAGES][~columns[Columns.LOSS_MASK]].any()
     assert len(columns) == 7, "RLlib counts tokens"
@@ -196,7 +196,7 @@ def test_what_stands_in_the_padding_does_not_matter():
     for name in (Columns.ACTION_LOGP, Columns.ADVANTAGES, Columns.VALUE_TARGETS, Columns.ACTION_DIST_INPUTS):
         columns[name][padding] = 3.0
     columns[Columns.ACTIONS][padding] = 4
-    ids, used = columns[Columns.OBS][IDS], columns[Columns.OBS][FIRST] + columns[Columns.SEQ_LENS] - 1
+    ids, used = columns[Columns.OBS][IDS], columns[Columns.OBS][ENDS].max(dim=1).values + 1
     ids[torch.arange(ids.shape[1]) >= used[:, None]] = 3
     torch.testing.assert_close(loss_and_gradients(), before, atol=1e-6, rtol=1e-5)
     columns[Columns.ADVANTAGES][~padding] += 1.0
@@ -299,7 +299,7 @@ def test_stretches_join_to_whole_responses_and_resets_are_no_transitions():
         counts = columns[Columns.SEQ_LENS].tolist()
         assert sum(counts) == int(columns[Columns.LOSS_MASK].sum()) == sum(map(len, episodes))
         for row, (episode, count) in enumerate(zip(episodes, counts, strict=True)):
-            first = int(columns[Columns.OBS][FIRST][row])
+            first = int(columns[Columns.OBS][ENDS][row, 0]) + 1
             before = columns[Columns.OBS][IDS][row, :first].tolist()
             joined.setdefault(episode.id_, before)
             assert before == joined[episode.id_], "the row does not go on where the last one ended"
@@ -447,7 +447,7 @@ def test_one_update_changes_the_policy_alone(algo: str, lr: float, portable_task
     wired = wire(algo, portable_task, moved=False, lr=lr, env={"reward": "embedded"})
     wired.columns(wired.runner.sample())  # the reference is loaded at the first batch
     (connector,) = wired.learner._learner_connector.connectors
-    reference, reward = connector.ledger.penalty.reference.lm.model, wired.runner.env.unwrapped.rules.reward.model
+    reference, reward = connector.accounts.penalty.reference.lm.model, wired.runner.env.unwrapped.rules.reward.model
     modules = (wired.core.model, wired.core.value_head, reference, reward)
     before = [digest(module) for module in modules]
     assert before[0] == before[2], "the policy starts as the reference"
@@ -463,7 +463,7 @@ def test_an_update_of_an_adapter_leaves_the_reference(portable_task: Task):
     wired = wire(task=portable_task, moved=False, lr=1e-2, env={"lora": {"r": 4}})
     wired.columns(wired.runner.sample())
     (connector,) = wired.learner._learner_connector.connectors
-    reference, core = connector.ledger.penalty.reference, wired.core
+    reference, core = connector.accounts.penalty.reference, wired.core
     assert reference.lm.model is core.model
     ids = torch.tensor([[0, 9, 40, 7]])
 

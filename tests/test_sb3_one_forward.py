@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
@@ -42,17 +41,17 @@ def rows_of_updates(algo: str, settings: dict[str, Any], monkeypatch: pytest.Mon
     sizes: list[int] = []
     plain = EpisodeReplayBuffer._samples
 
-    def noting(buffer: Any, chosen: list[Any], at: np.ndarray, place: np.ndarray) -> Any:
+    def noting(buffer: Any, chosen: list[Any], start: int, count: int) -> Any:
         sampled.append(len(chosen))
-        sizes.append(len(at))
-        return plain(buffer, chosen, at, place)
+        sizes.append(count)
+        return plain(buffer, chosen, start, count)
 
     monkeypatch.setattr(EpisodeReplayBuffer, "_samples", noting)
     original = agent.train
 
     def train(*arguments: Any, **keywords: Any) -> None:
         if get_algorithm(algo).kind != "value":
-            sampled[:] = [len(agent.rollout_buffer._sequences)]
+            sampled[:] = [len(agent.rollout_buffer.trajectories)]
             sizes[:] = [len(agent.rollout_buffer._columns[0])]
         rows.clear()
         hook = body.register_forward_pre_hook(

@@ -37,8 +37,7 @@ def collect(agent: Any, rollouts: int = 1) -> list[dict[str, Any]]:
     original = agent.train
 
     def train() -> None:
-        record = {name: getattr(agent.rollout_buffer, name).copy() for name in RECORDED}
-        seen.append({**record, "entropies": list(agent.rollout_buffer.response_entropies)})
+        seen.append({name: getattr(agent.rollout_buffer, name).copy() for name in RECORDED})
         original()
 
     agent.train = train
@@ -95,7 +94,6 @@ def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int
     records = collect(agent, 60 // n_steps)
     expected = finished_episodes(agent, records, starts)
     reported = [episode for record in records for episode in record["episodes"]]
-    surprisals = [entropy for record in records for entropy in record["entropies"]]
     assert len(expected) == len(reported) > 40
     spanning = sum(steps[0] // n_steps != steps[-1] // n_steps for _, steps, _ in expected)
     assert spanning > 0
@@ -105,13 +103,13 @@ def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int
         factor = 1 + np.clip(mean / 0.05 - 1, -0.2, 0.2) * len(record["episodes"]) / 40
         coefs.append(coefs[-1] * (factor if adaptive else 1.0))
     rewards, log_probs = (np.concatenate([record[name] for record in records]) for name in ("rewards", "log_probs"))
-    for (row, steps, kl), episode, surprisal in zip(expected, reported, surprisals, strict=True):
+    for (row, steps, kl), episode in zip(expected, reported, strict=True):
         coef = coefs[max(steps[0] - 1, 0) // n_steps]  # a row is reset in the step that ends its last episode
         assert episode.kl_coef == pytest.approx(coef, rel=1e-6)
         assert episode.kl_sum == pytest.approx(kl.sum(), abs=1e-5)
         assert episode.episode_return == pytest.approx(episode.score - coef * kl.sum(), abs=1e-5)
         assert len(episode) == len(steps)
-        assert surprisal == pytest.approx(-log_probs[steps, row].sum(), abs=1e-4)
+        assert episode.surprisal == pytest.approx(-log_probs[steps, row].sum(), abs=1e-4)
         paid = -coef * kl
         paid[-1] += episode.score
         np.testing.assert_allclose(rewards[steps, row], paid, atol=1e-5)
@@ -224,7 +222,7 @@ def test_minibatches_hold_every_transition_once(batch_size: int | None, tiny_tas
     together = [torch.stack([b.actions, b.old_log_prob, b.advantages, b.returns]) for b in batches]
     wanted = [each.T.flatten() for each in (buffer.actions, buffer.log_probs, buffer.advantages, buffer.returns)]
     assert sorted(torch.cat(together, 1).T.tolist()) == sorted(np.stack(wanted).astype(np.float32).T.tolist())
-    longest = max(len(ids) - first for ids, first in zip(buffer._sequences, buffer._first_actions, strict=True))
+    longest = max(map(len, buffer.trajectories))
     assert all(len(b.actions) <= (batch_size or 80) + longest for b in batches)
 
 

@@ -205,7 +205,7 @@ def test_cross_entropy_mode_pays_the_references_log_prob_and_nothing_else(tiny_t
     agent.learn(192)
     assert digest(agent.policy) != before
     buffer, reference, paid = agent.rollout_buffer, make_model("llama"), []
-    for ids, first in zip(buffer._sequences, buffer._first_actions, strict=True):
+    for ids, first in [(each.ids, len(each.ids) - len(each)) for each in buffer.trajectories]:
         with torch.no_grad():
             logits = reference(input_ids=torch.from_numpy(ids)[None]).logits[0].double()
         # Without the ids that are never sampled.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from textrl_agents.check import self_check
 from textrl_agents.check.checked_task import CheckedTask
 from textrl_agents.check.self_check import CHECKS, CheckResult, run_check, run_checks
 from textrl_env import vector_env
+from textrl_env.accounts import KLAccounts, Stretch
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, Reference, SlotDecoder
@@ -186,15 +188,14 @@ def test_stepwise_shows_a_wrong_sign(checked: CheckedTask, monkeypatch: pytest.M
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1.01])
 def test_the_identity_shows_a_wrong_charge(checked: CheckedTask, scale: float, monkeypatch: pytest.MonkeyPatch):
     """CHECKS 7: a KL that is reported and not charged, charged with the wrong sign, or charged too much."""
-    from textrl_agents.sb3.ledger import EpisodeLedger
+    original = KLAccounts.charge
 
-    original = EpisodeLedger.settle
+    def wrong(self: KLAccounts, stretches: Sequence[Stretch], *arguments: Any) -> None:
+        original(self, stretches, *arguments)
+        for _, trajectory, _ in stretches:
+            trajectory.rewards = trajectory.rewards + (1 - scale) * trajectory.kl_coef * trajectory.kl
 
-    def wrong(self: EpisodeLedger, *arguments: Any) -> Any:
-        costs, *rest = original(self, *arguments)
-        return (scale * costs, *rest)
-
-    monkeypatch.setattr(EpisodeLedger, "settle", wrong)
+    monkeypatch.setattr(KLAccounts, "charge", wrong)
     result = run_check(IDENTITY, checked)
     assert not result.ok
     assert result.value > 1e-4

@@ -157,9 +157,9 @@ def test_rllib_bootstraps_where_a_time_limit_cuts_off():
     episodes = wired.runner.sample(num_timesteps=32, random_actions=False)
     columns = wired.columns(episodes)
     connector = next(
-        piece for piece in wired.learner._learner_connector.connectors if getattr(piece, "ledger", None) is not None
+        piece for piece in wired.learner._learner_connector.connectors if getattr(piece, "accounts", None) is not None
     )
-    assert len(connector.ledger.recent) == sum(episode.is_done for episode in episodes)
+    assert len(connector.recent) == sum(episode.is_done for episode in episodes)
     checked = 0
     core = wired.core
     for row, episode in enumerate(each for each in episodes if len(each)):

@@ -115,7 +115,7 @@ def test_a_reset_in_between_begins_another_episode():
     buffer = filled()
     obs = np.array([observation(2, 2, 2), observation(1, 6, 7, 8, 9)])
     buffer.add(obs, obs, np.array([1, 1]), np.zeros(2), np.array([False, False]), [{}, {}])
-    assert [episode.first_action for episode in buffer._open if episode is not None] == [3, 2]
+    assert [int(each.trajectory.is_action.argmax()) for each in buffer._episodes()[1:]] == [3, 2]
 
 
 def test_buffers_that_cannot_work():

@@ -78,7 +78,7 @@ class KLAccounts:
             charge_kl([stretch.trajectory for stretch in stretches], self.penalty, policy, packed=packed)
 
     def settle(self, stretches: Sequence[Stretch]) -> list[Trajectory]:
-        """Put stretches to their episodes, in time order for each; returns the episodes that are over, whole.
+        """Put stretches to their episodes, whose end comes last; returns the episodes that are over, whole.
 
         The coefficient then adapts to those that have terminated. An episode that a time limit cut off has no score.
         """
@@ -97,10 +97,6 @@ class KLAccounts:
         forgotten = self._settlements - FORGET_AFTER
         self._open = {episode: entry for episode, entry in self._open.items() if entry[1] > forgotten}
         return over
-
-    def forget(self) -> None:
-        """Drop the episodes that go on: they were reset."""
-        self._open = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The open episodes and the coefficient: arrays, numbers and text."""

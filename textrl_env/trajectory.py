@@ -82,18 +82,25 @@ class Trajectory:
         return float(self.rewards.sum())
 
     def charge(self, kl: np.ndarray) -> None:
-        """Take `kl_coef * kl` off the rewards. kl: float [M], nats."""
+        """Take `kl_coef * kl` off the rewards, in their own precision. kl: float [M], nats."""
         self.kl = kl
-        self.rewards = self.rewards - self.kl_coef * kl
+        self.rewards = (self.rewards - self.kl_coef * kl).astype(self.rewards.dtype)
 
-    def extended(self, later: Trajectory) -> Trajectory:
-        """This stretch and the one that follows it, which holds all ids so far."""
+    def extended(self, other: Trajectory) -> Trajectory:
+        """Return this stretch and another of the same episode as one; what else is known is of the later one."""
+        earlier, later = (self, other) if len(self.ids) <= len(other.ids) else (other, self)
+        order = np.concatenate([np.flatnonzero(each.is_action) for each in (earlier, later)]).argsort(kind="stable")
         is_action = later.is_action.copy()
-        is_action[: len(self.is_action)] |= self.is_action
+        is_action[: len(earlier.is_action)] |= earlier.is_action
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in COLUMNS
+            name: np.concatenate([getattr(earlier, name), getattr(later, name)])[order] for name in COLUMNS
         }
         return replace(later, is_action=is_action, **columns)
+
+    def with_actions(self, is_action: np.ndarray, **columns: np.ndarray) -> Trajectory:
+        """The same episode, where these ids alone count as actions; columns: what is known of them."""
+        known: dict[str, Any] = {name: columns.get(name, UNKNOWN) for name in COLUMNS}
+        return replace(self, is_action=is_action, **known)
 
     def with_last_state(self) -> Trajectory:
         """The same ids, with an arbitrary action behind them, so that a state ends where they do; no columns."""

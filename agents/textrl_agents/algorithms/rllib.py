@@ -47,7 +47,7 @@ class RLlibAlgorithm(Algorithm):
     config_class: str
     learner_class: str
     module_class: str = "textrl_agents.rllib.module:CausalLMModule"
-    connector_class: str = "textrl_agents.rllib.connectors.packing:PackForVTrace"
+    connector_class: str = "textrl_agents.rllib.connectors.vtrace:PackForVTrace"
     connector_settings: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     minibatches: int = 0

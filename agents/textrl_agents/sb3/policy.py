@@ -92,6 +92,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
         self.gradient_guard = GradientGuard(self.optimizer)
+        # While a buffer collects that computes the values of a separate trunk itself, all at once.
+        self.values_after_rollout = False
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
         """Tensors besides the trained weights that later updates depend on; none, but for a policy with more parts."""
@@ -114,11 +116,17 @@ class CausalLMPolicy(ActorCriticPolicy):
     def forward(
         self, obs: torch.Tensor, deterministic: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L]."""
-        action = self.actor_critic.step(obs, deterministic=deterministic)
-        tokens = SampledTensor.of(action.tokens, action.log_probs, self, in_rollout=True)
-        values = self.actor_critic.states(obs).values if action.values is None else action.values
-        return tokens, values[:, None], action.log_probs
+        """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L].
+
+        The values of a separate trunk cost a second decoder, and are NaN while `values_after_rollout`.
+        """
+        drawn = self.actor_critic.step(obs, deterministic=deterministic)
+        tokens, values = SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=True), drawn.values
+        if values is None and self.values_after_rollout:
+            values = torch.full_like(drawn.log_probs, torch.nan)
+        elif values is None:
+            values = self.actor_critic.states(obs).values
+        return tokens, values[:, None], drawn.log_probs
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         drawn = self.actor_critic.step(observation, deterministic=deterministic)

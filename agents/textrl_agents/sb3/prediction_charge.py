@@ -7,12 +7,11 @@ itself: each one's last reward pays for all of its tokens, and its return is `sc
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from textrl_agents.evaluation.fresh_samples import response_kls
 from textrl_agents.sb3.buffers.ended_row import EndedRow
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_env import TextGenVectorEnv
+from textrl_env.accounts import charge_kl
 from textrl_env.errors import MissingLogProb
 
 
@@ -36,25 +35,18 @@ class PredictionCharge:
         for so_far, log_prob in zip(self._log_probs, tokens.log_probs.tolist(), strict=True):
             so_far.append(log_prob)
         costs = np.zeros(self.env.num_envs)
-        if not ended:
-            return costs
-        known: list[float] = []
-        prompts, responses = [], []
-        for over in ended:
-            log_probs, length = self._log_probs[over.row], over.info["episode"]["l"]
-            if len(log_probs) != length:
+        for row, episode, _ in ended:
+            log_probs = self._log_probs[row]
+            if len(log_probs) != len(episode):
                 raise MissingLogProb(
-                    f"the episode in row {over.row} has {length} tokens, of which agent.predict drew the last "
+                    f"the episode in row {row} has {len(episode)} tokens, of which agent.predict drew the last "
                     f"{len(log_probs)}: the KL of the others is unknown. Reset the environment before evaluating."
                 )
-            ids = over.info["terminal_observation"]
-            ids = ids[ids >= 0]
-            prompts.append(ids[:-length])
-            responses.append(ids[-length:])
-            known += log_probs
+            episode.log_probs = np.array(log_probs)
             log_probs.clear()
-        kls = response_kls(tokens.policy.actor_critic, self.env, prompts, responses, torch.tensor(known))
-        for over, kl in zip(ended, kls.tolist(), strict=True):
-            costs[over.row] = over.kl_coef * kl
-            over.charge(kl)
+        charge_kl([over.episode for over in ended], self.env.kl_penalty, tokens.policy.actor_critic)
+        for over in ended:
+            kl_sum = over.episode.kl_sum
+            costs[over.row] = over.episode.kl_coef * kl_sum
+            over.report(kl_sum)
         return costs

@@ -17,7 +17,6 @@ from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_agents.sb3.prediction_charge import PredictionCharge
 from textrl_env import ENV_ID, TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.trajectory import Trajectory
 
 
 class TextVecEnv(VecEnv):
@@ -89,18 +88,16 @@ class TextVecEnv(VecEnv):
         else:
             columns = (transition.ref_log_probs.tolist(), transition.kl.tolist())
             infos = [{"ref_log_prob": ref, "kl": kl} for ref, kl in zip(*columns, strict=True)]
-        ends: list[tuple[int, Trajectory]] = [*transition.episodes, *transition.cut]
         ended: list[EndedRow] = []
-        for row, over in ends:
-            episode = over if over.finish_reason else None
+        for row, episode in [*transition.episodes, *transition.cut]:
             seconds = round(time.time() - self._started_at, 6)
             infos[row].update(
-                episode.info() if episode is not None else {},
-                episode={"r": over.episode_return, "l": len(over), "t": seconds},
+                episode.info() if episode.finish_reason else {},
+                episode={"r": episode.episode_return, "l": len(episode), "t": seconds},
                 terminal_observation=vector_infos["final_obs"][row],
-                **{"TimeLimit.truncated": episode is None},
+                **{"TimeLimit.truncated": not episode.finish_reason},
             )
-            ended.append(EndedRow(row, episode, over.kl_coef, infos[row]))
+            ended.append(EndedRow(row, episode, infos[row]))
         if sampled is not None:
             sampled.env, sampled.ended = self, ended
         if self._deferred and sampled is not None and not sampled.in_rollout:

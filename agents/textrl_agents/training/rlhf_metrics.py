@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
+
+from textrl_env.trajectory import Trajectory
 
 FINISH_REASONS = ("eos", "stop", "length")
 
 
-class EndedEpisode(NamedTuple):
-    """A finished episode as training saw it."""
-
-    score: float
-    charged: float  # what the KL coefficient weighed: KL, or cross-entropy in that mode; nats
-    kl_coef: float
-    surprisal: float  # -log pi of the whole response, nats; its mean is the entropy of a response
-    finish_reason: str
-    gold_score: float | None
-    score_parts: Mapping[str, float]
-
-    @classmethod
-    def of(cls, info: Mapping[str, Any], *, charged: float, kl_coef: float, surprisal: float) -> EndedEpisode:
-        """Make one from the `info` of an episode's last step."""
-        return cls(
-            score=float(info["score"]),
-            charged=charged,
-            kl_coef=kl_coef,
-            surprisal=surprisal,
-            finish_reason=str(info["finish_reason"]),
-            gold_score=None if info.get("gold_score") is None else float(info["gold_score"]),
-            score_parts={name: float(part) for name, part in info["score_parts"].items()},
-        )
-
-    @property
-    def cost(self) -> float:
-        """What the KL took from the return."""
-        return self.kl_coef * self.charged
-
-
-def rlhf_metrics(episodes: Sequence[EndedEpisode], kl_mode: str) -> dict[str, float]:
-    """Return means over `episodes`.
+def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, float]:
+    """Return means over `episodes`, whole and with the KL charged.
 
     `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
     the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per
@@ -52,10 +23,10 @@ def rlhf_metrics(episodes: Sequence[EndedEpisode], kl_mode: str) -> dict[str, fl
     metrics: dict[str, float] = {"rollout/episodes": float(len(episodes))}
     if not episodes:
         return metrics
-    charged = np.array([episode.charged for episode in episodes])
+    charged = np.array([episode.kl_sum for episode in episodes])
     entropy = np.array([episode.surprisal for episode in episodes])
     scores = np.array([episode.score for episode in episodes])
-    cost = np.array([episode.cost for episode in episodes])
+    cost = np.array([episode.kl_coef for episode in episodes]) * charged
     columns = {
         # A cross-entropy charge contains the policy's entropy: KL = cross-entropy - entropy.
         "kl": charged - entropy if kl_mode == "cross_entropy" else charged,

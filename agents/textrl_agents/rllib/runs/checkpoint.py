@@ -30,13 +30,13 @@ def capture(algorithm: Any) -> dict[str, Any]:
     group = algorithm.env_runner_group
     remote = group.num_remote_workers() > 0
     rollouts = group.foreach_env_runner(lambda runner: runner.rollout_state(), local_env_runner=not remote)
-    ledger = next(iter(algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).get_state()))).get()
+    states = algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).get_state())
     return {
         "made_with": _made_with(algorithm),
         "timesteps": int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)),
         "algorithm": algorithm.get_state(not_components="learner_group"),
         "rollouts": rollouts,
-        "ledger": ledger,
+        "accounts": next(iter(states)).get(),  # every learner has those of all
         "random": random_state(),
     }
 
@@ -84,8 +84,8 @@ def _load(algorithm: Any, folder: Path) -> int:
         "optimizer": {name: {**saved, "state": with_number_keys(saved["state"])} for name, saved in optimizers.items()},
     }
     algorithm.set_state({**state["algorithm"], "learner_group": {"learner": learner}})
-    ledger = state["ledger"]
-    algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).set_state(ledger))
+    accounts = state["accounts"]
+    algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).set_state(accounts))
     _load_rollouts(algorithm.env_runner_group, state["rollouts"])
     set_random_state(state["random"])
     return int(state["timesteps"])

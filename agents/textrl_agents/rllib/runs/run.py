@@ -154,7 +154,7 @@ class RLlibRun:
         if evaluations is not None and not stopped and (done or evaluations.due(self.timesteps, before)):
             # The learners' coefficient, which may have adapted; validation shares the controller.
             penalty = evaluations.heldout.kl_penalty
-            penalty.controller.value = self._state["ledger"].get("kl_coef", penalty.coef)
+            penalty.controller.value = self._state["accounts"].get("kl_coef", penalty.coef)
             self._write(evaluations.run(self.actor_critic, self.timesteps, done=done))
         if done or stopped or (every and self.timesteps // every > before // every):
             self.save()

@@ -7,8 +7,7 @@ the ids of whole episodes and samples whole episodes; `DQN.train()` sees flat te
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,19 +19,14 @@ from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
 from textrl_agents.training.divergence import RewardRange, check_rewards, reward_range
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes
+from textrl_env.trajectory import Trajectory
 
 
-@dataclass
-class _Stored:
+class _Stored(NamedTuple):
     """An episode, over or going on."""
 
-    ids: list[int]
-    first_action: int
-    rewards: list[float] = field(default_factory=list)
-    done: bool = False  # whether it has terminated: no value follows its last token
-
-    def __len__(self) -> int:
-        return len(self.rewards)
+    trajectory: Trajectory
+    done: bool  # whether it has terminated: no value follows its last token
 
 
 def check_charge(action: np.ndarray) -> None:
@@ -66,8 +60,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
     def __init__(
         self,
         buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         device: torch.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
@@ -84,17 +78,22 @@ class EpisodeReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         super(ReplayBuffer, self).reset()
         self._over: deque[_Stored] = deque()
-        self._open: list[_Stored | None] = [None] * self.n_envs
         self._transitions = 0  # of the episodes that are over
+        # The episodes that go on, one a row, [N, L].
+        shape = (self.n_envs, *self.obs_shape)
+        self._ids = np.full(shape, -1, dtype=np.int64)
+        self._is_action = np.zeros(shape, dtype=bool)
+        self._rewards = np.zeros(shape)  # at the places of the actions
+        self._stored: list[_Stored] | None = None  # all episodes; None where there are new transitions
 
     def size(self) -> int:
         """Transitions stored."""
-        return self._transitions + sum(len(episode) for episode in self._open if episode is not None)
+        return self._transitions + int(self._is_action.sum())
 
     def reward_range(self) -> RewardRange | None:
         """The least and the greatest reward stored; None of none."""
-        rewards = [reward for episode in self._stored() for reward in episode.rewards]
-        return reward_range(np.array(rewards)) if rewards else None
+        stored = self._episodes()
+        return reward_range(np.concatenate([episode.trajectory.rewards for episode in stored])) if stored else None
 
     def add(
         self,
@@ -107,67 +106,84 @@ class EpisodeReplayBuffer(ReplayBuffer):
     ) -> None:
         check_charge(action)
         check_rewards(reward)
+        # Another episode may have begun in a row: the environment was reset in between.
+        self._is_action[(obs != self._ids).any(axis=1)] = False
         lengths = (obs >= 0).sum(axis=1)
-        actions = np.asarray(action).reshape(self.n_envs)
-        for row, length in enumerate(lengths.tolist()):
-            episode = self._open[row]
-            # Another episode may have begun in this row: the environment was reset in between.
-            if episode is None or len(episode.ids) != length or episode.ids[-1] != obs[row, length - 1]:
-                episode = self._open[row] = _Stored(obs[row, :length].tolist(), length)
-            episode.ids.append(int(actions[row]))
-            episode.rewards.append(float(reward[row]))
-            if done[row]:
-                cut_off = infos[row].get("TimeLimit.truncated", False)
-                episode.done = not (cut_off and self.handle_timeout_termination)
-                self._over.append(episode)
-                self._transitions += len(episode)
-                self._open[row] = None
+        self._ids[...] = obs
+        place = np.arange(self.n_envs), lengths
+        self._ids[place], self._is_action[place] = np.asarray(action).reshape(self.n_envs), True
+        self._rewards[place] = reward
+        ended = np.flatnonzero(done).tolist()
+        terminated = {row for row in ended if not self._cut_off(infos[row])}
+        # Rows where the environment wrote tokens after the action. What follows a last token is no state.
+        for row in np.flatnonzero((next_obs >= 0).sum(axis=1) > lengths + 1).tolist():
+            if row not in terminated:
+                self._ids[row] = next_obs[row]
+        for row in ended:
+            episode = _Stored(self._trajectory(row), row in terminated)
+            self._over.append(episode)
+            self._transitions += len(episode.trajectory)
+            self._ids[row], self._is_action[row] = -1, False
         while self._transitions > self.buffer_size:
-            self._transitions -= len(self._over.popleft())
+            self._transitions -= len(self._over.popleft().trajectory)
+        self._stored = None
         self.pos += 1
+
+    def _cut_off(self, info: dict[str, Any]) -> bool:
+        return self.handle_timeout_termination and info.get("TimeLimit.truncated", False)
+
+    def _trajectory(self, row: int) -> Trajectory:
+        """What there is of a row's episode."""
+        length = int((self._ids[row] >= 0).sum())
+        is_action = self._is_action[row, :length].copy()
+        return Trajectory(self._ids[row, :length].copy(), is_action, rewards=self._rewards[row, :length][is_action])
+
+    def _episodes(self) -> list[_Stored]:
+        if self._stored is None:
+            going_on = np.flatnonzero(self._is_action.any(axis=1)).tolist()
+            self._stored = [*self._over, *(_Stored(self._trajectory(row), done=False) for row in going_on)]
+        return self._stored
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
         """`batch_size` transitions; `observations` and `next_observations` are PackedEpisodes of the same sequences."""
-        stored = self._stored()
+        stored = self._episodes()
         if not stored:
             raise ConfigError("the replay buffer is empty: take a step before sampling")
         first, start = self._transition(stored)
-        chosen, total = [first], len(first) - start
+        chosen, total = [first], len(first.trajectory) - start
         while total < batch_size:
             chosen.append(stored[np.random.randint(len(stored))])
-            total += len(chosen[-1])
-        counts = np.array([len(episode) for episode in chosen])
-        rows = np.repeat(np.arange(len(chosen)), counts)
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # step within its episode
-        window = slice(start, start + batch_size)
-        return self._samples(chosen, rows[window], place[window])
-
-    def _stored(self) -> list[_Stored]:
-        return [*self._over, *(episode for episode in self._open if episode is not None)]
+            total += len(chosen[-1].trajectory)
+        return self._samples(chosen, start, batch_size)
 
     def _transition(self, stored: list[_Stored]) -> tuple[_Stored, int]:
         """An episode and a step of it, uniform over all transitions: a step beyond an episode's end is drawn again."""
         longest = self.obs_shape[0]
         while True:
             episode, step = stored[np.random.randint(len(stored))], np.random.randint(longest)
-            if step < len(episode):
+            if step < len(episode.trajectory):
                 return episode, step
 
-    def _samples(self, chosen: list[_Stored], rows: np.ndarray, place: np.ndarray) -> ReplayBufferSamples:
-        width = max(len(episode.ids) for episode in chosen)
-        ids = np.zeros((len(chosen), width), dtype=np.int64)
-        for row, episode in enumerate(chosen):
-            ids[row, : len(episode.ids)] = episode.ids
-        firsts = np.array([episode.first_action for episode in chosen])
-        columns = firsts[rows] + place - 1  # of the state's last token; the action stands right after it
-        rewards = np.array([chosen[row].rewards[step] for row, step in zip(rows, place, strict=True)])
-        lengths = np.array([len(episode.ids) for episode in chosen])
-        dones = np.array([episode.done for episode in chosen])[rows] & (columns + 2 == lengths[rows])
-        actions = ids[rows, columns + 1]
-        # After a last token comes no state; its value is multiplied by 0, so any will do.
-        following = columns + ~dones
-        input_ids, places = self.to_torch(ids), np.stack([rows, columns, following, actions])
-        on_rows, on_columns, on_following, on_actions = self.to_torch(places)
+    def _samples(self, chosen: list[_Stored], start: int, count: int) -> ReplayBufferSamples:
+        """`count` transitions of the chosen episodes in a row, from the first one's step `start` on."""
+        trajectories = [episode.trajectory for episode in chosen]
+        lengths = np.array([len(trajectory.ids) for trajectory in trajectories])
+        ids = np.zeros((len(chosen), lengths.max()), dtype=np.int64)
+        for row, trajectory in enumerate(trajectories):
+            ids[row, : lengths[row]] = trajectory.ids
+        places = [np.flatnonzero(trajectory.is_action) for trajectory in trajectories]
+        # A state ends where the next action follows; the last one, with all ids. After a last token comes no state: its
+        # value is multiplied by 0, so any will do.
+        following = [np.append(place[1:], len(each.ids)) - 1 for place, each in zip(places, trajectories, strict=True)]
+        window = slice(start, start + count)
+        rows = np.repeat(np.arange(len(chosen)), [len(place) for place in places])[window]
+        at, after = np.concatenate(places)[window], np.concatenate(following)[window]
+        last = np.concatenate([np.arange(len(place)) == len(place) - 1 for place in places])[window]
+        dones = last & np.array([episode.done for episode in chosen])[rows]
+        after = np.where(dones, at - 1, after)
+        rewards = np.concatenate([trajectory.rewards for trajectory in trajectories])[window]
+        input_ids, indices = self.to_torch(ids), np.stack([rows, at - 1, after, ids[rows, at]])
+        on_rows, on_columns, on_following, on_actions = self.to_torch(indices)
         return ReplayBufferSamples(
             PackedEpisodes(input_ids, lengths, on_rows, on_columns, on_actions),  # type: ignore[arg-type]
             on_actions[:, None],

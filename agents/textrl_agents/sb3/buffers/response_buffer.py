@@ -9,7 +9,7 @@ filled, and no response is dropped, so short ones are not favoured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,28 +17,11 @@ import torch
 
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_env.errors import ConfigError
+from textrl_env.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from textrl_agents.sb3.policy import CausalLMPolicy
     from textrl_agents.sb3.vec_env import TextVecEnv
-
-
-@dataclass(eq=False)
-class Response:
-    """A response as it was sampled, perhaps over several rollouts."""
-
-    ids: np.ndarray  # int64: the prompt and the tokens so far
-    first_action: int  # the prompt's length
-    rewards: np.ndarray  # float32 [T], with the KL charged
-    values: np.ndarray  # float32 [T]
-    log_probs: np.ndarray  # float32 [T]
-
-    def extended(self, later: Response) -> Response:
-        """With the tokens of the next rollout; `later.ids` holds all of them."""
-        columns = [
-            np.concatenate([getattr(self, name), getattr(later, name)]) for name in ("rewards", "values", "log_probs")
-        ]
-        return Response(later.ids, self.first_action, *columns)
 
 
 class Estimate(NamedTuple):
@@ -63,7 +46,7 @@ def check_whole_responses(env: TextVecEnv, group_size: int) -> None:
         )
 
 
-Estimator = Callable[[Sequence[Sequence[Response]]], list[Estimate]]
+Estimator = Callable[[Sequence[Sequence[Trajectory]]], list[Estimate]]
 
 
 class ResponseRolloutBuffer(EpisodeRolloutBuffer):
@@ -75,10 +58,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
 
     def __init__(self, *arguments: Any, estimator: Estimator, group_size: int = 1, **keywords: Any):
         self.estimator, self.group_size = estimator, group_size
-        self._steps_seen = 0  # of the environment, at the end of the last rollout
-        self._incomplete: set[int] = set()  # rows whose response has lost tokens, and is dropped when it ends
-        self._open: dict[int, Response] = {}  # row -> a response that goes on in the next rollout
-        self._groups: dict[int, list[Response]] = {}  # group -> its responses so far
+        self._groups: dict[int, list[Trajectory]] = {}  # group -> its responses so far
         super().__init__(*arguments, **keywords)
 
     @property
@@ -87,75 +67,43 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         return self._packed is not None and len(self._packed) > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """With the responses that wait for their end or for their group."""
-        waiting = {str(group): [vars(response) for response in responses] for group, responses in self._groups.items()}
-        return {
-            **super().state_dict(),
-            "open": {str(row): dict(vars(response)) for row, response in self._open.items()},
-            "groups": waiting,
-            "incomplete": sorted(self._incomplete),
-        }
+        """With the responses that wait for their group."""
+        waiting = {str(group): [asdict(response) for response in found] for group, found in self._groups.items()}
+        return {**super().state_dict(), "groups": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._open = {int(row): Response(**response) for row, response in state["open"].items()}
-        self._groups = {
-            int(group): [Response(**response) for response in responses] for group, responses in state["groups"].items()
-        }
-        self._incomplete = set(state["incomplete"])
-        assert self.ledger.env is not None  # bound
-        self._steps_seen = self.ledger.env.steps
+        self._groups = {int(group): [Trajectory(**each) for each in found] for group, found in state["groups"].items()}
 
     def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
         check_whole_responses(env, self.group_size)
         goes_on = super().bind(env, policy)
-        if not goes_on:  # the episodes in flight are gone
-            self._open, self._groups, self._incomplete, self._steps_seen = {}, {}, set(), 0
-        if env.steps != self._steps_seen + 1:  # a rollout was broken off, and took tokens with it
-            self._incomplete = set(range(self.n_envs))
+        if not goes_on:
+            self._groups = {}
         return goes_on
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""
-        stretches = self._settle(dones)
-        assert self.ledger.env is not None  # or nothing could be settled
-        self._steps_seen = self.ledger.env.steps
-        sizes = [len(ids) - first for ids, first in zip(self._sequences, self._first_actions, strict=True)]
-        columns = [
-            np.split(column[self._place], np.cumsum(sizes)[:-1])
-            for column in (self.rewards, self.values, self.log_probs)
-        ]
-        pieces = zip(self._sequences, self._first_actions.tolist(), *columns, strict=True)
-        ended = iter(self.episodes)
-        whole: list[list[Response]] = []
-        for (row, is_over), piece in zip(stretches, pieces, strict=True):
-            response = Response(*piece)
-            episode = next(ended) if is_over else None
-            begun = self._open.pop(row, None)
-            if row in self._incomplete:
-                if is_over:
-                    self._incomplete.remove(row)
+        whole: list[list[Trajectory]] = []
+        for response, record in self._settle():
+            # A rollout that was broken off has taken tokens of it along.
+            if len(response) < len(record.episode) or not np.array_equal(response.ids, record.episode.ids):
                 continue
-            if begun is not None:
-                response = begun.extended(response)
-            if episode is None:
-                self._open[row] = response
-                continue
-            group = episode.group
-            waiting = [] if group is None else self._groups.setdefault(group, [])
+            waiting = [] if response.group is None else self._groups.setdefault(response.group, [])
             waiting.append(response)
             if len(waiting) == self.group_size:
                 whole.append(waiting)
-                self._groups.pop(group, None)  # type: ignore[arg-type]
+                if response.group is not None:
+                    del self._groups[response.group]
         self._take(whole)
 
-    def _take(self, whole: list[list[Response]]) -> None:
+    def _take(self, whole: list[list[Trajectory]]) -> None:
         responses = [response for group in whole for response in group]
         if not responses:
-            self._packed, self._columns = None, ()
+            self.trajectories, self._packed, self._columns = [], None, ()
             return
         estimates = self.estimator(whole)
-        self._pack([response.ids for response in responses], [response.first_action for response in responses])
+        self._pack(responses)
         parts = (
             [response.values for response in responses],
             [response.log_probs for response in responses],

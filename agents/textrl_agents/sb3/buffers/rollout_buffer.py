@@ -8,7 +8,8 @@ transition. `PPO.train()` sees flat tensors of transitions as ever, and cannot t
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
+from textrl_agents.sb3.buffers.ended_row import EndedRow
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
-from textrl_agents.sb3.ledger import EpisodeLedger
 from textrl_agents.training.divergence import RewardRange, check_log_probs, check_rewards, reward_range
+from textrl_env.accounts import KLAccounts, Stretch
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes, pack
 from textrl_env.trajectory import Trajectory
@@ -28,6 +30,14 @@ if TYPE_CHECKING:
     from textrl_agents.sb3.vec_env import TextVecEnv
 
 
+class _End(NamedTuple):
+    """Where a stretch of a row ends in a rollout."""
+
+    steps: int  # of the rollout until there
+    observation: np.ndarray  # int64 [L], before its last action
+    record: EndedRow | None  # of the episode, where it is over
+
+
 class EpisodeRolloutBuffer(RolloutBuffer):
     """`RolloutBuffer` for token sequences.
 
@@ -35,44 +45,60 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
     `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so that each has about
     `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
+
+    The deferred KL, and the values of a separate trunk, are computed when the rollout is full, in one pass each.
     """
 
     def __init__(
         self,
         buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         device: torch.device | str = "auto",
         gae_lambda: float = 0.95,
         gamma: float = 1.0,
         n_envs: int = 1,
     ):
-        self.ledger = EpisodeLedger(n_envs)
-        self.policy: CausalLMPolicy | None = None  # that sampled the rollout
-        self.episodes: list[Trajectory] = []  # that ended in this rollout
-        self.response_entropies: list[float] = []  # summed -log pi of each
+        self.env: TextVecEnv | None = None  # that the rollout was sampled in
+        self.policy: CausalLMPolicy | None = None  # that sampled it
+        self.accounts: KLAccounts | None = None  # of the episodes in `env`, by their rows
+        self.episodes: list[Trajectory] = []  # that terminated in this rollout, whole
+        self._broken_off = False  # whether the rollout before this one was
+        self._settled_at = (0, 0)  # resets and steps of `env`, at the end of the last rollout
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     def bind(self, env: TextVecEnv, policy: CausalLMPolicy) -> bool:
         """Follow `env` and `policy` through this rollout, after its first step or before it is resumed.
 
-        Returns whether it goes on with the episodes of the last one.
+        Returns whether `env` goes on with the episodes of the last one. It does not after a reset.
         """
-        self.policy = policy
+        resets, steps = self._settled_at
+        goes_on = self.env is env and env.resets == resets
+        # A rollout that was broken off took tokens with it, so that nothing of before it can be put together; and it
+        # left SB3 with an observation that is one step old, of which the first action now comes.
+        self._broken_off = goes_on and env.steps != steps + 1
+        if not goes_on or self._broken_off:
+            self.accounts = KLAccounts(env.env.kl_penalty, deferred=env.env.rules.kl_mode == "deferred")
+        self.env, self.policy, self._settled_at = env, policy, (env.resets, steps)
         policy.gradient_guard.rewards = self.reward_range
-        return self.ledger.start(env)
+        policy.values_after_rollout = True
+        return goes_on
 
     def reward_range(self) -> RewardRange:
         """The least and the greatest reward of this rollout, with the KL charged."""
         return reward_range(self.rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a later rollout depends on: sums over the episodes that go on."""
-        return self.ledger.state_dict()
+        """What a later rollout depends on: the episodes that go on."""
+        return {"accounts": None if self.accounts is None else self.accounts.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; `bind` first."""
-        self.ledger.load_state_dict(state)
+        assert self.env is not None
+        assert self.accounts is not None
+        if state["accounts"] is not None:
+            self.accounts.load_state_dict(state["accounts"])
+        self._settled_at = (self.env.resets, self.env.steps)
 
     def reset(self) -> None:
         shape = (self.buffer_size, self.n_envs)
@@ -84,9 +110,13 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         # Stay on the model's device while sampling: one transfer a rollout instead of two a step.
         self._values = torch.zeros(shape, device=self.device)
         self._log_probs = torch.zeros(shape, device=self.device)
-        self._prefixes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(self.n_envs)]
-        self._packed: PackedEpisodes | None = None
+        self._lengths = np.zeros(shape, dtype=np.int64)  # ids of each state: the place of its action
+        self._ends: list[list[_End]] = [[] for _ in range(self.n_envs)]  # of each row's stretches
+        self.trajectories: list[Trajectory] = []  # what `get` deals
+        self._packed: PackedEpisodes | None = None  # all of them
         self._columns: tuple[np.ndarray, ...] = ()  # values, log-probs, advantages, returns [M], in packed order
+        if self.policy is not None:
+            self.policy.values_after_rollout = True
         self.generator_ready = False
         BaseBuffer.reset(self)
 
@@ -107,10 +137,13 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         at = self.pos
         if at == 0:
             self.bind(action.env, action.policy)
-        self.ledger.follow(action)
-        for row in range(self.n_envs) if at == 0 else np.flatnonzero(episode_start):
-            ids = obs[row]
-            self._prefixes[row].append((at, ids[ids >= 0].copy()))
+        for over in action.ended:
+            self._ends[over.row].append(_End(at + 1, obs[over.row], over))
+        if at == self.buffer_size - 1 or (at == 0 and self._broken_off):
+            for ends, newest in zip(self._ends, obs, strict=True):
+                if not ends or ends[-1].steps <= at:
+                    ends.append(_End(at + 1, newest, None))
+        self._lengths[at] = (obs >= 0).sum(axis=1)
         self.actions[at] = action.reshape(self.n_envs)
         self.rewards[at] = reward
         self.episode_starts[at] = episode_start
@@ -121,48 +154,78 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the deferred KL to the rewards, then SB3's GAE."""
-        self._settle(dones)
+        self._settle()
         super().compute_returns_and_advantage(last_values, dones)
         columns = (self.values, self.log_probs, self.advantages, self.returns)
         self._columns = tuple(column[self._place] for column in columns)
 
-    def _settle(self, dones: np.ndarray) -> list[tuple[int, bool]]:
-        """Pack the rollout and charge the deferred KL; for each stretch of an episode its row and whether it ended."""
-        sequences, first_actions, stretches, steps, rows = [], [], [], [], []
-        for row, starts in enumerate(self._prefixes):
-            ends = [start for start, _ in starts[1:]] + [self.buffer_size]
-            for (start, prefix), end in zip(starts, ends, strict=True):
-                sequences.append(np.concatenate([prefix, self.actions[start:end, row]]))
-                first_actions.append(len(prefix))
-                stretches.append((row, end < self.buffer_size or bool(dones[row])))
+    def _settle(self) -> list[tuple[Trajectory, EndedRow]]:
+        """Pack the rollout, fill in values that are not known yet, and charge the deferred KL.
+
+        Returns the episodes that are over: what there is of each in consecutive rollouts, and the environment's record.
+        """
+        assert self.env is not None
+        assert self.policy is not None
+        assert self.accounts is not None
+        self.log_probs, self.values = self._log_probs.cpu().numpy(), self._values.cpu().numpy()
+        check_log_probs(self.log_probs)
+        stretches, records = self._stretches()
+        self._pack([stretch.trajectory for stretch in stretches])
+        assert self._packed is not None
+        core = self.policy.actor_critic
+        if core.value_trunk == "separate":
+            with torch.no_grad():
+                self.values[self._place] = core.states(self._packed).values.cpu().numpy()
+        bounds = np.cumsum([len(trajectory) for trajectory in self.trajectories])[:-1]
+        columns = (np.split(column[self._place], bounds) for column in (self.log_probs, self.rewards, self.values))
+        for trajectory, log_probs, rewards, values in zip(self.trajectories, *columns, strict=True):
+            trajectory.log_probs, trajectory.rewards, trajectory.values = log_probs, rewards, values
+        self.accounts.charge(stretches, self._packed, core)
+        self.rewards[self._place] = np.concatenate([trajectory.rewards for trajectory in self.trajectories])
+        check_rewards(self.rewards)
+        closed = zip(self.accounts.settle(stretches), records, strict=True)
+        over = [(whole, record) for whole, record in closed if record is not None]
+        for whole, record in over if self.accounts.deferred else ():
+            record.report(whole.kl_sum)
+        # Where the environment charges, its own record has all that it charged.
+        reported = [whole if self.accounts.deferred else record.episode for whole, record in over]
+        self.episodes = [episode for episode in reported if episode.finish_reason]
+        self._settled_at = (self.env.resets, self.env.steps)
+        self.policy.values_after_rollout = False
+        return over
+
+    def _stretches(self) -> tuple[list[Stretch], list[EndedRow | None]]:
+        """The rollout row by row, each in time order; and what the environment says of those whose account closes."""
+        assert self.env is not None
+        stretches, records, steps, rows = [], [], [], []
+        for row, ends in enumerate(self._ends):
+            start = 0
+            for end, newest, record in ends:
+                ids = np.append(newest[newest >= 0], self.actions[end - 1, row])
+                is_action = np.zeros(len(ids), dtype=bool)
+                is_action[self._lengths[start:end, row]] = True
+                if record is None:
+                    trajectory = Trajectory(ids, is_action, kl_coef=float(self.env.env.kl_coefs[row]))
+                else:
+                    trajectory = replace(record.episode.with_actions(is_action), ids=ids)
+                # What does not reach the rollout's end is over, or is not put together with what follows.
+                over = record is not None or end < self.buffer_size
+                stretches.append(Stretch(row, trajectory, over))
+                records += [record] if over else []
                 steps.append(np.arange(start, end))
                 rows.append(np.full(end - start, row))
+                start = end
         self._place = (np.concatenate(steps), np.concatenate(rows))
-        self._pack(sequences, first_actions)
-        log_probs = self._log_probs[tuple(torch.from_numpy(index).to(self._log_probs.device) for index in self._place)]
-        self.log_probs = self._log_probs.cpu().numpy()
-        check_log_probs(self.log_probs)
-        assert self._packed is not None
-        assert self.policy is not None
-        policy = self.policy.actor_critic
-        costs, self.episodes, self.response_entropies = self.ledger.settle(self._packed, log_probs, stretches, policy)
-        if costs is not None:
-            self.rewards[self._place] -= costs
-        check_rewards(self.rewards)
-        self.values = self._values.cpu().numpy()
-        return stretches
+        return stretches, records
 
-    def _pack(self, sequences: list[np.ndarray], first_actions: list[int]) -> None:
-        pairs = zip(sequences, first_actions, strict=True)
-        self._trajectories = [Trajectory.of_response(ids[:first], ids[first:]) for ids, first in pairs]
-        self._packed = pack(self._trajectories, self.device)
-        self._sequences, self._first_actions = sequences, np.array(first_actions)
+    def _pack(self, trajectories: list[Trajectory]) -> None:
+        self.trajectories, self._packed = trajectories, pack(trajectories, self.device)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of whole sequences: `observations` is a PackedEpisodes, the rest flat, one entry a transition."""
         if self._packed is None:
             raise ConfigError("the rollout buffer is not full yet: collect a whole rollout before get()")
-        sizes = np.array([len(ids) for ids in self._sequences]) - self._first_actions
+        sizes = np.array([len(trajectory) for trajectory in self.trajectories])
         total = int(sizes.sum())
         count = 1 if batch_size is None else max(1, round(total / batch_size))
         order = np.random.permutation(len(sizes))
@@ -176,7 +239,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
                 continue
             packed = self._packed
             if count > 1:
-                packed = pack([self._trajectories[i] for i in chosen], self.device)
+                packed = pack([self.trajectories[i] for i in chosen], self.device)
             else:
                 chosen = np.arange(len(sizes))
             flat = np.concatenate([np.arange(offsets[i], offsets[i] + sizes[i]) for i in chosen])

@@ -15,24 +15,25 @@ import numpy as np
 from stable_baselines3 import PPO
 
 from textrl_agents.sb3.buffers.advantages import group_relative, leave_one_out, reward_to_go
-from textrl_agents.sb3.buffers.response_buffer import Estimate, Estimator, Response, ResponseRolloutBuffer
+from textrl_agents.sb3.buffers.response_buffer import Estimate, Estimator, ResponseRolloutBuffer
 from textrl_env.errors import ConfigError
+from textrl_env.trajectory import Trajectory
 
 NO_CLIPPING = 1e6  # beyond any ratio; finite, because it is logged
 
 
-def to_go_minus_value(groups: Sequence[Sequence[Response]]) -> list[Estimate]:
+def to_go_minus_value(groups: Sequence[Sequence[Trajectory]]) -> list[Estimate]:
     """REINFORCE's: the reward to go minus the value head's baseline."""
     to_go = [(response, reward_to_go(response.rewards)) for group in groups for response in group]
     return [Estimate(returns - response.values, returns) for response, returns in to_go]
 
 
-def compared_in_group(groups: Sequence[Sequence[Response]], rule: Any) -> list[Estimate]:
+def compared_in_group(groups: Sequence[Sequence[Trajectory]], rule: Any) -> list[Estimate]:
     """RLOO's and GRPO's: one advantage for all tokens of a response, by `rule` of the returns [G, K]."""
-    returns = np.array([[response.rewards.sum() for response in group] for group in groups], dtype=np.float64)
+    returns = np.array([[response.episode_return for response in group] for group in groups])
     responses = [response for group in groups for response in group]
     return [
-        Estimate(np.full(len(response.rewards), advantage), np.full(len(response.rewards), total))
+        Estimate(np.full(len(response), advantage), np.full(len(response), total))
         for response, advantage, total in zip(responses, rule(returns).flat, returns.flat, strict=True)
     ]
 

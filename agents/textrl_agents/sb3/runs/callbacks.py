@@ -17,7 +17,7 @@ from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.runs.progress_lines import rollout_means
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.progress import TrainingProgress
-from textrl_agents.training.rlhf_metrics import EndedEpisode, rlhf_metrics
+from textrl_agents.training.rlhf_metrics import rlhf_metrics
 
 
 class RLHFMetrics(BaseCallback):
@@ -27,12 +27,8 @@ class RLHFMetrics(BaseCallback):
         env, buffer = self.training_env, self.model.rollout_buffer  # type: ignore[attr-defined]
         assert isinstance(env, TextVecEnv)
         assert isinstance(buffer, EpisodeRolloutBuffer)
-        episodes = [
-            EndedEpisode.of(episode.info(), charged=episode.kl_sum, kl_coef=episode.kl_coef, surprisal=surprisal)
-            for episode, surprisal in zip(buffer.episodes, buffer.response_entropies, strict=True)
-        ]
         self.logger.record("objective/kl_coef", env.env.kl_penalty.coef)
-        for name, value in rlhf_metrics(episodes, env.env.rules.kl_mode).items():
+        for name, value in rlhf_metrics(buffer.episodes, env.env.rules.kl_mode).items():
             self.logger.record(name, value)
 
     def _on_step(self) -> bool:

@@ -1,0 +1,83 @@
+"""The columns that stock PPO's loss reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
+
+from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES, column_mask, spread
+from textrl_agents.rllib.connectors.packing import PackEpisodes, log_values
+from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
+from textrl_env.trajectory import Trajectory
+
+
+class PackForPPO(PackEpisodes):
+    """With advantages and value targets: GAE over each stretch, by one forward of the value function.
+
+    gamma: discount. lambda_: GAE's. Advantages are normalised over the batch's tokens.
+    """
+
+    def __init__(self, *arguments: Any, gamma: float, lambda_: float, **kwargs: Any):
+        super().__init__(*arguments, **kwargs)
+        self.gamma, self.lambda_ = gamma, lambda_
+
+    def _columns(
+        self,
+        trajectories: list[Trajectory],
+        counts: np.ndarray,
+        packed: PackedEpisodes,
+        core: CausalLMActorCritic,
+        metrics: Any,
+    ) -> dict[str, Any]:
+        mask = column_mask(counts)
+        values, targets = self._value_targets(trajectories, counts, core)
+        advantages = targets - values
+        if (variance := float(targets.var())) > 0:
+            # SB3's definition: of the values that the update starts from, padding left out.
+            log_values(metrics, {"train/explained_variance": 1.0 - float((targets - values).var()) / variance})
+        if len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
+        log_probs = spread(np.concatenate([trajectory.log_probs for trajectory in trajectories]), mask)
+        ends = spread(packed.columns.cpu().numpy(), mask)
+        return {
+            Columns.OBS: {IDS: packed.input_ids, ENDS: ends, STATES: counts},
+            Columns.ACTIONS: spread(packed.actions.cpu().numpy(), mask),
+            Columns.ACTION_LOGP: log_probs,
+            # `TakenTokens` of the policy that sampled; its entropy is asked of nobody.
+            Columns.ACTION_DIST_INPUTS: np.stack([log_probs, np.zeros_like(log_probs)], axis=-1),
+            Columns.LOSS_MASK: mask,
+            Columns.ADVANTAGES: spread(advantages.astype(np.float32), mask),
+            Columns.VALUE_TARGETS: spread(targets.astype(np.float32), mask),
+        }
+
+    def _value_targets(
+        self, trajectories: list[Trajectory], counts: np.ndarray, core: CausalLMActorCritic
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values and GAE's targets of the tokens, float32 [M]."""
+        # RLlib's GAE takes each stretch with one more step, whose value is what a stretch that was cut is worth. One
+        # that has ended needs none, and gets 0 in that place: nothing reads it.
+        longer = counts + 1
+        real = column_mask(counts, width=int(longer.max()))[column_mask(longer)]
+        terminated = np.array([bool(trajectory.finish_reason) for trajectory in trajectories])
+        values = _bootstrapped_values(trajectories, counts, core)
+        ends = np.cumsum(longer) - 2
+        rewards, over, cut = (np.zeros(len(real), dtype=kind) for kind in (np.float64, bool, bool))
+        rewards[real] = np.concatenate([trajectory.rewards for trajectory in trajectories])
+        over[ends], cut[ends] = terminated, ~terminated
+        targets = compute_value_targets(values, rewards, over, cut, self.gamma, self.lambda_)
+        return values[real], targets[real]
+
+
+@torch.no_grad()
+def _bootstrapped_values(trajectories: list[Trajectory], counts: np.ndarray, core: CausalLMActorCritic) -> np.ndarray:
+    """float32, for each row the values of its states and one more: the state after a stretch that was cut, or 0."""
+    packed = pack([each if each.finish_reason else each.with_last_state() for each in trajectories], core.device)
+    known = counts + [not each.finish_reason for each in trajectories]
+    longer = column_mask(counts + 1)
+    values = np.zeros(int(longer.sum()), dtype=np.float32)
+    values[column_mask(known, width=longer.shape[1])[longer]] = core.states(packed).values.cpu().numpy()
+    return values
