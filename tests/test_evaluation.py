@@ -201,6 +201,10 @@ def test_json_is_plain(moved_policy: CausalLMActorCritic) -> None:
     data = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert data["episodes"] == len(data["samples"]) == 4
     assert data["score"]["ci95"] == pytest.approx(result["score"].interval)
+    assert list(data["samples"][0]) == [
+        *("prompt", "response", "finish_reason", "score", "score_parts", "gold_score"),
+        *("kl", "penalized_return", "length", "entropy"),
+    ]
     assert "samples" not in result.to_json(samples=False)
 
 

@@ -67,7 +67,13 @@ def test_json_keeps_every_character_and_shows_none_that_is_obeyed() -> None:
     result = textrl("generate", "--model", "embedded", "--prompt", "\x9b\u975e", "--json")
     assert "\u975e" in clean(result.stdout)
     (completion,) = json.loads(result.stdout)
-    assert (completion["prompt"], completion["response"]) == ("\x9b\u975e", HOSTILE)
+    assert completion == {
+        "prompt": "\x9b\u975e",
+        "response": HOSTILE,
+        "finish_reason": "eos",
+        "tokens": 1,
+        "log_prob": -1.0,
+    }
 
 
 def test_render(make_model: Any, tiny_tokenizer: Any) -> None:
