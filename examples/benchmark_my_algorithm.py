@@ -10,13 +10,17 @@ A package does the same without --plugin, by entry points:
 
 import sys
 
-import numpy as np
 import torch
 
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.registry import Algorithm, register_algorithm
-from textrl_env import Task, TextGenVectorEnv, register_task
-from textrl_env.models import CausalLMActorCritic, pack
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.registry import register_algorithm
+from textrl_agents.algorithms.response_groups import means, token_count
+from textrl_agents.rollout import collect
+from textrl_env import Task, register_task
+from textrl_env.models import pack
 
 
 def exclaims(prompts: list[str], completions: list[str], **columns: list) -> list[float]:
@@ -35,44 +39,25 @@ EXCLAIM = Task(
 
 
 def train(cell: Cell, record: Record) -> Trained:
-    """REINFORCE on ranks: a response's advantage is its return's rank in the batch, between -1 and 1.
-
-    The environment, the policy core and the KL are the package's; what is new is the one line that makes advantages.
-    """
-    rows, rounds = cell.settings["rows"], 0
-    env = TextGenVectorEnv(rows, autoreset_mode="SAME_STEP", kl_mode="deferred", **cell.env_arguments)
-    reference = env.kl_penalty.reference.lm.model
-    policy = CausalLMActorCritic(
-        type(reference)(reference.config).to(reference.device), env.tokenizer, max_length=env.rules.max_length
-    )
-    policy.model.load_state_dict(reference.state_dict())
+    """REINFORCE on ranks: a response's advantage is its return's rank in the batch, between -1 and 1."""
+    rows = cell.settings["rows"]
+    env = training_env(cell, rows)
+    policy = initial_policy(env)
     optimizer = torch.optim.Adam(policy.parameters(), lr=cell.settings["learning_rate"], eps=1e-5)
-    tokens = 0
+    tokens = rounds = 0
     while tokens < cell.budget:
-        observations, _ = env.reset(seed=cell.seed * 100_000 + rounds)
-        episodes, log_probs = {}, []
-        while len(episodes) < rows:  # rows that are done go on with a new prompt, whose response is not used
-            action = policy.step(torch.from_numpy(observations))
-            log_probs.append(action.log_probs)
-            observations, *_ = env.step(action.tokens.numpy())
-            episodes = dict(env.transition.episodes) | episodes
-            tokens += rows
-        done = [episodes[row] for row in range(rows)]
-        sampled = torch.stack(log_probs)
-        packed = pack([done[row] for row in range(rows)], policy.device)
-        acted = torch.cat([sampled[: len(done[row].response_ids), row] for row in range(rows)])
-        kls = torch.zeros(rows).index_add_(0, packed.rows, env.kl_penalty(packed, acted).kl.float())
-        returns = torch.tensor([episode.score for episode in done]) - env.kl_penalty.coef * kls
+        sampled = collect(policy, env, episodes=rows, seed=cell.seed * 100_000 + rounds)
+        returns = torch.tensor([episode.episode_return for episode in sampled], device=policy.device)
         advantages = 2 * returns.argsort().argsort() / (rows - 1) - 1
+        packed = pack(sampled, policy.device)
         loss = -(advantages[packed.rows] * policy.evaluate(packed).log_probs).sum() / rows
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         rounds += 1
-        lengths = [len(episode.response_ids) for episode in done]
-        score = float(np.mean([episode.score for episode in done]))
-        record(tokens, score=score, kl=float(kls.mean()), length=float(np.mean(lengths)))
+        tokens += token_count(sampled)
+        record(tokens, **means(sampled))
     return Trained(policy, tokens=tokens, close=env.close)
 
 

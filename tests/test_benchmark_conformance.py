@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
+from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.conformance import check_algorithm
-from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env import Task, register_task
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.models import CausalLMActorCritic
@@ -164,19 +165,18 @@ def test_what_an_algorithm_needs_is_checked_before_it_runs():
 
 
 def test_every_tuned_setting_is_of_a_known_algorithm_and_task():
-    """A typo in settings.yaml would leave the tuned value without effect."""
+    """A typo would leave the tuned value without effect."""
     from textrl_env.tasks import task_names
 
-    for name, settings in registry._tuned().items():
-        assert name in algorithm_names()
-        assert set(settings.get("tasks", {})) <= set(task_names())
+    for name in algorithm_names():
+        assert set(get_algorithm(name).task_settings) <= set(task_names())
 
 
 def test_an_entry_point_brings_an_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from textrl_env.plugins import plugins
 
     (tmp_path / "their_package.py").write_text(
-        "from textrl_agents.algorithms.registry import Algorithm\n"
+        "from textrl_agents.algorithms.algorithm import Algorithm\n"
         "THEIRS = Algorithm('theirs', 'their_package:train')\nBROKEN = 3\n"
     )
     info = tmp_path / "their_package-1.0.dist-info"

@@ -36,12 +36,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "rllib_impala": ASYNCHRONOUS,
     "best_of_n": {"n": 2},
     "expert_iteration": {"rounds": 1, "n": 2, "epochs": 1},
-    "trl_dpo": {},
-    "trl_orpo": {},
-    "trl_rloo": {},
-    "trl_grpo": {},
+    **{name: {} for name in algorithm_names() if name.startswith("trl_")},
 }
-BUDGETS = {"rloo": 320, "grpo": 320, "expert_iteration": 320, "trl_dpo": 640, "trl_orpo": 640}
+BUDGETS = {"rloo": 320, "grpo": 320, "expert_iteration": 320, "trl_dpo": 640, "trl_orpo": 640, "trl_kto": 640}
 UNTRAINED = ("reference", "best_of_n")
 
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.algorithms import best_of_n, expert_iteration, reference
-from textrl_agents.algorithms.best_of_n import best, heldout_prompts, kl_bound
+from textrl_agents.algorithms.built_in import best_of_n, expert_iteration, reference
+from textrl_agents.algorithms.built_in.best_of_n import kl_bound
+from textrl_agents.algorithms.built_in.expert_iteration import kept
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.expert_iteration import kept
-from textrl_agents.algorithms.response_groups import Response, Samples, sample_groups
-from textrl_agents.algorithms.setup import training_env
-from textrl_agents.evaluation.fresh_samples import evaluate, paired_difference
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.response_groups import best, groups
+from textrl_agents.evaluation import evaluate, paired_difference
 from textrl_agents.evaluation.heldout_env import sibling_env
+from textrl_agents.rollout import collect, drawn_prompts
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import ScriptedModel
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue
-from textrl_env.text.prompts import Prompt
 from textrl_env.trajectory import Trajectory
 
 
@@ -43,10 +43,9 @@ def heldout(task: Any = "exact", rows: int = 64) -> TextGenVectorEnv:
     return sibling_env(training_env(cell("x", task=task), rows=1), rows)
 
 
-def response(score: float, name: str = "") -> Response:
+def response(score: float, name: str = "") -> Trajectory:
     ids = np.array([1])
-    episode = Trajectory.of_response(ids, ids, prompt="a", response=name, finish_reason="eos", score=score, kl_coef=0.1)
-    return Response(Prompt("a", ids, {}, 0), episode, np.zeros(1, dtype=np.float32), 0.0)
+    return Trajectory.of_response(ids, ids, response=name, finish_reason="eos", score=score, kl_coef=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ class TestReference:
 class TestBestOfN:
     def test_the_best_and_of_equal_ones_the_first(self) -> None:
         group = [response(1, "a"), response(2, "b"), response(2, "c"), response(-1, "d")]
-        assert best(group).episode.response == "b"
+        assert best(group).response == "b"
 
     def test_the_bound_by_hand(self) -> None:
         assert kl_bound(1) == 0.0
@@ -109,18 +108,19 @@ class TestBestOfN:
         result = trained.evaluate(env, 64, 7)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
-            groups = sample_groups(trained.policy, env, heldout_prompts(env, 64, 7), 3).groups
-        for record, group in zip(result.records, groups, strict=True):
+            candidates = collect(trained.policy, env, prompts=drawn_prompts(env, 64, 7), repeats=3)
+        for answer, group in zip(result.episodes, groups(candidates), strict=True):
             scores = [one.score for one in group]
             first = group[scores.index(max(scores))]
-            assert (record.score, record.response) == (max(scores), first.episode.response)
-            assert record.entropy == pytest.approx(-first.log_probs.sum(), abs=1e-5)
+            assert (answer.score, answer.response) == (max(scores), first.response)
+            assert answer.surprisal == pytest.approx(-first.log_probs.sum(), abs=1e-5)
+            assert answer.episode_return == pytest.approx(answer.score - env.kl_penalty.coef * kl_bound(3))
 
     def test_it_answers_the_prompts_of_every_other_policy(self) -> None:
         env = heldout(rows=8)
         plain = evaluate(reference.train(cell("reference"), no_record).policy, env=env, episodes=20, seed=3)
         answered = best_of_n.train(cell("best_of_n"), no_record).evaluate(env, 20, 3)
-        assert len({record.prompt for record in plain.records}) == 2
+        assert len({episode.prompt for episode in plain.episodes}) == 2
         assert paired_difference(plain, answered)["score"].mean > 0  # raises where the prompts differ
 
     def test_all_candidates_are_paid_for(self, tiny_tokenizer: Any) -> None:
@@ -137,7 +137,7 @@ class TestBestOfN:
         trained = best_of_n.train(cell("best_of_n", task=task, n=5), no_record)
         length = len(tiny_tokenizer("and", add_special_tokens=False)["input_ids"]) + 1
         result = trained.evaluate(heldout(task, rows=4), 8, 0)
-        assert [record.length for record in result.records] == [length] * 8
+        assert [len(episode) for episode in result.episodes] == [length] * 8
         assert trained.tokens == 5 * 8 * length
         trained.evaluate(heldout(task, rows=4), 4, 0)
         assert trained.tokens == 5 * 12 * length
@@ -182,23 +182,23 @@ class TestExpertIteration:
 
     def test_what_is_kept(self) -> None:
         equal = [response(9, "x"), response(9, "y")]
-        groups = [[response(1, "a"), response(2, "b")], equal, [response(5, "c"), response(5, "d"), response(0, "e")]]
-        names = {keep: [one.episode.response for one in kept(Samples(groups), keep)] for keep in ("best", "quantile")}
+        sampled = [[response(1, "a"), response(2, "b")], equal, [response(5, "c"), response(5, "d"), response(0, "e")]]
+        names = {keep: [one.response for one in kept(sampled, keep)] for keep in ("best", "quantile")}
         assert names == {"best": ["b", "c"], "quantile": ["c", "d"]}
 
     def test_one_step_by_hand(self) -> None:
         """Plain SGD on one response moves the weights by the gradient of its mean negative log-likelihood."""
         env = training_env(cell("x"), rows=2)
         policy = reference.train(cell("reference"), no_record).policy
-        responses = sample_groups(policy, env, list(env.prompts), 1).responses[:1]
-        ids = torch.from_numpy(np.concatenate([responses[0].prompt.ids, responses[0].episode.response_ids]))[None]
+        responses = collect(policy, env, prompts=[env.prompts[0]])
+        ids = torch.from_numpy(responses[0].ids)[None]
         labels = ids.clone()
-        labels[:, : len(responses[0].prompt.ids)] = -100
+        labels[:, : len(responses[0].prompt_ids)] = -100
         policy.model(input_ids=ids, labels=labels).loss.backward()  # the mean over the response's tokens
         weight = policy.model.lm_head.weight
         expected = weight.detach() - 0.1 * weight.grad
         optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
-        settings = expert_iteration.Settings(epochs=1, max_grad_norm=1e6)
+        settings = expert_iteration.ExpertIterationSettings(epochs=1, max_grad_norm=1e6)
         expert_iteration.fine_tune(policy, optimizer, responses, settings, np.random.default_rng(0))
         assert torch.allclose(weight, expected, atol=1e-6)
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.registry import Algorithm, algorithm_names, get_algorithm, register_algorithm
+from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark import presets
 from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.presets import get_preset, preset_names
-from textrl_agents.benchmark.run_cell import judging_env
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.tasks import task_names
 
@@ -191,7 +192,8 @@ def test_assignments_of_the_command_line() -> None:
 def test_a_plug_in_registers_once_and_its_errors_name_it(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from textrl_agents.algorithms.registry import Algorithm, register_algorithm\n"
+        "from textrl_agents.algorithms.algorithm import Algorithm\n"
+        "from textrl_agents.algorithms.registry import register_algorithm\n"
         "register_algorithm(Algorithm('mine', 'somewhere:train', 'my own'))\n"
     )
     for _ in range(2):

@@ -16,8 +16,9 @@ from hang_guard import HANG, attempts
 from typer.testing import CliRunner
 
 from textrl_agents.algorithms import registry
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.registry import Algorithm, register_algorithm
+from textrl_agents.algorithms.registry import register_algorithm
 from textrl_agents.benchmark.plan import Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
@@ -35,8 +36,9 @@ import copy, dataclasses, os, signal, subprocess, sys, time
 from pathlib import Path
 import torch
 from textrl_agents.algorithms.cell import Trained
-from textrl_agents.algorithms.registry import Algorithm, register_algorithm
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.registry import register_algorithm
+from textrl_agents.evaluation import evaluate
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 

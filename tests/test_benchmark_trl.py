@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from suffixes import pack_suffixes
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from textrl_agents.algorithms import trl as entry
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.response_groups import sample_groups
-from textrl_agents.algorithms.setup import initial_policy, training_env
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.rollout import collect
 from textrl_agents.trl import EnvironmentReward, OnlineRun, prompt_dataset, prompt_processor, train_offline
-from textrl_agents.trl.offline import dpo_row, orpo_row
+from textrl_agents.trl import train_cell as entry
+from textrl_agents.trl.rows import dpo_rows, kto_rows, orpo_rows
 from textrl_agents.trl.session import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.models import pack
 from textrl_env.tasks import Task
+from textrl_env.trajectory import Trajectory
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '</s>' + message['role'] + ': ' + message['content'] }}{% endfor %}"
@@ -49,8 +51,15 @@ def awkward_task(tiny_task: Task, tiny_tokenizer: Any) -> Task:
 
 
 class TestPrompts:
+    @pytest.mark.parametrize(
+        ("algorithm", "settings"),
+        [
+            ("rloo", {"per_device_train_batch_size": 8, "num_generations": 2, "beta": 0.0}),
+            ("online_dpo", {"per_device_train_batch_size": 4}),
+        ],
+    )
     def test_the_ids_that_are_generated_from_are_the_environments(
-        self, awkward_task: Task, monkeypatch: pytest.MonkeyPatch
+        self, algorithm: str, settings: dict[str, Any], awkward_task: Task, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         env = TextGenVectorEnv(1, awkward_task, kl_mode="deferred")
         policy = initial_policy(env)
@@ -62,9 +71,8 @@ class TestPrompts:
             return generate(input_ids=input_ids, attention_mask=attention_mask, **arguments)
 
         monkeypatch.setattr(policy.model, "generate", recording)
-        settings = {"per_device_train_batch_size": 8, "num_generations": 2, "beta": 0.0}
         with trl_session() as folder:
-            OnlineRun("rloo", env, policy, budget=1, folder=folder, settings=settings).train()
+            OnlineRun(algorithm, env, policy, budget=1, folder=folder, settings=settings).train()
         known = {tuple(prompt.ids.tolist()) for prompt in env.prompts}
         assert len(fed) == 8
         assert set(fed) <= known
@@ -119,52 +127,72 @@ class TestReward:
             max_new_tokens=8,
         )
         env = TextGenVectorEnv(4, task, kl_mode="deferred")
-        responses = sample_groups(initial_policy(env), env, list(env.prompts), 6).responses
+        responses = collect(initial_policy(env), env, prompts=env.prompts, repeats=6)
         reward = EnvironmentReward(env.rules, env.prompts)
-        names = [str(one.prompt.index) for one in responses]
-        ids = [one.episode.response_ids.tolist() for one in responses]
+        names = [str(one.group) for one in responses]
+        ids = [one.response_ids.tolist() for one in responses]
         scores = reward(prompts=names, completions=[""] * 12, completion_ids=ids, trainer_state=None, log_metric=print)
         assert scores == pytest.approx([one.score for one in responses], abs=1e-9)
         assert len(set(scores)) > 6
         assert reward.tokens == sum(map(len, ids))
         assert reward.__name__ == "sweet"
 
+    def test_padding_behind_eos_is_no_part_of_a_response(self, tiny_task: Task) -> None:
+        """Online DPO hands on whole batches of ids, padded to one length."""
+        env = TextGenVectorEnv(1, tiny_task, kl_mode="deferred")
+        eos = int(env.rules.vocabulary.eos_ids[0])
+        cut, padded = EnvironmentReward(env.rules, env.prompts), EnvironmentReward(env.rules, env.prompts)
+        scores = [
+            reward(prompts=["0", "1"], completions=["", ""], completion_ids=ids)
+            for reward, ids in ((cut, [[4, 5, eos], [6, 7, 8]]), (padded, [[4, 5, eos, eos, 0], [6, 7, 8]]))
+        ]
+        assert scores[0] == scores[1]
+        assert (padded.last_tokens, padded.last_responses) == (cut.last_tokens, cut.last_responses) == (6, 2)
+
 
 class TestRows:
     """Pairs become what TRL's own collators take; no token is added to a response that was cut."""
 
-    prompt, chosen, rejected = np.array([4, 5, 6]), np.array([7, 8]), np.array([9])
+    chosen, rejected = (Trajectory.of_response(np.array([4, 5, 6]), np.array(ids)) for ids in ([7, 8], [9]))
 
     def test_dpo(self) -> None:
-        batch = DataCollatorForPreference(pad_token_id=0)([dpo_row(self.prompt, self.chosen, self.rejected)])
+        batch = DataCollatorForPreference(pad_token_id=0)(dpo_rows([(self.chosen, self.rejected)]))
         assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [4, 5, 6, 9, 0]]
         assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]
 
     def test_orpo(self) -> None:
         from trl.experimental.utils import DPODataCollatorWithPadding  # which warns where it is imported first
 
-        batch = DPODataCollatorWithPadding(pad_token_id=0)([orpo_row(self.prompt, self.chosen, self.rejected)])
+        batch = DPODataCollatorWithPadding(pad_token_id=0)(orpo_rows([(self.chosen, self.rejected)]))
         assert batch["chosen_input_ids"].tolist() == [[4, 5, 6, 7, 8]]
         assert batch["chosen_labels"].tolist() == [[-100, -100, -100, 7, 8]]
         assert batch["rejected_labels"].tolist() == [[-100, -100, -100, 9]]
         assert batch["rejected_attention_mask"].tolist() == [[1, 1, 1, 1]]
 
-    @pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+    def test_kto(self) -> None:
+        from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+
+        rows = kto_rows([(self.chosen, self.rejected), (self.rejected, self.chosen)])
+        assert [row["label"] for row in rows] == [True, False, True, False]
+        assert [row["KL_completion_ids"] for row in rows] == [[9], [7, 8], [7, 8], [9]], "those of the other pair"
+        batch = DataCollatorForUnpairedPreference(pad_token_id=0)(rows[:2])
+        assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [4, 5, 6, 9, 0]]
+        assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]]
+
+    @pytest.mark.parametrize("algorithm", ["dpo", "orpo", "kto"])
     def test_training_sees_them(self, algorithm: str) -> None:
         """The chosen response becomes likelier than the rejected one, which re-tokenized text could not show."""
         env = training_env(cell("x", 0), rows=1)
         policy = initial_policy(env)
-        prompt, chosen, rejected = np.array([0]), np.array([3, 3, 3, 3, 3]), np.array([1, 1, 1, 1, 1])
-        pairs = [(prompt, chosen, rejected)] * 64
-        before = _log_odds(policy, prompt, chosen, rejected)
-        train_offline(algorithm, env, policy, pairs, settings={"learning_rate": 3e-3, "beta": 0.5})
-        assert _log_odds(policy, prompt, chosen, rejected) > before + 1
+        chosen, rejected = (Trajectory.of_response(np.array([0]), np.full(5, token)) for token in (3, 1))
+        before = _log_odds(policy, chosen, rejected)
+        train_offline(algorithm, env, policy, [(chosen, rejected)] * 64, settings={"learning_rate": 3e-3, "beta": 0.5})
+        assert _log_odds(policy, chosen, rejected) > before + 1
 
 
-def _log_odds(policy: Any, prompt: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> float:
-    packed = pack_suffixes([np.concatenate([prompt, one]) for one in (chosen, rejected)], [1, 1], "cpu")
+def _log_odds(policy: Any, chosen: Trajectory, rejected: Trajectory) -> float:
     with torch.no_grad():
-        log_probs = policy.evaluate(packed).log_probs
+        log_probs = policy.evaluate(pack([chosen, rejected], "cpu")).log_probs
     return float(log_probs[:5].sum() - log_probs[5:].sum())
 
 
@@ -205,7 +233,9 @@ def test_unknown_algorithms_of_the_package() -> None:
     env = training_env(cell("x", 0), rows=1)
     with pytest.raises(UnknownName, match="unknown algorithm 'ppo'"):
         OnlineRun("ppo", env, initial_policy(env), budget=1, folder="unused")
-    with pytest.raises(UnknownName, match="unknown algorithm 'kto'"):
-        train_offline("kto", env, initial_policy(env), [])
+    with pytest.raises(UnknownName, match="unknown algorithm 'ppo'"):
+        train_offline("ppo", env, initial_policy(env), [])
+    with pytest.raises(ConfigError, match="trl_grpo is not an offline algorithm"):
+        train_offline("grpo", env, initial_policy(env), [])
     with pytest.raises(ConfigError, match="dpo needs at least one pair"):
         train_offline("dpo", env, initial_policy(env), [])

@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.algorithms import trl as entry
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.setup import initial_policy, training_env
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.registry import algorithm_names
 from textrl_agents.speed import trl_rows
 from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
+from textrl_agents.trl import train_cell as entry
 from textrl_agents.trl.session import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue
 
-ALGORITHMS = ("trl_rloo", "trl_grpo", "trl_dpo", "trl_orpo")
+ALGORITHMS = [name for name in algorithm_names() if name.startswith("trl_")]
 
 
 def cell(algorithm: str, budget: int, task: Any = "exact", env: dict[str, Any] | None = None, **settings: Any) -> Cell:
@@ -52,6 +54,12 @@ def normalized(trained: Trained) -> float:
         ("trl_grpo", 8000, {"learning_rate": 5e-3}, 0.3),
         ("trl_dpo", 5000, {"beta": 0.5, "learning_rate": 1e-3}, 0.15),
         ("trl_orpo", 5000, {"learning_rate": 1e-3}, 0.1),
+        ("trl_kto", 5000, {"beta": 0.5, "learning_rate": 1e-3}, 0.15),
+        ("trl_dapo", 8000, {"learning_rate": 5e-3}, 0.3),
+        ("trl_dr_grpo", 8000, {"learning_rate": 5e-3}, 0.3),
+        ("trl_gspo", 8000, {"learning_rate": 5e-3}, 0.3),
+        ("trl_cispo", 8000, {"learning_rate": 5e-3}, 0.3),
+        ("trl_online_dpo", 8000, {"beta": 1.5, "learning_rate": 1e-3}, 0.2),
     ],
 )
 def test_each_nears_the_optimum(
@@ -73,7 +81,8 @@ def test_each_nears_the_optimum(
     tokens = [at for at, _ in curve]
     assert tokens == sorted(set(tokens))
     assert tokens[-1] == trained.tokens
-    assert curve[0][1]["kl"] == pytest.approx(0.0, abs=1e-5)
+    # Online DPO's own figure counts padding, and is not reported.
+    assert curve[0][1]["kl"] == (None if algorithm == "trl_online_dpo" else pytest.approx(0.0, abs=1e-5))
     assert all(math.isfinite(value) for _, point in curve for value in point.values() if value is not None)
     assert 1 <= curve[0][1]["length"] <= 5
     assert "forward" not in vars(trained.policy.model)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from textrl_agents.evaluation.fresh_samples import SampleRecord
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.sample_file import SampleFile
@@ -19,6 +18,7 @@ from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.runs.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
+from textrl_env.trajectory import Trajectory
 
 N_ENVS, N_STEPS = 8, 9
 ROLLOUT = N_ENVS * N_STEPS
@@ -119,8 +119,8 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     text = samples.path.read_text()
     assert text.count("## After") == 5
     assert f"## After {4 * ROLLOUT:,} tokens" in text
-    assert [record.prompt for record in evaluations.before.records] == [
-        record.prompt for record in evaluations.after.records
+    assert [episode.prompt for episode in evaluations.before.episodes] == [
+        episode.prompt for episode in evaluations.after.episodes
     ]
 
 
@@ -141,17 +141,19 @@ def test_stopped_within_a_rollout_is_not_evaluated_as_final() -> None:
     assert [step for step, line in lines.lines if "eval_train/score" in line] == [0]
 
 
-def record(prompt: Any = "a prompt", response: str = "text", gold: float | None = None) -> SampleRecord:
-    return SampleRecord(prompt, response, "eos", 1.25, {}, gold, -0.0001, 1.2, 3, 2.0)
+def episode(prompt: Any = "a prompt", response: str = "text", gold: float | None = None) -> Trajectory:
+    ids = np.array([1])
+    known = {"finish_reason": "eos", "score": 1.25, "gold_score": gold, "kl": np.array([-0.0001])}
+    return Trajectory.of_response(ids, ids, prompt=prompt, response=response, **known)
 
 
 def test_sample_file_shows_text_as_text(tmp_path: Path) -> None:
     """A response cannot break the table, nor become markup."""
     file = SampleFile(tmp_path / "samples.md")
     chat = [{"role": "user", "content": "hi"}]
-    responses = [record(response="a|b\n<script>alert(1)</script> *x* [y](z)"), record(chat, gold=None)]
+    responses = [episode(response="a|b\n<script>alert(1)</script> *x* [y](z)"), episode(chat, gold=None)]
     file.add(1000, responses, prompts="validation prompts")
-    file.add(2000, [record(gold=0.5)], prompts="validation prompts")
+    file.add(2000, [episode(gold=0.5)], prompts="validation prompts")
     text = file.path.read_text()
     assert text.startswith("# Samples\n\nResponses to the same validation prompts at several points")
     assert r"| a\|b<br>&lt;script&gt;alert(1)&lt;/script&gt; \*x\* \[y\](z) | 1.25 | 0.00 | eos |" in text

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.runs import atomic_folder as atomic
+from textrl_agents.runs import atomic
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.state_files import load_state, save_state
 from textrl_agents.sb3 import make_agent

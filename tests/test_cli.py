@@ -24,7 +24,7 @@ import textrl_env
 from textrl_agents.check.self_check import CheckResult
 from textrl_agents.cli import app
 from textrl_agents.runs import demo
-from textrl_agents.runs.config import read_settings
+from textrl_agents.training.settings_file import read_settings
 
 COMMANDS = (
     ["train"],

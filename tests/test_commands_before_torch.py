@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.runs.config import ALGORITHMS, WITHOUT_CHECKPOINTS
 from textrl_agents.training.extras import EXTRAS, missing_extra, require
 from textrl_env.errors import MissingExtra, UnknownName
 from textrl_env.user_values import DEVICE_KINDS, DTYPE_NAMES
@@ -78,7 +77,8 @@ WRONG_NAMES = [
     ("train --algo pppo", "unknown algorithm 'pppo'. Did you mean 'ppo'?"),
     ("train --lib rllib --algo trpo", "unknown algorithm 'trpo'"),
     ("train --lib sb4", "unknown lib 'sb4'. Did you mean 'sb3'?"),
-    ("train --algo dqn", "a run needs checkpoints that resume exactly, and dqn"),
+    ("train --algo dqn --save-every 9", "save_every must be 0 or left out: dqn has no checkpoints"),
+    ("train --algo sarsa", "sarsa runs on exact alone, not on 'sentiment'"),
     ("train --task exakt", "unknown task 'exakt'. Did you mean 'exact'?"),
     ("train --device gpu", "unknown device 'gpu'"),
     ("train --dtype half", "unknown dtype 'half'"),
@@ -201,15 +201,6 @@ def test_require_names_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
     with pytest.raises(MissingExtra, match=r"ray is not installed.*textrl-env\[rllib\]"):
         require("matplotlib", "ray", "trl")
-
-
-def test_the_names_known_without_the_libraries_are_the_libraries_own() -> None:
-    from textrl_agents.rllib import config as rllib
-    from textrl_agents.sb3 import algorithms as sb3
-
-    trained = {name for name, recipe in sb3.ALGORITHMS.items() if recipe.kind in ("critic", "responses")}
-    assert (set(ALGORITHMS["sb3"]), set(WITHOUT_CHECKPOINTS)) == (trained, set(sb3.ALGORITHMS) - trained)
-    assert set(ALGORITHMS["rllib"]) == set(rllib.ALGORITHMS)
 
 
 def test_names_of_devices_and_types_are_torchs() -> None:

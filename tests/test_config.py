@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textrl_agents.runs.config import TrainConfig, parse_assignments, read_settings
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.errors import ConfigError, UnknownName
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.algorithms.registry import get_algorithm, names_in
+from textrl_agents.evaluation import evaluate
 from textrl_agents.runs.policy_files import save_policy_files
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.algorithms import ALGORITHMS
 from textrl_agents.training.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
 from textrl_env.errors import ModelError, TextRLError, TrainingDiverged
+from textrl_env.trajectory import Trajectory
 
-TRAINED = [name for name, recipe in ALGORITHMS.items() if recipe.kind != "table"]
+TRAINED = [name for name in names_in("sb3") if get_algorithm(name).kind != "table"]
 
 
 def huge(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
@@ -27,7 +28,7 @@ def huge(prompts: list[str], completions: list[str], **columns: Any) -> list[flo
 
 
 def agent_of(algo: str, reward: Any = None) -> Any:
-    rollout = {"train_freq": 4, "batch_size": 32} if ALGORITHMS[algo].kind == "value" else {"n_steps": 8}
+    rollout = {"train_freq": 4, "batch_size": 32} if get_algorithm(algo).kind == "value" else {"n_steps": 8}
     env_kwargs = {"task": "exact", "device": "cpu", **({} if reward is None else {"reward": reward})}
     return make_agent(algo, env_kwargs=env_kwargs, n_envs=8, seed=0, **rollout)
 
@@ -255,7 +256,7 @@ def test_rllib_refuses_log_probs_that_are_not_numbers() -> None:
 def trl_run(reward: Any = None) -> tuple[Any, Any]:
     """An environment of `exact` as TRL's entries have it, and a policy to train in it."""
     pytest.importorskip("trl")
-    from textrl_agents.algorithms.setup import initial_policy
+    from textrl_agents.algorithms.initial_policy import initial_policy
     from textrl_env import TextGenVectorEnv
 
     arguments = {"device": "cpu", "autoreset_mode": "SAME_STEP", "kl_mode": "deferred"}
@@ -274,16 +275,16 @@ def test_trl_refuses_a_huge_reward(algorithm: str) -> None:
     assert_unchanged(policy, before)
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dpo", "orpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online_dpo", "dpo", "orpo", "kto"])
 def test_trl_refuses_a_gradient_whose_norm_is_infinite(algorithm: str) -> None:
     env, policy = trl_run()
     from textrl_agents.trl import train_offline, train_online
 
     policy.model.get_output_embeddings().weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
     before = weights(policy)
-    pairs = [(np.array([0]), np.array([1, 2, 5]), np.array([4, 5]))] * 4
+    pairs = [tuple(Trajectory.of_response(np.array([0]), np.array(ids)) for ids in ([1, 2, 5], [4, 5]))] * 4
     train: Any = functools.partial(train_online, budget=200)
-    if algorithm in ("dpo", "orpo"):
+    if algorithm in ("dpo", "orpo", "kto"):
         train = functools.partial(train_offline, pairs=pairs)
     with pytest.raises(TrainingDiverged, match="norm is inf"):
         train(algorithm, env, policy)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate, paired_difference
+from textrl_agents.evaluation import Evaluation, evaluate, paired_difference
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.evaluation.statistic import Statistic
 from textrl_env import TextGenVectorEnv
@@ -37,6 +37,11 @@ def moved_policy() -> CausalLMActorCritic:
     return CausalLMActorCritic(model, tokenizer, max_length=6)
 
 
+def samples_of(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """All that is known of each response."""
+    return evaluation.to_json()["samples"]
+
+
 def test_statistic_by_hand() -> None:
     statistic = Statistic.of([1.0, 2.0, 3.0, 6.0])
     assert statistic.mean == 3.0
@@ -53,17 +58,17 @@ def test_same_seed_same_records_and_the_callers_generator_is_untouched(moved_pol
     second = evaluate(moved_policy, "exact", episodes=32, num_envs=8, seed=5)
     other = evaluate(moved_policy, "exact", episodes=32, num_envs=8, seed=6)
     assert first == second
-    assert first.records != other.records
+    assert samples_of(first) != samples_of(other)
 
 
 def test_every_row_gives_the_same_number_of_episodes(moved_policy: CausalLMActorCritic) -> None:
     env = TextGenVectorEnv(4, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred")
     result = evaluate(moved_policy, env=env, episodes=10, seed=1)
-    assert len(result.records) == 12  # ceil(10 / 4) from each of 4 rows
+    assert len(result.episodes) == 12  # ceil(10 / 4) from each of 4 rows
     # Episode k of row r answers the k-th prompt that the row's own generator draws.
     generators = [np.random.Generator(np.random.PCG64(np.random.SeedSequence(1 + row))) for row in range(4)]
     texts = ["a", "c"]
-    assert [record.prompt for record in result.records] == [
+    assert [episode.prompt for episode in result.episodes] == [
         texts[int(generators[row].integers(2))] for _ in range(3) for row in range(4)
     ]
 
@@ -78,8 +83,8 @@ def test_means_agree_with_enumeration(moved_policy: CausalLMActorCritic) -> None
     probs = np.exp(log_probs)
     lengths = np.bincount(exact._packed.rows.numpy()).reshape(probs.shape)
     # The prompts were drawn, so each is weighted as often as it came.
-    shares = Counter(record.prompt for record in result.records)
-    weights = np.array([shares["a"], shares["c"]]) / len(result.records)
+    shares = Counter(episode.prompt for episode in result.episodes)
+    weights = np.array([shares["a"], shares["c"]]) / len(result.episodes)
     expected = {
         "score": weights @ (probs * exact.scores).sum(axis=1),
         "kl": weights @ (probs * (log_probs - exact.ref_log_probs)).sum(axis=1),
@@ -96,11 +101,11 @@ def test_means_agree_with_enumeration(moved_policy: CausalLMActorCritic) -> None
 def test_kl_of_each_record_by_plain_forwards(moved_policy: CausalLMActorCritic) -> None:
     result = evaluate(moved_policy, "exact", episodes=48, num_envs=16)
     reference, tokenizer = letter_model()
-    for record in result.records:
-        prompt = tokenizer(record.prompt)["input_ids"]
-        response = tokenizer(record.response)["input_ids"] if record.response else []
-        response += [tokenizer.eos_token_id] * (record.finish_reason == "eos")
-        assert record.length == len(response)
+    for episode in result.episodes:
+        prompt = tokenizer(episode.prompt)["input_ids"]
+        response = tokenizer(episode.response)["input_ids"] if episode.response else []
+        response += [tokenizer.eos_token_id] * (episode.finish_reason == "eos")
+        assert len(episode) == len(response)
         ids = torch.tensor([prompt + response])
         total = {}
         for name, model in (("policy", moved_policy.model), ("reference", reference)):
@@ -108,16 +113,16 @@ def test_kl_of_each_record_by_plain_forwards(moved_policy: CausalLMActorCritic) 
                 log_probs = model(input_ids=ids[:, :-1]).logits.log_softmax(-1)
             chosen = log_probs[0, len(prompt) - 1 :].gather(-1, ids[0, len(prompt) :, None])
             total[name] = float(chosen.sum())
-        assert record.kl == pytest.approx(total["policy"] - total["reference"], abs=1e-5)
-        assert record.entropy == pytest.approx(-total["policy"], abs=1e-5)
-        assert record.penalized_return == pytest.approx(record.score - 0.5 * record.kl, abs=1e-9)
+        assert episode.kl_sum == pytest.approx(total["policy"] - total["reference"], abs=1e-5)
+        assert episode.surprisal == pytest.approx(-total["policy"], abs=1e-5)
+        assert episode.episode_return == pytest.approx(episode.score - 0.5 * episode.kl_sum, abs=1e-9)
 
 
 def test_reference_has_no_kl() -> None:
     """CHECKS 6: policy = reference, so the KL is 0 and the return is the score."""
     model, tokenizer = letter_model()
     result = evaluate(CausalLMActorCritic(model, tokenizer, max_length=6), "exact", episodes=64)
-    assert max(abs(record.kl) for record in result.records) < 1e-5
+    assert max(abs(episode.kl_sum) for episode in result.episodes) < 1e-5
     assert result["penalized_return"].mean == pytest.approx(result["score"].mean, abs=1e-5)
 
 
@@ -126,7 +131,7 @@ def test_two_policies_answer_the_same_prompts(moved_policy: CausalLMActorCritic)
     before = evaluate(CausalLMActorCritic(model, tokenizer, max_length=6), "exact", episodes=64, num_envs=8)
     after = evaluate(moved_policy, "exact", episodes=64, num_envs=8)
     difference = paired_difference(before, after)
-    by_hand = [second.score - first.score for first, second in zip(before.records, after.records, strict=True)]
+    by_hand = [second.score - first.score for first, second in zip(before.episodes, after.episodes, strict=True)]
     assert difference["score"] == Statistic.of(by_hand)
     assert difference["kl"].mean == pytest.approx(after["kl"].mean - before["kl"].mean)
     with pytest.raises(ConfigError, match="answer different prompts"):
@@ -138,9 +143,9 @@ def test_gold_score_is_reported_beside_the_score(make_policy: Any, tiny_task: Ta
     assert "gold_score" not in evaluate(policy, tiny_task, episodes=8).statistics
     task = dataclasses.replace(tiny_task, gold=length_gold)
     result = evaluate(policy, task, episodes=8)
-    assert [record.gold_score for record in result.records] == [len(record.response) for record in result.records]
-    assert result["gold_score"].mean == pytest.approx(np.mean([record.gold_score for record in result.records]))
-    assert {record.prompt for record in result.records} <= set(tiny_task.heldout_prompts)
+    assert [episode.gold_score for episode in result.episodes] == [len(episode.response) for episode in result.episodes]
+    assert result["gold_score"].mean == pytest.approx(np.mean([episode.gold_score for episode in result.episodes]))
+    assert {episode.prompt for episode in result.episodes} <= set(tiny_task.heldout_prompts)
 
 
 def test_sibling_shares_everything_and_measures_the_same(make_policy: Any, tiny_task: Task) -> None:
@@ -153,7 +158,7 @@ def test_sibling_shares_everything_and_measures_the_same(make_policy: Any, tiny_
     assert shared.reference.lm.model is own.reference.lm.model
     assert sibling.rules.reward is train_env.rules.reward
     direct = evaluate(policy, tiny_task, kl_coef=0.3, episodes=8, num_envs=4)
-    assert evaluate(policy, env=sibling, episodes=8).records == direct.records
+    assert samples_of(evaluate(policy, env=sibling, episodes=8)) == samples_of(direct)
     own.controller.value = 1.5  # what adapts in training is what the evaluation weighs with
     assert evaluate(policy, env=sibling, episodes=8).kl_coef == 1.5
 
@@ -165,7 +170,7 @@ def test_a_sibling_draws_as_its_environment_does(make_policy: Any, tiny_task: Ta
     assert sibling.rules.sampling == SamplingParams(**sampling)
     policy = make_policy(sampling=SamplingParams(**sampling))
     direct = evaluate(policy, tiny_task, episodes=8, num_envs=4)
-    assert evaluate(policy, env=sibling, episodes=8).records == direct.records
+    assert samples_of(evaluate(policy, env=sibling, episodes=8)) == samples_of(direct)
     other = evaluate(policy, env=sibling_env(TextGenVectorEnv(2, tiny_task), 4), episodes=8)
     assert other["kl"].mean != pytest.approx(direct["kl"].mean, rel=1e-3), "the temperature does not reach the KL"
 
@@ -173,7 +178,7 @@ def test_a_sibling_draws_as_its_environment_does(make_policy: Any, tiny_task: Ta
 def test_greedy_is_a_point_mass(moved_policy: CausalLMActorCritic) -> None:
     result = evaluate(moved_policy, "exact", episodes=16, deterministic=True)
     assert result["entropy"].mean == 0
-    assert len({(record.prompt, record.response) for record in result.records}) <= 2
+    assert len({(episode.prompt, episode.response) for episode in result.episodes}) <= 2
     assert result["kl"].mean > 0
 
 
@@ -185,7 +190,7 @@ def test_distinct_and_finish_reasons_by_hand() -> None:
     # After the prompt "a" the script would go on with "b", so only "c" starts it.
     task = dataclasses.replace(get_task("exact"), heldout_prompts=["c"])
     result = evaluate(policy, task, episodes=8)
-    assert {record.response for record in result.records} == {"ab"}
+    assert {episode.response for episode in result.episodes} == {"ab"}
     assert (result.distinct_1, result.distinct_2) == (2 / 16, 1 / 8)
     assert result.finish_reasons == {"eos": 1.0, "stop": 0.0, "length": 0.0}
     assert result["length"].mean == 3
@@ -196,6 +201,10 @@ def test_json_is_plain(moved_policy: CausalLMActorCritic) -> None:
     data = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert data["episodes"] == len(data["samples"]) == 4
     assert data["score"]["ci95"] == pytest.approx(result["score"].interval)
+    assert list(data["samples"][0]) == [
+        *("prompt", "response", "finish_reason", "score", "score_parts", "gold_score"),
+        *("kl", "penalized_return", "length", "entropy"),
+    ]
     assert "samples" not in result.to_json(samples=False)
 
 

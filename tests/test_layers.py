@@ -52,15 +52,6 @@ LAYERS = [
 APART = ("textrl_agents.sb3", "textrl_agents.rllib", "textrl_agents.trl")
 # How the embedded models are made: nothing uses it at run time.
 MAKERS = "textrl_env.embedded"
-# (module, package it imports from), back up or in a circle, in parts that are being rebuilt. To be emptied.
-PENDING = {
-    ("textrl_agents.algorithms.registry", "textrl_agents.runs"),
-    ("textrl_agents.algorithms.rllib", "textrl_agents.rllib"),
-    ("textrl_agents.algorithms.sb3", "textrl_agents.sb3"),
-    ("textrl_agents.algorithms.trl", "textrl_agents.trl"),
-    ("textrl_agents.runs.trainer", "textrl_agents.rllib"),
-    ("textrl_agents.runs.trainer", "textrl_agents.sb3"),
-}
 # May import neither torch nor transformers when they are imported.
 LIGHT = (
     "textrl_env",
@@ -74,6 +65,8 @@ LIGHT = (
     "textrl_env.tasks.registry",
     "textrl_agents",
     "textrl_agents.training.extras",
+    "textrl_agents.algorithms.registry",
+    "textrl_agents.runs.config",
 )
 
 
@@ -131,27 +124,15 @@ def test_every_module_has_a_layer():
     assert {layer(module) for module in MODULES} <= set(range(len(LAYERS)))
 
 
-def is_pending(module: str, target: str) -> bool:
-    return any(module == source and within(target, package) for source, package in PENDING)
-
-
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_arrow_runs_back(module: str):
     for name in imported(MODULES[module]):
         target = home(name)
-        if is_pending(module, target):
-            continue
         assert layer(target) <= layer(module), f"{module} imports {name}, which stands above it"
         assert within(module, MAKERS) or not within(target, MAKERS), f"{module} imports {name}, which makes the assets"
         own = [package for package in APART if within(module, package)]
         other = [package for package in APART if within(target, package)]
         assert not own or not other or own == other, f"{module} imports {name}, of another library"
-
-
-def test_what_is_pending_is_still_there():
-    """An exception that is no longer needed would hide the next one."""
-    for module, package in PENDING:
-        assert any(within(home(name), package) for name in imported(MODULES[module])), (module, package)
 
 
 def test_no_modules_import_each_other():
@@ -160,7 +141,6 @@ def test_no_modules_import_each_other():
         (module, target)
         for module, path in MODULES.items()
         for target in {home(name) for name in imported(path)} - {module}
-        if not is_pending(module, target)
     }
     while True:  # take away what imports nothing that is left, and what nothing that is left imports
         sources, targets = {source for source, _ in arrows}, {target for _, target in arrows}

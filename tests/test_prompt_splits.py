@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.setup import training_env
-from textrl_agents.benchmark.run_cell import judging_env, run_cell
+from textrl_agents.algorithms.cell_envs import judging_env, training_env
+from textrl_agents.benchmark.run_cell import run_cell
 from textrl_agents.cli import app
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation import evaluate
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.evaluation.tables import comparison_table, evaluation_table, sample_table
 from textrl_agents.runs.config import TrainConfig
@@ -234,7 +234,7 @@ def test_an_evaluation_says_which_prompts_it_answered(make_policy: Any, tiny_tas
         data = json.loads(json.dumps(result.to_json(samples=False)))
         assert (data["task"], data["split"], data["prompts"]) == (result.task, result.split, result.prompts)
         assert result.prompts in str(evaluation_table(result).title)
-        return result.task, result.split, {record.prompt for record in result.records}
+        return result.task, result.split, {episode.prompt for episode in result.episodes}
 
     assert said() == ("tiny", "heldout", set(tiny_task.heldout_prompts))
     assert said(split="validation")[:2] == ("tiny", "train")
@@ -278,7 +278,7 @@ def test_a_run_on_own_prompts_and_reward_reports_no_other_task(own_run: RunResul
     for result in (own_run.before, own_run.after):
         assert (result.task, result.split) == (name, "heldout")
         assert "gold_score" not in result.statistics
-        assert {record.prompt for record in result.records} <= set(splits["heldout"])
+        assert {episode.prompt for episode in result.episodes} <= set(splits["heldout"])
     lines = [json.loads(line) for line in (own_run.folder / "metrics.jsonl").read_text().splitlines()]
     names = {key for line in lines for key in line}
     assert not [key for key in names if "gold" in key]
@@ -321,7 +321,7 @@ def test_a_run_on_too_few_own_prompts_says_that_they_were_trained_on(tmp_path: P
 
 def test_a_run_without_evaluations_in_between_looks_at_held_out_prompts_alone(tmp_path: Path):
     result = run(tmp_path / "run", eval_every=0, heldout_prompts=["bb"], env={"prompts": OWN, "max_prompt_tokens": 2})
-    assert (result.after.split, {record.prompt for record in result.after.records}) == ("heldout", {"bb"})
+    assert (result.after.split, {episode.prompt for episode in result.after.episodes}) == ("heldout", {"bb"})
     assert "to the same held-out prompts at" in (tmp_path / "run" / "samples.md").read_text()
     assert "eval_validation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from textrl_agents.cli import app
 from textrl_agents.runs import train as training
-from textrl_agents.runs.atomic_folder import atomic_folder
-from textrl_agents.runs.config import read_settings
+from textrl_agents.runs.atomic import atomic_folder
 from textrl_agents.runs.policy_files import SETTINGS_COPY
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
+from textrl_agents.training.settings_file import read_settings
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError
 from textrl_env.models.storage.manifest import MANIFEST, verify
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import ROLLOUT, assert_same_run, config, metrics
 
 from textrl_agents.runs import train as training
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.sample_file import SampleFile

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.algorithms.registry import get_algorithm, names_in
+from textrl_agents.evaluation import evaluate
 from textrl_agents.evaluation.generation import generate
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.sb3 import CausalLMPolicy, make_agent
-from textrl_agents.sb3.algorithms import ALGORITHMS
 from textrl_agents.sb3.own.nlpo import MaskedCausalLMPolicy
 from textrl_agents.sb3.runs.checkpoint import save_checkpoint
 from textrl_env import Task
@@ -27,14 +27,14 @@ from textrl_env.models.masked_actor_critic import MaskedActorCritic
 from textrl_env.tasks.enumeration import ExactValue
 
 SAMPLING = {"temperature": 0.8, "top_k": 5}
-MODELS = [algo for algo, recipe in ALGORITHMS.items() if recipe.kind != "table"]
+MODELS = [algo for algo in names_in("sb3") if get_algorithm(algo).kind != "table"]
 peft_warns = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
 def trained(algo: str, **arguments: Any) -> Any:
     """An agent on `exact` that has left the reference; NLPO's mask lags behind its policy."""
     settings: dict[str, Any] = {"n_envs": 8, "env_kwargs": {"task": "exact", "sampling": SAMPLING}, "seed": 0}
-    if ALGORITHMS[algo].kind in ("critic", "responses"):
+    if get_algorithm(algo).kind in ("critic", "responses"):
         settings |= {"n_steps": 8, "learning_rate": 1e-2}
     if algo == "nlpo":
         settings |= {"policy_kwargs": {"mask_top_p": 0.5}, "mask_every": 3}
@@ -134,8 +134,8 @@ def test_generation_and_evaluation_sample_within_the_mask(tmp_path: Path):
     letters = {"abcde"[token] for token in range(5) if allowed[token]} | ({""} if allowed[5] else set())
     drawn = {completion.response[:1] for completion in generate(loaded, ["a"], n=200, max_new_tokens=1, seed=0)}
     assert drawn == letters
-    records = evaluate(loaded, "exact", episodes=200, split="train").records
-    assert {record.response[:1] for record in records if record.prompt == "a"} <= letters
+    episodes = evaluate(loaded, "exact", episodes=200, split="train").episodes
+    assert {episode.response[:1] for episode in episodes if episode.prompt == "a"} <= letters
 
 
 def test_a_greedy_policy_is_decoded_greedily(tmp_path: Path):

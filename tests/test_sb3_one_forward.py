@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.algorithms import ALGORITHMS
 from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
 
 ROLLOUT = {"n_envs": 8, "n_steps": 48}
@@ -29,7 +29,7 @@ SEVERAL = {
 
 
 def test_every_algorithm_with_a_model_is_here():
-    assert {*ONE_PASS, *SEVERAL} == {name for name, recipe in ALGORITHMS.items() if recipe.kind != "table"}
+    assert {*ONE_PASS, *SEVERAL} == {name for name in names_in("sb3") if get_algorithm(name).kind != "table"}
 
 
 def rows_of_updates(algo: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int, int]:
@@ -50,7 +50,7 @@ def rows_of_updates(algo: str, settings: dict[str, Any], monkeypatch: pytest.Mon
     original = agent.train
 
     def train(*arguments: Any, **keywords: Any) -> None:
-        if ALGORITHMS[algo].kind != "value":
+        if get_algorithm(algo).kind != "value":
             sampled[:] = [len(agent.rollout_buffer.trajectories)]
             sizes[:] = [len(agent.rollout_buffer._columns[0])]
         rows.clear()

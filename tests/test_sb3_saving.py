@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_agents.sb3.algorithms import ALGORITHMS
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_env import Task
 from textrl_env.errors import ConfigError
@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dqn": {"batch_size": 32, "policy_kwargs": {"q_scale": 0.5}},
     "qrdqn": {"batch_size": 32},
 }
-ON_POLICY = [algo for algo, recipe in ALGORITHMS.items() if recipe.kind in ("critic", "responses")]
+ON_POLICY = [algo for algo in names_in("sb3") if get_algorithm(algo).kind in ("critic", "responses")]
 # Every state of a response to "a" up to three tokens.
 STATES = [[0], [0, 1], [0, 3, 2], [0, 4, 4, 1]]
 
@@ -37,7 +37,7 @@ STATES = [[0], [0, 1], [0, 3, 2], [0, 4, 4, 1]]
 def trained(algo: str, **arguments: Any) -> Any:
     """An agent that has left the reference."""
     settings: dict[str, Any] = {"n_envs": ROWS, "env_kwargs": {"task": "exact"}, "seed": 0, "device": "cpu"}
-    if ALGORITHMS[algo].kind in ("critic", "responses"):
+    if get_algorithm(algo).kind in ("critic", "responses"):
         settings |= {"n_steps": 8, "learning_rate": 1e-2}
     agent = make_agent(algo, **{**settings, **SETTINGS.get(algo, {}), **arguments})
     return agent.learn(4 * 8 * ROWS)
@@ -45,7 +45,7 @@ def trained(algo: str, **arguments: Any) -> Any:
 
 def environment(algo: str, **arguments: Any) -> TextVecEnv:
     """Another environment for an agent of `algo`."""
-    kind = ALGORITHMS[algo].kind
+    kind = get_algorithm(algo).kind
     charge = {"kl_mode": "cross_entropy"} if kind in ("value", "table") else {}
     group = {"group_size": SETTINGS.get(algo, {}).get("group_size", 1)}
     return TextVecEnv(num_envs=ROWS, **{"task": "exact", **charge, **group, **arguments})
@@ -62,7 +62,7 @@ def log_probs(agent: Any) -> torch.Tensor:
     return torch.from_numpy(core.log_probs(core.rows(observations)))
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", names_in("sb3"))
 def test_a_saved_agent_goes_on_where_it_was(algo: str, tmp_path: Path):
     """`agent.save; load(..., env=...).learn(...)`: the same policy, trained on, and charged by the new environment."""
     agent = trained(algo)
@@ -202,7 +202,7 @@ print(json.dumps(result))
 def test_every_algorithm_in_a_new_process(tmp_path: Path):
     """CHECKS 49."""
     expected, lines = {}, []
-    for algo in ALGORITHMS:
+    for algo in names_in("sb3"):
         agent = trained(algo)
         expected[algo] = log_probs(agent)
         agent.save(tmp_path / f"{algo}.zip")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hang_guard import HANG
 from rich.console import Console
@@ -22,13 +23,13 @@ from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark import cell_progress
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.check.self_check import CheckResult
-from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
-from textrl_agents.evaluation.generation import Completion
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.tables import sample_table
 from textrl_agents.runs.sample_file import SampleFile
 from textrl_env import TextGenEnv
 from textrl_env.foreign_text import CONTROLS
 from textrl_env.tasks import Task
+from textrl_env.trajectory import Trajectory
 
 # Clear the screen, set its title, an 8-bit "CSI", turn the reading direction around, and what no encoding has.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\u202e\ud800 [bold red]"
@@ -47,8 +48,8 @@ def clean(output: str) -> str:
 def hostile_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that answers every prompt of `textrl generate` with HOSTILE."""
 
-    def sample(policy: Any, prompts: list[str], **settings: Any) -> list[Completion]:
-        return [Completion(prompt, HOSTILE, "eos", 3, -1.0) for prompt in prompts]
+    def sample(policy: Any, prompts: list[str], **settings: Any) -> list[Trajectory]:
+        return [hostile_episode(prompt) for prompt in prompts]
 
     monkeypatch.setattr(textrl_agents.evaluation.generation, "generate", sample)
     monkeypatch.setattr("textrl_agents.commands.generate._policy", lambda *arguments: None)
@@ -66,7 +67,13 @@ def test_json_keeps_every_character_and_shows_none_that_is_obeyed() -> None:
     result = textrl("generate", "--model", "embedded", "--prompt", "\x9b\u975e", "--json")
     assert "\u975e" in clean(result.stdout)
     (completion,) = json.loads(result.stdout)
-    assert (completion["prompt"], completion["response"]) == ("\x9b\u975e", HOSTILE)
+    assert completion == {
+        "prompt": "\x9b\u975e",
+        "response": HOSTILE,
+        "finish_reason": "eos",
+        "tokens": 1,
+        "log_prob": -1.0,
+    }
 
 
 def test_render(make_model: Any, tiny_tokenizer: Any) -> None:
@@ -111,21 +118,23 @@ def test_an_error_that_nobody_foresaw() -> None:
     assert r"RuntimeError: \x1b[2J\x9b" in clean(done.stderr)
 
 
-def hostile_record() -> SampleRecord:
-    return SampleRecord(HOSTILE, HOSTILE, "eos", 1.25, {}, None, 0.1, 1.2, 3, 2.0)
+def hostile_episode(prompt: str = HOSTILE) -> Trajectory:
+    ids = np.array([1])
+    known = {"finish_reason": "eos", "score": 1.25, "kl": np.array([0.1]), "log_probs": np.array([-1.0])}
+    return Trajectory.of_response(ids, ids, prompt=prompt, response=HOSTILE, **known)
 
 
 def test_sample_file(tmp_path: Path) -> None:
     """It is read with `cat` too."""
     file = SampleFile(tmp_path / "samples.md")
-    file.add(10, [hostile_record()], prompts="held-out prompts")
+    file.add(10, [hostile_episode()], prompts="held-out prompts")
     assert r"\\x1b\[2J\\x1b\]0;owned\\x07" in clean(file.path.read_text(encoding="utf-8"))
 
 
 def test_tables_of_samples() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=400)
-    evaluation = Evaluation(HOSTILE, "heldout", 0, False, 0.1, {}, {}, 0.0, 0.0, [hostile_record()])
+    evaluation = Evaluation(HOSTILE, "heldout", 0, False, 0.1, {}, {}, 0.0, 0.0, [hostile_episode()])
     console.print(sample_table(evaluation, evaluation, 1))
     assert clean(screen.getvalue()).count(AS_TEXT) == 3
 

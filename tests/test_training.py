@@ -15,11 +15,12 @@ import torch
 from tiny_runs import ROLLOUT, assert_same_run, board_steps, config, metrics, reward_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from textrl_agents.runs.config import TrainConfig, read_settings
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
 from textrl_agents.sb3.runs.callbacks import RLHFMetrics
+from textrl_agents.training.settings_file import read_settings
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
 
@@ -234,7 +235,7 @@ def test_lr_mapping_lora_and_custom_prompts(tmp_path: Path) -> None:
             algo="a2c",
         )
     )
-    assert {record.prompt for record in result.after.records} == {"b"}  # no others are held out
+    assert {episode.prompt for episode in result.after.episodes} == {"b"}  # no others are held out
     assert result.after["length"].mean <= 3
     rates = [line["train/learning_rate"] for line in metrics(result.folder) if "train/learning_rate" in line]
     assert rates[-1] == pytest.approx(5e-3)
@@ -272,7 +273,7 @@ def test_a_run_is_not_evaluated_on_prompts_that_it_trains_on(lib: str, tmp_path:
         evaluated = run._eval_env.prompts
     else:
         pytest.importorskip("ray.rllib")
-        from textrl_agents.rllib.run import RLlibRun
+        from textrl_agents.rllib.runs.run import RLlibRun
 
         run = RLlibRun.__new__(RLlibRun)  # the algorithm, which starts Ray, has no part in it
         run.config = settings

@@ -173,10 +173,11 @@ def test_what_names_python(settings: dict[str, Any], named: list[str]) -> None:
 
 def test_no_shipped_settings_ask_for_trust() -> None:
     """A benchmark with the tuned settings of every algorithm goes on without a flag."""
-    from textrl_agents.algorithms.registry import SETTINGS_FILE
-    from textrl_agents.runs.config import read_settings
+    from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
+    from textrl_env.tasks import task_names
 
-    assert python_named_in({"settings": read_settings(SETTINGS_FILE)}) == []
+    tuned = [get_algorithm(name).settings_for(task) for name in algorithm_names() for task in task_names()]
+    assert python_named_in({"settings": tuned}) == []
 
 
 def test_the_hint_after_a_signal_names_the_flag_that_is_needed(evil: str, tmp_path: Path) -> None:

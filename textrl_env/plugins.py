@@ -1,4 +1,4 @@
-"""Code that others bring: entry points of installed packages, listed without loading any, and Python files."""
+"""Where names come from: a folder with one file a name, entry points of installed packages, and Python files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from textrl_env.foreign_text import message_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+def modules_in(folder: str | Path) -> tuple[str, ...]:
+    """The sorted names of a folder's modules: the tasks, rewards or algorithms that ship. None is imported."""
+    return tuple(sorted(path.stem for path in Path(folder).glob("*.py") if path.stem != "__init__"))
 
 
 @functools.cache

@@ -55,6 +55,12 @@ class Trajectory:
         return len(self.rewards)
 
     @property
+    def prompt_ids(self) -> np.ndarray:
+        """What stands before the first action, int64 [P]."""
+        before: np.ndarray = self.ids[: int(self.is_action.argmax())]
+        return before
+
+    @property
     def response_ids(self) -> np.ndarray:
         """The actions, int64 [M]."""
         chosen: np.ndarray = self.ids[self.is_action]

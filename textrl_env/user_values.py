@@ -1,7 +1,8 @@
-"""Plain values that a user gives, checked before torch is imported: names of devices and number types, seeds, paths."""
+"""Plain values that a user gives, checked before torch is imported: devices, number types, seeds, paths."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,10 @@ def user_path(path: str | Path) -> Path:
             f"{shown(str(path) if isinstance(path, Path) else path)} cannot be used as a path: {reason}"
         ) from error
     return expanded
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an int. Raises ConfigError, which calls it `name`, unless it is a number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
+        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
+    return int(value)

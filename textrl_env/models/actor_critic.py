@@ -142,7 +142,7 @@ class CausalLMActorCritic(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> CausalLMActorCritic:
         self.clear_cache()  # moved or cast: what was cached is elsewhere
         self._decoder = None
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return self
 
     @property

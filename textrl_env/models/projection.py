@@ -72,7 +72,7 @@ def token_statistics(
         chosen, log_probs = log_softmax_in_support(project(hidden), actions, sampling, banned)
         if not entropy:
             return (chosen,)
-        return chosen, _Entropy.apply(log_probs, everything_possible)
+        return chosen, _Entropy.apply(log_probs, everything_possible)  # type: ignore[no-untyped-call]  # torch's
 
     count = len(actions)
     rows = count if chunk_elements is None else max(1, chunk_elements // vocab_size)

@@ -39,7 +39,7 @@ class SlotLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, plan: SlotPlan, num_rows: int, max_length: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of transformers
         self.plan, self.num_rows, self.max_length = plan, num_rows, max_length
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ function.py       a Python function with a time limit (time_limit.py)
 token.py          a function that scores each token
 classifier.py     any Hugging Face sequence classifier (classifier_loading.py)
 composite.py      a weighted sum of rewards
-text_rules.py     length and repetition, without a model
+built_in/         one file a reward that has a name
 registry.py       names for rewards
 make.py           make_reward: from a name, function, path or list to a reward
 scoring.py        how the environment calls a reward, and checks what comes back (signature.py)
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from textrl_env.rewards.built_in.length import LengthReward
+from textrl_env.rewards.built_in.repetition import RepetitionReward
 from textrl_env.rewards.composite import CompositeReward
 from textrl_env.rewards.conformance import check_reward
 from textrl_env.rewards.function import FunctionReward
@@ -23,7 +25,6 @@ from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.protocol import Reward, Scores, completion_text, reward_name
 from textrl_env.rewards.registry import register_reward, registered_rewards
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
-from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
 from textrl_env.rewards.token import TokenFunctionReward
 
 if TYPE_CHECKING:

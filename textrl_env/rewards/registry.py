@@ -1,30 +1,24 @@
-"""Names for rewards: how a reward gets one, and what the built-in ones are."""
+"""The names of rewards, and what each stands for.
+
+A built-in reward is one file of `built_in/`, which defines a factory `REWARD` and imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import message_of, shown
-from textrl_env.plugins import broken_plugin, load_plugin, plugins
+from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
+from textrl_env.rewards import built_in
 from textrl_env.rewards.protocol import Reward
-from textrl_env.rewards.text_rules import LengthReward, RepetitionReward
 
-
-def _embedded(**kwargs: Any) -> Reward:
-    from textrl_env.models.storage.embedded import asset_folder
-    from textrl_env.rewards.classifier import ClassifierReward  # imports torch: only when it is used
-
-    return ClassifierReward(asset_folder("reward"), **kwargs)
-
-
-_factories: dict[str, Callable[..., Reward]] = {
-    "embedded": _embedded,
-    "length": LengthReward,
-    "repetition": RepetitionReward,
+_BUILT_IN = {
+    name: importlib.import_module(f"{built_in.__name__}.{name}").REWARD for name in modules_in(built_in.__path__[0])
 }
-_BUILT_IN = dict(_factories)
+_factories: dict[str, Callable[..., Reward]] = dict(_BUILT_IN)
 GROUP = "textrl.rewards"
 """The entry point group in which installed packages name rewards: each a factory, as `register_reward` takes."""
 

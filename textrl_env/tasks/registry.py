@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +15,11 @@ from typing import Any
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import message_of
-from textrl_env.plugins import broken_plugin, load_plugin, plugins
+from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
 from textrl_env.tasks.format import Format
 from textrl_env.tasks.task import Task
 
-BUILT_IN = tuple(sorted(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent / "built_in")])))
+BUILT_IN = modules_in(Path(__file__).parent / "built_in")
 """Names of the tasks that ship: of the files in `built_in/`, none of which is imported for it."""
 FAMILIES = {"reasoning_gym": "textrl_env.tasks.reasoning_gym"}
 """What stands before the colon in a name such as "reasoning_gym:chain_sum" -> the module whose `task_of` makes the task

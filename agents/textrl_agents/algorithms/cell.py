@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from textrl_env.errors import UnknownName
 
 if TYPE_CHECKING:  # names and plans are read without waiting for torch
-    from textrl_agents.evaluation.fresh_samples import Evaluation
+    from textrl_agents.evaluation import Evaluation
+    from textrl_agents.policy import Policy
     from textrl_env import TextGenVectorEnv
+    from textrl_env.models import CausalLMActorCritic
+
+# Takes (environment, episodes, seed), as `textrl_agents.evaluation.evaluate` does.
+EvaluateFunction = Callable[["TextGenVectorEnv", int, int], "Evaluation"]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,23 @@ class Record(Protocol):
 class Trained:
     """What an algorithm's training gave.
 
-    policy: a CausalLMActorCritic, or anything with its `act`, `evaluate` and `clear_cache`.
     tokens: generated in training. deterministic: whether the policy acts greedily.
     evaluation: how fresh samples are taken and judged, as `textrl_agents.evaluation.evaluate` does it; only what is not
         a policy over tokens (best-of-n) needs another.
     close: called when the cell is done.
     """
 
-    policy: Any
+    policy: Policy
     tokens: int
     deterministic: bool = False
-    evaluation: Callable[[TextGenVectorEnv, int, int], Evaluation] | None = None
+    evaluation: EvaluateFunction | None = None
     close: Callable[[], None] = lambda: None
 
     def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
         """Fresh samples in `env`, which is in SAME_STEP and deferred mode."""
         if self.evaluation is not None:
             return self.evaluation(env, episodes, seed)
-        from textrl_agents.evaluation.fresh_samples import evaluate
+        from textrl_agents.evaluation import evaluate
 
         return evaluate(self.policy, env=env, episodes=episodes, seed=seed, deterministic=self.deterministic)
 
@@ -90,3 +97,26 @@ class TrainFunction(Protocol):
     """
 
     def __call__(self, cell: Cell, record: Record) -> Trained: ...
+
+
+class AnswerFunction(Protocol):
+    """How an algorithm's policy answers prompts, and how such answers are evaluated.
+
+    Takes the policy and the algorithm's settings; returns what `Trained.evaluation` is.
+    """
+
+    def __call__(self, policy: CausalLMActorCritic, settings: Mapping[str, Any]) -> EvaluateFunction: ...
+
+
+def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[S]) -> S:
+    """The settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a TypeVar cannot say "a dataclass"
+    for name in settings:
+        if name not in known:
+            raise UnknownName(f"setting of {algorithm}", name, known)
+    return kind(**settings)
+
+
+def settings_of(cell: Cell, kind: type[S]) -> S:
+    """The cell's settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
+    return as_settings(cell.algorithm, cell.settings, kind)

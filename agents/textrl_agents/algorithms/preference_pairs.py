@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textrl_agents.algorithms.response_groups import Response, Samples, prompt_stream, sample_groups
+from textrl_agents.algorithms.response_groups import best, groups, token_count
+from textrl_agents.policy import Policy
+from textrl_agents.rollout import collect, prompt_stream
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic
+from textrl_env.trajectory import Trajectory
 
 
 class Pair(NamedTuple):
     """Two responses to one prompt; `chosen` has the higher score."""
 
-    chosen: Response
-    rejected: Response
+    chosen: Trajectory
+    rejected: Trajectory
 
 
 class Collected(NamedTuple):
@@ -31,18 +33,18 @@ class Collected(NamedTuple):
 
 
 def collect_pairs(
-    policy: CausalLMActorCritic,
+    policy: Policy,
     env: TextGenVectorEnv,
     generator: np.random.Generator,
     *,
     n: int,
     budget: int,
     parts: int = 4,
-    report: Callable[[int, Samples], None] = lambda tokens, samples: None,
+    report: Callable[[int, list[Trajectory]], None] = lambda tokens, sampled: None,
 ) -> Collected:
     """Pairs from `n` responses to each of uniformly drawn prompts, until `budget` tokens are generated.
 
-    parts: the budget is sampled in as many; after each, `report` gets the tokens so far and the part's samples.
+    parts: the budget is sampled in as many; after each, `report` gets the tokens so far and the part's responses.
     Raises ConfigError where every prompt's responses have equal scores.
     """
     prompts = prompt_stream(env.prompts, generator)
@@ -52,10 +54,10 @@ def collect_pairs(
         share = budget * part // parts - tokens
         if share <= 0:
             continue
-        samples = sample_groups(policy, env, prompts, n, budget=share)
-        tokens += samples.tokens
-        pairs += [pair for group in samples.groups if (pair := pair_of(group)) is not None]
-        report(tokens, samples)
+        sampled = collect(policy, env, prompts=prompts, repeats=n, budget=share)
+        tokens += token_count(sampled)
+        pairs += [pair for group in groups(sampled) if (pair := pair_of(group)) is not None]
+        report(tokens, sampled)
     if not pairs:
         raise ConfigError(
             f"no pairs in {tokens} tokens: the {n} responses to each prompt have equal scores. "
@@ -64,7 +66,7 @@ def collect_pairs(
     return Collected(pairs, tokens)
 
 
-def pair_of(group: list[Response]) -> Pair | None:
+def pair_of(group: list[Trajectory]) -> Pair | None:
     """The best and the worst response, of equal ones the first; None where all have one score."""
-    pair = Pair(max(group, key=lambda response: response.score), min(group, key=lambda response: response.score))
+    pair = Pair(best(group), min(group, key=lambda response: response.score))
     return pair if pair.chosen.score > pair.rejected.score else None

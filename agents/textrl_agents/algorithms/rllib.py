@@ -1,35 +1,60 @@
-"""RLlib's PPO, APPO and IMPALA, as the benchmark runs them: in one process, with Ray started for the cell."""
+"""What an algorithm of RLlib says of itself, and the defaults that all of them share."""
 
 from __future__ import annotations
 
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.rllib import make_config, policy_of, ray_session, training_metrics
-from textrl_agents.rllib.metrics import tokens_sampled
-from textrl_agents.training.quiet import errors_only
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-PREFIX = "rllib_"
+from textrl_agents.algorithms.algorithm import Algorithm, load_object
+
+# What RLHF needs and RLlib's defaults, made for control tasks, are not: no discount, whole responses in a fragment,
+# the KL to the reference instead of one to the previous policy, no bound on the value loss.
+SHARED: dict[str, Any] = {
+    "gamma": 1.0,
+    "entropy_coeff": 0.0,
+    "grad_clip": 1.0,
+    "grad_clip_by": "global_norm",
+    "num_envs_per_env_runner": 32,
+    "rollout_fragment_length": 64,
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "batch_mode": "truncate_episodes",
+    # A killed env runner is back after about 8 s with these, and not after 10 s with RLlib's own.
+    "restart_failed_env_runners": True,
+    "env_runner_health_probe_timeout_s": 5,
+    "delay_between_env_runner_restarts_s": 1,
+}
 
 
-def train(cell: Cell, record: Record) -> Trained:
-    """Train `make_config(...)` with `cell.settings`; the last batch begins within the budget."""
-    tokens = 0
-    with errors_only("ray"), errors_only("ray.rllib"), ray_session():
-        config = make_config(
-            cell.algorithm.removeprefix(PREFIX),
-            cell.env_arguments,
-            total_timesteps=cell.budget,
-            seed=cell.seed,
-            log_level="ERROR",
-            **cell.settings,
-        )
-        algorithm = config.build_algo()
-        try:
-            while tokens < cell.budget:
-                result = algorithm.train()
-                tokens, metrics = tokens_sampled(result), training_metrics(result)
-                if "objective/scores" in metrics:
-                    length = metrics["rollout/ep_len_mean"]
-                    record(tokens, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=length)
-            return Trained(policy_of(algorithm), tokens=tokens)
-        finally:
-            algorithm.stop()
+@dataclass(frozen=True, kw_only=True)
+class RLlibAlgorithm(Algorithm):
+    """An algorithm that `make_config` wires.
+
+    config_class: of RLlib. learner_class, module_class: of this package; they add what each docstring says.
+    connector_class: the learner connector, which packs episodes and gives the learner what its loss needs.
+    connector_settings: settings of the configuration that the connector takes as well.
+    defaults: settings of the configuration that fit text generation, on top of SHARED.
+    minibatches: how many a batch is cut into where there is no `minibatch_size`; 0 where it takes none.
+    asynchronous: whether it learns while its env runners sample.
+    """
+
+    library: ClassVar[str | None] = "rllib"
+
+    train: str = "textrl_agents.rllib.runs.train_cell:train"
+    trainer: str = "textrl_agents.rllib.runs.run:RLlibRun"
+    requires: Mapping[str, str] = field(default_factory={"ray": "rllib"}.copy)
+    config_class: str
+    learner_class: str
+    module_class: str = "textrl_agents.rllib.module:CausalLMModule"
+    connector_class: str = "textrl_agents.rllib.connectors.vtrace:PackForVTrace"
+    connector_settings: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    minibatches: int = 0
+    asynchronous: bool = False
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise UnknownName for a setting that neither the configuration nor `make_config` has, ConfigError for one
+        that would have no effect.
+        """
+        load_object("textrl_agents.rllib.validation:check_settings")(self, settings)

@@ -1,60 +1,100 @@
-"""Everything that `make_agent` wires, as the benchmark runs it."""
+"""What an algorithm of Stable-Baselines3 says of itself, and the groups of defaults that several of them share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from textrl_agents.algorithms.algorithm import CELL_TRAINER, Algorithm, load_object
 
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.sb3.agent import make_agent
-from textrl_agents.sb3.algorithms import get_recipe
-from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
+Kind = Literal["critic", "responses", "value", "table"]
 
-# Points of a learning curve at most.
-POINTS = 100
+# What RLHF needs and SB3's defaults, made for control tasks, are not: no discount (the score comes at the end and the
+# horizon is the response), whole responses in a rollout, several small epochs, little weight on the value loss where
+# it shares the policy's trunk.
+ON_POLICY: dict[str, Any] = {"gamma": 1.0, "n_steps": 64}
+LOSS: dict[str, Any] = {"ent_coef": 0.0, "max_grad_norm": 1.0}
+# A value head starts at zero. With a lambda below 1 the first advantages would then grow along a response whatever its
+# score, and where scores differ little that is all a first update sees: it can leave the language for good.
+CRITIC: dict[str, Any] = {"gae_lambda": 1.0, "vf_coef": 0.1}
+# target_kl: epochs end where the policy is 0.045 nats a token from the one that sampled.
+PPO: dict[str, Any] = {"n_epochs": 4, "clip_range": 0.2, "target_kl": 0.03}
+# Responses are compared with one another, so nothing is fitted to their values.
+COMPARED: dict[str, Any] = {"vf_coef": 0.0}
+# Exploration is the language model's own sampling; uniform tokens are noise to it.
+VALUE: dict[str, Any] = {
+    "gamma": 1.0,
+    "learning_starts": 0,
+    "buffer_size": 100_000,
+    "batch_size": 512,
+    "train_freq": 8,
+    "target_update_interval": 4096,
+    "exploration_initial_eps": 0.02,
+    "exploration_final_eps": 0.02,
+}
+
+SB3 = {"stable_baselines3": "sb3"}
+SB3_CONTRIB = {**SB3, "sb3_contrib": "sb3"}
+
+_POLICY = "textrl_agents.sb3.policy:CausalLMPolicy"
+_POLICIES = {
+    "critic": _POLICY,
+    "responses": _POLICY,
+    "value": "textrl_agents.sb3.q_policy:CausalLMQPolicy",
+    "table": "textrl_agents.sb3.own.tabular:TabularPolicy",
+}
+_BUFFERS = {
+    "critic": {"rollout_buffer_class": "textrl_agents.sb3.buffers.rollout_buffer:EpisodeRolloutBuffer"},
+    "value": {"replay_buffer_class": "textrl_agents.sb3.buffers.replay_buffer:EpisodeReplayBuffer"},
+}
 
 
-class _Curve(BaseCallback):
-    """Means over the episodes that ended since the last point, at a rollout's end."""
+@dataclass(frozen=True, kw_only=True)
+class SB3Algorithm(Algorithm):
+    """An algorithm that `make_agent` wires.
 
-    def __init__(self, record: Record, every: int):
-        super().__init__()
-        self.record, self.every = record, every
-        self._ended: list[tuple[float, float, float]] = []  # score, KL, tokens
-        self._recorded_at = 0
+    algorithm_class: of SB3, sb3-contrib or this package.
+    kind: "critic" bootstraps from the value head, "responses" compares whole responses and brings its own buffer,
+        "value" learns Q-values, "table" has no model at all.
+    defaults: arguments of the class that fit text generation.
+    minibatches: how many a rollout is cut into where it has no `batch_size`; 0 where it takes none.
+    policy_class: where it is not that of its kind. policy_kwargs: arguments of the policy that it needs.
+    greedy: whether what it learns is decoded greedily and not sampled.
+    masks: whether it samples from fewer tokens than the environment knows of.
+    """
 
-    def _on_step(self) -> bool:
-        if not isinstance(getattr(self.model, "rollout_buffer", None), EpisodeRolloutBuffer):
-            ended = [info for info in self.locals["infos"] if "score" in info]
-            # What is charged here is a cross-entropy, not a KL.
-            self._ended += [(info["score"], np.nan, info["episode_length"]) for info in ended]
-        return True
+    library: ClassVar[str | None] = "sb3"
 
-    def _on_rollout_end(self) -> None:
-        buffer = getattr(self.model, "rollout_buffer", None)
-        if isinstance(buffer, EpisodeRolloutBuffer):  # the KL is known only now that it has been charged
-            self._ended += [(each.score, each.kl_sum, len(each.response_ids)) for each in buffer.episodes]
-        if self._ended and self.num_timesteps - self._recorded_at >= self.every:
-            score, kl, length = np.mean(self._ended, axis=0).tolist()
-            self.record(self.num_timesteps, score=score, kl=None if np.isnan(kl) else kl, length=length)
-            self._ended, self._recorded_at = [], self.num_timesteps
+    train: str = "textrl_agents.sb3.runs.train_cell:train"
+    trainer: str = ""
+    requires: Mapping[str, str] = field(default_factory=SB3.copy)
+    algorithm_class: str
+    kind: Kind
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    minibatches: int = 0
+    group_size: int = 1
+    policy_class: str = ""
+    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    greedy: bool = False
+    masks: bool = False
 
+    def __post_init__(self) -> None:
+        # A checkpoint would have to hold the replay buffer, or the table.
+        trainer = "textrl_agents.sb3.runs.run:SB3Run" if self.reports_log_probs else CELL_TRAINER
+        object.__setattr__(self, "trainer", self.trainer or trainer)
+        object.__setattr__(self, "policy_class", self.policy_class or _POLICIES[self.kind])
 
-def train(cell: Cell, record: Record) -> Trained:
-    """Train `make_agent(cell.algorithm)` with `cell.settings`; whole rollouts, within the budget but for a first."""
-    settings: dict[str, Any] = dict(cell.settings)
-    agent = make_agent(cell.algorithm, env_kwargs=cell.env_arguments, seed=cell.seed, **settings)
-    agent.set_logger(Logger(folder=None, output_formats=[]))
-    step = agent.n_envs * (getattr(agent, "n_steps", None) or 1)
-    if get_recipe(cell.algorithm).kind == "value":  # its n_steps are those of a return
-        step = agent.n_envs * agent.train_freq.frequency
-    agent.learn(max(1, cell.budget // step) * step, callback=_Curve(record, cell.budget // POINTS))
-    return Trained(
-        agent.policy.actor_critic,
-        tokens=agent.num_timesteps,
-        deterministic=get_recipe(cell.algorithm).greedy,
-        close=agent.env.close,
-    )
+    @property
+    def reports_log_probs(self) -> bool:
+        """Whether the environment learns the policy's log-probabilities, and can charge their KL."""
+        return self.kind in ("critic", "responses")
+
+    @property
+    def buffers(self) -> Mapping[str, str]:
+        """The buffer classes that it is given, by the arguments of the algorithm."""
+        return _BUFFERS.get(self.kind, {})
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise UnknownName for an argument that neither the algorithm's class nor `make_agent` takes."""
+        load_object("textrl_agents.sb3.validation:check_settings")(self, settings)

@@ -1,64 +1,40 @@
-"""TRL's trainers as entries: DPO and ORPO on pairs of the reference's samples, RLOO and GRPO on their own samples."""
+"""What an algorithm of TRL says of itself."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import numpy as np
-import torch
-
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.preference_pairs import collect_pairs
-from textrl_agents.algorithms.response_groups import Samples
-from textrl_agents.algorithms.setup import initial_policy, learning_schedule, trained_weights, training_env
-from textrl_agents.training.argument_checks import check_whole
-from textrl_agents.trl import OFFLINE, ONLINE, train_offline, train_online
-from textrl_env.errors import UnknownName
-
-PREFIX = "trl_"
-CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
+from textrl_agents.algorithms.algorithm import Algorithm, load_object
 
 
-def train(cell: Cell, record: Record) -> Trained:
-    """Train by the algorithm that `cell.algorithm` names.
+@dataclass(frozen=True, kw_only=True)
+class TRLAlgorithm(Algorithm):
+    """A stock trainer of TRL.
 
-    settings: fields of TRL's config. `learning_rate` of RLOO and GRPO is what `learning_schedule` takes.
-        DPO and ORPO have also `n`, the responses to each prompt that a pair is taken from.
+    trainer_class, config_class: of TRL. defaults: fields of the config that make it this algorithm, or that fit what
+        is trained here.
+    rows: of an offline trainer: the function of `textrl_agents.trl.rows` that makes its data set of preference pairs.
+        Without it the trainer samples by itself.
+    has_reference: whether an offline trainer takes the reference as a second model.
     """
-    name = cell.algorithm.removeprefix(PREFIX)
-    if name in ONLINE:
-        return _online(name, cell, record)
-    if name in OFFLINE:
-        return _offline(name, cell, record)
-    raise UnknownName("algorithm", cell.algorithm, [PREFIX + known for known in (*ONLINE, *OFFLINE)])
 
+    library: ClassVar[str | None] = "trl"
 
-def _online(name: str, cell: Cell, record: Record) -> Trained:
-    env = training_env(cell, rows=1)
-    policy = initial_policy(env)
-    settings = dict(cell.settings)
-    schedule = learning_schedule(settings.pop("learning_rate", None), trained_weights(policy))
-    tokens = train_online(
-        name, env, policy, budget=cell.budget, seed=cell.seed, settings=settings, schedule=schedule, record=record
-    )
-    return Trained(policy, tokens=tokens)
+    train: str = "textrl_agents.trl.train_cell:train"
+    requires: Mapping[str, str] = field(default_factory={"trl": "trl"}.copy)
+    trainer_class: str
+    config_class: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    rows: str = ""
+    has_reference: bool = False
 
+    @property
+    def is_online(self) -> bool:
+        """Whether it samples while it trains."""
+        return not self.rows
 
-def _offline(name: str, cell: Cell, record: Record) -> Trained:
-    settings: dict[str, Any] = {"n": CANDIDATES, **cell.settings}
-    n = settings.pop("n")
-    check_whole("n", n, 2)
-    env = training_env(cell)
-    policy = initial_policy(env)
-    torch.manual_seed(cell.seed)
-
-    def report(tokens: int, samples: Samples) -> None:
-        record(tokens, **samples.means())
-
-    collected = collect_pairs(policy, env, np.random.default_rng(cell.seed), n=n, budget=cell.budget, report=report)
-    triples = [
-        (pair.chosen.prompt.ids, pair.chosen.episode.response_ids, pair.rejected.episode.response_ids)
-        for pair in collected.pairs
-    ]
-    train_offline(name, env, policy, triples, seed=cell.seed, settings=settings)
-    return Trained(policy, tokens=collected.tokens)
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise UnknownName for a setting that TRL's config does not have or that is not the user's."""
+        load_object("textrl_agents.trl.train_cell:check_settings")(self, settings)

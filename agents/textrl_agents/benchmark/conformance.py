@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.registry import Algorithm
-from textrl_agents.benchmark.run_cell import LearningCurve, judging_env
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.benchmark.run_cell import LearningCurve
+from textrl_agents.evaluation import Evaluation
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
@@ -51,7 +52,7 @@ def check_algorithm(
     torch.set_num_threads(1)
     try:
         first = _run(algorithm, cell)
-        if reproducible and first.records != _run(algorithm, cell).records:
+        if reproducible and first != _run(algorithm, cell):
             what = "two runs of one seed end in different policies: draw every random number from it"
             raise _wrong(algorithm, what)
         return first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ from typing import Any
 
 import yaml
 
+from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.registry import Algorithm, algorithm_names, get_algorithm
+from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
 from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.benchmark.presets import Preset, get_preset
-from textrl_agents.runs.config import parse_assignments, read_settings
+from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.arguments import ENV_ARGUMENTS
-from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
 from textrl_env.user_values import check_device_name, check_dtype_name
@@ -127,12 +127,7 @@ class Plan:
             get_task(name)
         given = _checked_settings(settings or {}, [algorithm.name for algorithm in chosen])
         pairings = [
-            Pairing(
-                algorithm.name,
-                task,
-                base.budget_for(task) if budget is None else budget,
-                _plain({**algorithm.settings_for(task), **given.get(algorithm.name, {})}, algorithm.name),
-            )
+            _pairing(algorithm, task, base.budget_for(task) if budget is None else budget, given)
             for task in names
             for algorithm in chosen
             if algorithm.fits(task)
@@ -203,24 +198,21 @@ def _algorithms(names: Sequence[str] | None, preset: Preset, notes: list[str]) -
     if names:
         chosen = [get_algorithm(name) for name in dict.fromkeys(names)]
         for algorithm in chosen:
-            if missing := _missing(algorithm):
-                raise MissingExtra(*missing)
+            if (missing := algorithm.missing()) is not None:
+                raise missing
         return chosen
     chosen = []
     for algorithm in [get_algorithm(name) for name in preset.algos or algorithm_names()]:
-        if missing := _missing(algorithm):
-            notes.append(f"{algorithm.name} is left out: {MissingExtra(*missing)}")
+        if (missing := algorithm.missing()) is not None:
+            notes.append(f"{algorithm.name} is left out: {missing}")
         else:
             chosen.append(algorithm)
     return chosen
 
 
-def _missing(algorithm: Algorithm) -> tuple[str, str] | None:
-    """(extra, module) that it needs and that is not installed."""
-    for module, extra in algorithm.requires.items():
-        if importlib.util.find_spec(module) is None:
-            return extra, module
-    return None
+def _pairing(algorithm: Algorithm, task: str, budget: int, given: Mapping[str, Mapping[str, Any]]) -> Pairing:
+    settings = {**algorithm.settings_for(task), **given.get(algorithm.name, {})}
+    return Pairing(algorithm.name, task, budget, _plain(settings, algorithm.name))
 
 
 def _unfit(algorithms: Sequence[Algorithm], tasks: Sequence[str]) -> list[str]:
@@ -261,7 +253,8 @@ def _check_env(env: Mapping[str, Any]) -> None:
 def _plain(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """As JSON and YAML keep them, so that a plan that was read again has the very same cells."""
     try:
-        return json.loads(json.dumps(dict(values)))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
+        return plain
     except (TypeError, ValueError) as error:
         raise ConfigError(f"arguments of {whose} must be numbers, text, lists and mappings: {error}") from error
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.runs.config import read_settings
+from textrl_agents.training.settings_file import read_settings
 from textrl_env.errors import UnknownName
 
 PRESETS_FILE = Path(__file__).parent / "presets.yaml"

@@ -100,7 +100,7 @@ def _trial(config: dict[str, Any]) -> None:
     tune.report({"line": json.dumps(run_cell(Cell(**config["cell"])), default=str)})
 
 
-class _Lines(tune.Callback):
+class _Lines(tune.Callback):  # type: ignore[misc]  # Ray is not followed by the type checker
     """Hears of trials in the driver."""
 
     def __init__(

@@ -21,7 +21,7 @@ from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.out_folder import foreign_names, locked_folder
 from textrl_agents.training.extras import require
 from textrl_agents.training.stop_signals import StopSignals

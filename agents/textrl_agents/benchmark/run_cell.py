@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import time
 import traceback
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
+from textrl_agents.algorithms.cell_envs import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.provenance import peak_memory_mib
 from textrl_agents.benchmark.results import failed, new_line
-from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord
-from textrl_agents.evaluation.heldout_env import heldout_env
+from textrl_agents.evaluation import Evaluation
+from textrl_agents.training.random_state import seed_all
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
+from textrl_env.trajectory import Trajectory
 
 SAMPLES = 6
 POINTS = 100  # of a learning curve; some algorithms record every update
@@ -77,11 +77,6 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
     return means
 
 
-def judging_env(cell: Cell) -> TextGenVectorEnv:
-    """What a cell is judged in: the prompts of its split, the training prompts where there are none."""
-    return heldout_env(cell.env_arguments, episodes=cell.eval_episodes, split=cell.split)
-
-
 def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
     if isinstance(cell.budget, bool) or not isinstance(cell.budget, int) or cell.budget < 1:
         raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
@@ -92,9 +87,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         torch.set_num_threads(1)
     else:
         torch.cuda.reset_peak_memory_stats(device)
-    random.seed(cell.seed)
-    np.random.seed(cell.seed % 2**32)
-    torch.manual_seed(cell.seed)
+    seed_all(cell.seed)
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
         trained = algorithm.run(cell, curve)
@@ -116,7 +109,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         "tokens_per_second": speed,
         **memory,
         "curve": curve.thinned(),
-        "samples": [_sample(record) for record in evaluation.records[:SAMPLES]],
+        "samples": [_sample(episode) for episode in evaluation.episodes[:SAMPLES]],
         "split": evaluation.split,
         "kl_coef": evaluation.kl_coef,
         "device": str(device),
@@ -155,5 +148,6 @@ def _exact_value(env: TextGenVectorEnv) -> ExactValue | None:
         return None
 
 
-def _sample(record: SampleRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in ("prompt", "response", "score", "gold_score", "kl")}
+def _sample(episode: Trajectory) -> dict[str, Any]:
+    known = {name: getattr(episode, name) for name in ("prompt", "response", "score", "gold_score")}
+    return {**known, "kl": episode.kl_sum}

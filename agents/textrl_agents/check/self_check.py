@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 
 from textrl_agents.check.checked_task import ROWS, STEPS, CheckedTask, one_rollout
 from textrl_agents.check.known_optimum import train_exact_with_sb3
+from textrl_agents.rollout import collect
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
 from textrl_env.foreign_text import message_of
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, pack
@@ -137,28 +138,14 @@ def cache(checked: CheckedTask) -> Found:
 @torch.no_grad()
 def stepwise_and_deferred(checked: CheckedTask) -> Found:
     """The KL that `step` charges token by token is the one that `KLPenalty` charges to whole episodes."""
-    arguments = {**checked.env_kwargs(), "kl_mode": "log_ratio", "autoreset_mode": AutoresetMode.SAME_STEP}
-    env = TextGenVectorEnv(ROWS, **arguments)
+    env = TextGenVectorEnv(ROWS, **{**checked.env_kwargs(), "kl_mode": "log_ratio"})
     trained, length = checked.perturbed_model(), env.rules.max_length
     policy = CausalLMActorCritic(trained, env.tokenizer, max_length=length, sampling=checked.sampling)
-    observations, _ = env.reset(seed=0)
-    starts = [row[row >= 0] for row in observations]
-    taken: list[list[tuple[int, float, float]]] = [[] for _ in range(ROWS)]  # token, log-prob, KL
-    running = np.ones(ROWS, dtype=bool)
-    while running.any():
-        action = policy.step(torch.from_numpy(observations).to(policy.device))
-        tokens, log_probs = action.tokens.cpu().numpy(), action.log_probs.cpu().numpy()
-        observations, _, terminated, _, _ = env.step(TokenAction(tokens, log_probs))
-        assert env.transition is not None
-        for row in np.flatnonzero(running):
-            taken[row].append((tokens[row], log_probs[row], env.transition.kl[row]))
-        running &= ~terminated
-    responses = [np.array([token for token, _, _ in row]) for row in taken]
-    packed = pack([Trajectory.of_response(*pair) for pair in zip(starts, responses, strict=True)], policy.device)
-    given = torch.tensor([log_prob for row in taken for _, log_prob, _ in row], device=policy.device)
-    deferred = env.kl_penalty(packed, given).kl.double().cpu()
-    stepwise = torch.tensor([kl for row in taken for _, _, kl in row], dtype=torch.float64)
-    detail = f"{len(given)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
+    sampled = collect(policy, env, episodes=ROWS, seed=0)
+    stepwise = torch.from_numpy(np.concatenate([episode.kl for episode in sampled]))
+    log_probs = torch.from_numpy(np.concatenate([episode.log_probs for episode in sampled]))
+    deferred = env.kl_penalty(pack(sampled, policy.device), log_probs.float().to(policy.device)).kl.double().cpu()
+    detail = f"{len(stepwise)} tokens of a perturbed policy, KL {float(stepwise.sum()) / ROWS:.2f} nats a response"
     return Found(_error(deferred, stepwise), checked.tolerance, detail)
 
 

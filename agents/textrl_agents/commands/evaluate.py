@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,13 @@ from textrl_agents.commands.options import (
     set_threads,
     told_on_stderr,
 )
+from textrl_env.errors import ConfigError
+
+if TYPE_CHECKING:  # a typo shows before torch is imported
+    from textrl_agents.evaluation import Evaluation
+    from textrl_agents.runs.config import TrainConfig
+    from textrl_agents.runs.run_folder import RunFolder
+    from textrl_env.models import CausalLMActorCritic
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, checkpoint, or folder of a saved model.")]
 TaskName = Annotated[
@@ -63,10 +70,9 @@ def evaluate(
     from textrl_agents.runs.run_folder import RunFolder, load_policy
     from textrl_agents.training.trust import require_trust
 
-    settings = _run_settings(RunFolder(folder), RunFolder(folder.absolute().parent), task)
+    config = _run_config(RunFolder(folder), RunFolder(folder.absolute().parent))
+    settings = _run_settings(config, task)
     set_threads(threads)
-    from textrl_agents.evaluation.fresh_samples import evaluate as measure
-
     given = {"model": reference, "reward": reward}
     given = {name: value for name, value in given.items() if value is not None}
     require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
@@ -74,15 +80,7 @@ def evaluate(
     with told_on_stderr() as tell:
         actor_critic = load_policy(folder, device=device, dtype=dtype)
         tell(f"sampling {episodes} responses")
-        result = measure(
-            actor_critic,
-            settings.pop("task"),
-            episodes=episodes,
-            seed=seed,
-            deterministic=greedy or None,
-            dtype=actor_critic.lm.dtype,
-            **settings,
-        )
+        result = _measured(actor_critic, config, settings, episodes=episodes, seed=seed, greedy=greedy)
     if as_json:
         print_json(result.to_json(samples=samples))
         return
@@ -93,15 +91,45 @@ def evaluate(
     Console().print(evaluation_table(result))
 
 
-def _run_settings(run: Any, parent: Any, task: str | None) -> dict[str, Any]:
-    """The arguments of the environment that a run was trained in, where the task is the same.
-
-    run: the folder given, which may be a checkpoint of the run in `parent`.
-    """
+def _run_config(run: RunFolder, parent: RunFolder) -> TrainConfig:
+    """The settings of the run that a folder is, or is a checkpoint of; the default ones of a model that is neither."""
     from textrl_agents.runs.config import TrainConfig
 
     home = next((candidate for candidate in (run, parent) if candidate.config.is_file()), None)
-    config = TrainConfig.of_run(home.config) if home is not None else TrainConfig()
+    return TrainConfig.of_run(home.config) if home is not None else TrainConfig()
+
+
+def _measured(
+    actor_critic: CausalLMActorCritic,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    *,
+    episodes: int,
+    seed: int,
+    greedy: bool,
+) -> Evaluation:
+    """Evaluate the policy as its algorithm answers prompts. settings: the environment's arguments."""
+    task, split = settings.pop("task"), settings.pop("split")
+    settings["dtype"] = actor_critic.lm.dtype
+    answers = config.algorithm_entry.answers
+    if answers is None:
+        from textrl_agents.evaluation import evaluate as measure
+
+        return measure(
+            actor_critic, task, episodes=episodes, seed=seed, deterministic=greedy or None, split=split, **settings
+        )
+    if greedy:
+        raise ConfigError(f"--greedy has no meaning for {config.algo}, which answers in a way of its own")
+    from textrl_agents.evaluation.heldout_env import heldout_env
+
+    arguments = {name: value for name, value in settings.items() if value is not None}
+    arguments |= {"task": task, "sampling": actor_critic.sampling, "device": actor_critic.device}
+    env = heldout_env(arguments, episodes=episodes, split=split)
+    return answers(actor_critic, config.algorithm)(env, episodes, seed)
+
+
+def _run_settings(config: TrainConfig, task: str | None) -> dict[str, Any]:
+    """The environment a run was trained in, where the task is the same."""
     settings: dict[str, Any] = {"task": task or config.task}
     if config.model is not None:
         settings.update(model=config.model, tokenizer=config.tokenizer)

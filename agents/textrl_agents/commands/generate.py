@@ -11,6 +11,7 @@ import typer
 from textrl_agents.commands.options import AsJson, Device, Dtype, Threads, check_names, print_json, set_threads
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import visible
+from textrl_env.trajectory import Trajectory
 
 
 def generate(
@@ -61,10 +62,20 @@ def generate(
         seed=seed,
     )
     if as_json:
-        print_json([completion._asdict() for completion in completions])
+        print_json([_as_json(completion) for completion in completions])
         return
     for completion in completions:
         typer.echo(visible(f"{completion.prompt}{completion.response}"))
+
+
+def _as_json(completion: Trajectory) -> dict[str, Any]:
+    return {
+        "prompt": completion.prompt,
+        "response": completion.response,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion),  # with EOS
+        "log_prob": -completion.surprisal,  # nats, of the whole response under the distribution sampled; 0 where greedy
+    }
 
 
 def _from_stdin() -> list[str]:
@@ -76,10 +87,27 @@ def _from_stdin() -> list[str]:
     return prompts
 
 
+def _require_plain_sampling(folder: Path) -> None:
+    """Raise ConfigError for a run whose algorithm answers in a way of its own, such as by scores."""
+    from textrl_agents.runs.config import TrainConfig
+    from textrl_agents.runs.run_folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        return
+    config = TrainConfig.of_run(run.config)
+    if config.algorithm_entry.answers is not None:
+        raise ConfigError(
+            f"{config.algo} answers in a way of its own ({config.algorithm_entry.description}), and generate samples "
+            f"token by token. To sample from the model that it uses: textrl generate {run.policy}"
+        )
+
+
 def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> Any:
     from textrl_agents.runs.run_folder import load_policy
 
     if folder is not None:
+        _require_plain_sampling(folder)
         return load_policy(folder, device=device, dtype=dtype)
     from textrl_env.models import CausalLMActorCritic, load_model
 

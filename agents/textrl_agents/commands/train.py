@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from textrl_agents.algorithms.registry import LIBRARIES, names_in
 from textrl_agents.commands.options import DEVICE_HELP, DTYPE_HELP, Trust
 from textrl_env.errors import ConfigError
 
@@ -15,53 +16,74 @@ from textrl_env.errors import ConfigError
 _RESUMABLE = ("timesteps",)
 
 
+def _every_algorithm() -> str:
+    """The algorithms by library, as --lib and --algo call them."""
+    by_library = [f"{', '.join(names_in(library))} ({library})" for library in LIBRARIES]
+    return "; ".join([*by_library, ", ".join(names_in(None))])
+
+
+Lib = Annotated[
+    str | None, typer.Option(help=f"RL library: {', '.join(LIBRARIES)}. Default: the one that has --algo, sb3 first.")
+]
+Algo = Annotated[str | None, typer.Option(help=f"{_every_algorithm()}. Default: ppo.")]
+Task = Annotated[str | None, typer.Option(help="Task: sentiment, exact, ... Default: sentiment.")]
+Timesteps = Annotated[int | None, typer.Option(help="Tokens to generate in training. Default: 200000.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")]
+Out = Annotated[Path | None, typer.Option(help="New run folder. Default: runs/TASK-ALGO-SEED.")]
+Model = Annotated[
+    str | None, typer.Option(help="Model to train: embedded, a folder or a Hugging Face id. Default: the task's.")
+]
+Reward = Annotated[
+    str | None,
+    typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
+]
+KLCoef = Annotated[float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")]
+Rows = Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32, or as tuned.")]
+EvalEvery = Annotated[
+    int | None, typer.Option(help="Tokens between evaluations on validation prompts; 0: before and after alone.")
+]
+EvalEpisodes = Annotated[int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")]
+SaveEvery = Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")]
+Device = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
+Dtype = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as algorithm.n_steps=32."),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; flags go on top of it.")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Continue this run, or this checkpoint of one, exactly where it stopped.")
+]
+
+
 def train(
-    lib: Annotated[str | None, typer.Option(help="RL library: sb3 or rllib. Default: sb3.")] = None,
-    algo: Annotated[
-        str | None,
-        typer.Option(
-            help="ppo, a2c, trpo, nlpo, reinforce, rloo or grpo (sb3), ppo, appo or impala (rllib). Default: ppo."
-        ),
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Task: sentiment, exact, ... Default: sentiment.")] = None,
-    timesteps: Annotated[int | None, typer.Option(help="Tokens to generate in training. Default: 200000.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New run folder. Default: runs/TASK-ALGO-SEED.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model to train: embedded, a folder or a Hugging Face id. Default: the task's.")
-    ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
-    ] = None,
-    kl_coef: Annotated[
-        float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")
-    ] = None,
-    n_envs: Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32.")] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Tokens between evaluations on validation prompts; 0: before and after alone.")
-    ] = None,
-    eval_episodes: Annotated[
-        int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")
-    ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")] = None,
-    device: Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as algorithm.n_steps=32."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags go on top of it.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Continue this run, or this checkpoint of one, exactly where it stopped.")
-    ] = None,
+    lib: Lib = None,
+    algo: Algo = None,
+    task: Task = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+    out: Out = None,
+    model: Model = None,
+    reward: Reward = None,
+    kl_coef: KLCoef = None,
+    n_envs: Rows = None,
+    eval_every: EvalEvery = None,
+    eval_episodes: EvalEpisodes = None,
+    save_every: SaveEvery = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    settings: Assignments = None,
+    config: Config = None,
+    resume: Resume = None,
     trust: Trust = False,
 ) -> None:
     """Align a language model with a reward, and write a run folder.
 
     The folder holds the policy in Hugging Face format, metrics, curve.png, samples.md and checkpoints. Ctrl-C saves a
-    checkpoint, and --resume goes on from it as if nothing had happened.
+    checkpoint, and --resume goes on from it as if nothing had happened. Some algorithms have no checkpoints and say so:
+    a run of theirs cannot go on.
     """
     named = {
         "lib": lib,
@@ -91,19 +113,23 @@ def exit_if_stopped(result: Any) -> None:
     """Say how to continue a run that a signal has stopped, and end with its exit code."""
     if result.finished:
         return
-    from textrl_agents.runs.config import read_settings
+    from textrl_agents.runs.config import TrainConfig
     from textrl_agents.runs.run_folder import RunFolder
+    from textrl_agents.training.settings_file import read_settings
     from textrl_agents.training.trust import resume_command
 
-    command = resume_command(result.folder, read_settings(RunFolder(result.folder).config))
-    typer.echo(
-        f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; continue with: {command}", err=True
-    )
+    settings = read_settings(RunFolder(result.folder).config)
+    algorithm = TrainConfig.of(settings).algorithm_entry
+    how = f"continue with: {resume_command(result.folder, settings)}"
+    if not algorithm.has_checkpoints:
+        how = f"{algorithm.name} has no checkpoints, so the run cannot go on: start a new one with another --out"
+    typer.echo(f"stopped by {result.stopped_by.name} after {result.timesteps:,} tokens; {how}", err=True)
     raise typer.Exit(130 if result.stopped_by == signal.SIGINT else 1)
 
 
 def _train(flags: dict[str, Any], settings: list[str], config: Path | None) -> Any:
-    from textrl_agents.runs.config import TrainConfig, parse_assignments, read_settings
+    from textrl_agents.runs.config import TrainConfig
+    from textrl_agents.training.settings_file import parse_assignments, read_settings
 
     # Settings are checked before torch and SB3 are imported, so that a typo shows at once.
     layers = [read_settings(config)] if config else []

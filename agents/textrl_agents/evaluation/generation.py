@@ -1,34 +1,24 @@
-"""Plain sampling from a policy, without a reward: the environment's own transition with nothing to score."""
+"""Plain sampling from a policy: the environment's rules with nothing to score, and no reference."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-
-from textrl_env.actions import parse_actions
+from textrl_agents.rollout import PromptQueue, respond
+from textrl_agents.training.random_state import own_generator
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import EpisodeRules, TokenMDP
+from textrl_env.mdp import EpisodeRules
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
+from textrl_env.trajectory import Trajectory
 
 DEFAULT_NEW_TOKENS = 64
-
-
-class Completion(NamedTuple):
-    """One response."""
-
-    prompt: Any  # str, or chat messages
-    response: str
-    finish_reason: str  # "eos", "stop" or "length"
-    tokens: int  # with EOS
-    log_prob: float  # nats, of the whole response under the distribution sampled; 0 where greedy
 
 
 def generate(
@@ -42,7 +32,7 @@ def generate(
     stop: Sequence[str] = (),
     seed: int | None = None,
     batch_size: int = 64,
-) -> list[Completion]:
+) -> list[Trajectory]:
     """`n` responses to each prompt, in the order of the prompts.
 
     prompts: texts or chats. max_new_tokens: None for 64, or what the model's positions leave.
@@ -63,8 +53,6 @@ def generate(
         raise ConfigError(f"max_new_tokens={shown(max_new_tokens)} leaves no room in the model's {positions} positions")
     encoded = list(PromptSet(list(prompts), actor_critic.tokenizer, max_prompt_tokens=room, overflow="error"))
     longest = max(len(prompt.ids) for prompt in encoded)
-    if deterministic is None:
-        deterministic = actor_critic.greedy
     before = actor_critic.sampling
     if temperature is not None:
         actor_critic.sampling = dataclasses.replace(before, temperature=temperature)
@@ -79,44 +67,12 @@ def generate(
         max_new_tokens=max_new_tokens or min(DEFAULT_NEW_TOKENS, positions - longest),
         stop=StopStrings(stop, actor_critic.tokenizer, actor_critic.vocabulary.known),
     )
-    rows = [prompt for prompt in encoded for _ in range(n)]
-    devices = list(range(torch.cuda.device_count())) if seed is not None else []
+    queue = PromptQueue(encoded, repeats=n, limit=rules.max_new_tokens)
     try:
-        with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            return [
-                completion
-                for start in range(0, len(rows), batch_size)
-                for completion in _batch(actor_critic, rules, rows[start : start + batch_size], deterministic)
-            ]
+        with contextlib.nullcontext() if seed is None else own_generator(seed):
+            return respond(actor_critic, rules, queue, rows=batch_size, deterministic=deterministic)
     finally:
         actor_critic.sampling = before
-        actor_critic.clear_cache()
-
-
-def _batch(
-    actor_critic: CausalLMActorCritic, rules: EpisodeRules, prompts: list[Any], deterministic: bool
-) -> list[Completion]:
-    mdp = TokenMDP(rules, len(prompts))
-    mdp.reset_rows(range(len(prompts)), prompts)
-    log_probs = np.zeros(len(prompts))
-    completions: list[Completion | None] = [None] * len(prompts)
-    while mdp.running.any():
-        live = mdp.running.copy()
-        observations = torch.from_numpy(mdp.ids).to(actor_critic.device)
-        tokens, step_log_probs, _ = actor_critic.step(observations, deterministic=deterministic)
-        log_probs[live] += step_log_probs.double().cpu().numpy()[live]
-        actions = parse_actions(tokens, len(prompts), rules.vocabulary.size)
-        for row, episode in mdp.step(actions, live).episodes:
-            completions[row] = Completion(
-                episode.prompt,
-                episode.response,
-                episode.finish_reason,
-                len(episode.response_ids),
-                float(log_probs[row]),
-            )
-    return [completion for completion in completions if completion is not None]
 
 
 def _no_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, SampleRecord, paired_difference
+from textrl_agents.evaluation.evaluation import Evaluation, paired_difference
 from textrl_env.foreign_text import visible
 from textrl_env.text.prompt_rows import prompt_text
+from textrl_env.trajectory import Trajectory
 
 LABELS = {
     "score": "score",
@@ -55,21 +56,21 @@ def sample_table(before: Evaluation, after: Evaluation, count: int) -> Table:
     table = Table(title=f"the same {after.prompts}, before and after", show_lines=True)
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1 if column == "prompt" else 2)
-    for first, second in list(zip(before.records, after.records, strict=True))[:count]:
+    for first, second in list(zip(before.episodes, after.episodes, strict=True))[:count]:
         table.add_row(Text(visible(prompt_text(first.prompt))), _response(first), _response(second))
     return table
 
 
 def _title(evaluation: Evaluation) -> Text:
     # A Text, since the name of a reward or a task may hold what is markup in a terminal.
-    return Text(f"{visible(evaluation.task)}: {len(evaluation.records)} responses to {evaluation.prompts}, mean ± 95%")
+    return Text(f"{visible(evaluation.task)}: {len(evaluation.episodes)} responses to {evaluation.prompts}, mean ± 95%")
 
 
-def _response(record: SampleRecord) -> Text:
+def _response(episode: Trajectory) -> Text:
     # A Text, not a string: what a model writes is no markup of the terminal's.
-    text = Text(visible(record.response.strip()) or "(nothing)")
-    scores = f"\nscore {record.score:.2f}"
-    if record.gold_score is not None:
-        scores += f", gold {record.gold_score:.2f}"
+    text = Text(visible(episode.response.strip()) or "(nothing)")
+    scores = f"\nscore {episode.score:.2f}"
+    if episode.gold_score is not None:
+        scores += f", gold {episode.gold_score:.2f}"
     text.append(scores, style="dim")
     return text

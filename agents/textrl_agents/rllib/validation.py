@@ -2,15 +2,107 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from textrl_env.errors import ConfigError
+from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.rllib import RLlibAlgorithm
+from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
+from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks import get_task
 
 ADVICE = "pass it to make_config"
+# Of RLlib's old API stack, or of pieces that are replaced: they would be taken and have no effect.
+_NO_EFFECT = {
+    "train_batch_size": "the new API stack has train_batch_size_per_learner",
+    "observation_filter": "observations are token ids",
+    "compress_observations": "observations are token ids",
+    "normalize_actions": "actions are token ids",
+    "clip_actions": "actions are token ids",
+    "clip_rewards": "scale the reward itself",
+    "use_critic": "advantages come from the value head",
+    "use_gae": "advantages come from GAE or V-trace",
+    "enable_rl_module_and_learner": "there is the new API stack alone",
+    "enable_env_runner_and_connector_v2": "there is the new API stack alone",
+    "in_evaluation": "RLlib sets it",
+}
+# Whole numbers, and the least that each can be.
+_LEAST = {
+    "num_envs_per_env_runner": 1,
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "num_epochs": 1,
+    "minibatch_size": 1,
+    "rollout_fragment_length": 1,
+    "train_batch_size_per_learner": 1,
+    "circular_buffer_num_batches": 1,
+    "circular_buffer_iterations_per_batch": 1,
+    "target_network_update_freq": 0,
+    "learner_queue_size": 1,
+}
+_WIRED = (
+    "env",
+    "env_config",
+    "env_runner_cls",
+    "rl_module_spec",
+    "gym_env_vectorize_mode",
+    "add_default_connectors_to_env_to_module_pipeline",
+    "add_default_connectors_to_module_to_env_pipeline",
+    "add_default_connectors_to_learner_pipeline",
+)
+# Arguments of CausalLMActorCritic that follow from the environment's.
+_OF_ENVIRONMENT = ("model", "tokenizer", "max_length", "sampling")
+
+
+def check_settings(algorithm: RLlibAlgorithm, settings: Mapping[str, Any]) -> None:
+    """Raise UnknownName for a setting that the algorithm's configuration does not have, ConfigError for one that is
+    wired or would have no effect. `actor_critic` is `make_config`'s own.
+    """
+    config = load_object(algorithm.config_class)()
+    properties = [name for name in dir(type(config)) if isinstance(getattr(type(config), name), property)]
+    writable = [name for name in properties if getattr(type(config), name).fset is not None]
+    known = [name for name in [*vars(config), *writable, "actor_critic"] if not name.startswith("_")]
+    for name in settings:
+        if name in _WIRED:
+            raise ConfigError(f"{name} is what make_config wires; it cannot be overridden")
+        if name not in known:
+            raise UnknownName(f"setting of {algorithm.name_in_library}", name, known)
+        if name in _NO_EFFECT:
+            raise ConfigError(f"{name} has no effect here: {_NO_EFFECT[name]}")
+
+
+def check_values(settings: Mapping[str, Any], actor_critic: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value that no algorithm can work with, UnknownName for an argument of `actor_critic`."""
+    for name, value in settings.items():
+        if type(value).__module__.startswith("ray.tune.search.") or (
+            isinstance(value, dict) and "grid_search" in value
+        ):
+            raise ConfigError(
+                f"{name} is a search space; set it on the finished configuration: make_config(...).training({name}=...)"
+            )
+    for name, least in _LEAST.items():
+        value = settings.get(name, least)
+        if (name, value) in (("rollout_fragment_length", "auto"), ("minibatch_size", None)):
+            continue
+        check_whole(name, value, least)
+    check_seed(settings.get("seed"))
+    check_learning_rate("lr", settings.get("lr"))
+    for name in ("gamma", "lambda_"):
+        check_number(name, settings.get(name, 1.0), 0, 1)
+    for name in ("vf_loss_coeff", "kl_coeff"):
+        check_number(name, settings.get(name, 0.0), 0)
+    for name in ("clip_param", "grad_clip"):
+        if settings.get(name) is not None:
+            check_number(name, settings[name], 0, above=True)
+    known = [name for name in inspect.signature(CausalLMActorCritic).parameters if name not in _OF_ENVIRONMENT]
+    for name in actor_critic:
+        if name not in known:
+            raise UnknownName("argument of actor_critic", name, known)
 
 
 def check_config(config: AlgorithmConfig) -> None:

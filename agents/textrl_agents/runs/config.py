@@ -14,16 +14,18 @@ env:                     # arguments of the environment
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.registry import LIBRARIES, find_algorithm
 from textrl_agents.training.argument_checks import check_seed
 from textrl_agents.training.extras import require
+from textrl_agents.training.settings_file import read_settings
 from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
@@ -31,17 +33,9 @@ from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
 from textrl_env.user_values import check_device_name, check_dtype_name
 
-# What a run can train with, by library. Here, because the libraries themselves are slow to import.
-ALGORITHMS = {
-    "sb3": ("ppo", "a2c", "trpo", "nlpo", "reinforce", "rloo", "grpo"),
-    "rllib": ("ppo", "appo", "impala"),
-}
-# SB3's that have no checkpoints, since each would hold a replay buffer or a table.
-WITHOUT_CHECKPOINTS = ("dqn", "qrdqn", "soft_dqn", "q_learning", "sarsa")
+N_ENVS = 32  # of an algorithm that has checkpoints
 # Settings that a run may go on with another value of: what it trains stays the same.
 MAY_CHANGE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
-# Values of a settings file, those of each reference to an anchor counted again.
-LARGEST_FILE = 100_000
 # Arguments of the environment that have a setting of their own, or that the run decides.
 _NOT_IN_ENV: tuple[str, ...] = ("task", "model", "tokenizer", "reward", "kl_coef", "device", "dtype", "lora")
 _NOT_IN_ENV += ("split", "validation_prompts", "heldout_prompts")
@@ -51,7 +45,7 @@ _NOT_IN_ENV += ("split", "validation_prompts", "heldout_prompts")
 class TrainConfig:
     """Everything a run depends on. None means: the task's own, or a default that `resolved` fills in."""
 
-    lib: str = "sb3"
+    lib: str | None = None  # sb3, rllib or trl; where the algorithm's name does not say it
     algo: str = "ppo"
     task: str = "sentiment"
     timesteps: int = 200_000  # generated tokens
@@ -61,7 +55,7 @@ class TrainConfig:
     tokenizer: str | None = None
     reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, or a list with weights
     kl_coef: Any = None
-    n_envs: int = 32
+    n_envs: int | None = None  # responses sampled at once. Default: 32, or what the algorithm was tuned to
     algorithm: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig
@@ -77,13 +71,13 @@ class TrainConfig:
     threads: int | None = None  # of torch on the CPU
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lib, str) or self.lib not in ALGORITHMS:
-            raise UnknownName("lib", self.lib, ALGORITHMS)
+        if self.lib is not None and self.lib not in LIBRARIES:
+            raise UnknownName("lib", self.lib, LIBRARIES)
         lowest = {"timesteps": 1, "seed": 0, "n_envs": 1, "eval_every": 0, "eval_episodes": 0, "samples": 0}
         lowest |= {"save_every": 0, "keep_checkpoints": 1, "threads": 1}
         for name, bound in lowest.items():
             value = getattr(self, name)
-            if value is None and name in ("eval_every", "save_every", "threads"):
+            if value is None and name in ("n_envs", "eval_every", "save_every", "threads"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < bound:
                 raise ConfigError(f"{name} must be a whole number >= {bound}, got {shown(value)}")
@@ -137,19 +131,17 @@ class TrainConfig:
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in MAY_CHANGE]
         return [name for name in names if getattr(self, name) != getattr(before, name)]
 
+    @property
+    def algorithm_entry(self) -> Algorithm:
+        """What the registry has under `algo`. Raises UnknownName."""
+        return find_algorithm(self.algo, self.lib)
+
     def check(self) -> None:
         """Look up every name and every package that a run needs, without importing torch or an RL library.
 
         Raises UnknownName and ConfigError, and MissingExtra: also for what draws the curve when hours have passed.
         """
-        if self.lib == "sb3" and self.algo in WITHOUT_CHECKPOINTS:
-            raise ConfigError(
-                f"a run needs checkpoints that resume exactly, and {self.algo} would have to save its replay buffer or "
-                f"table in each: train it with make_agent({self.algo!r}).learn(...), or with textrl bench run --algos "
-                f"{self.algo}"
-            )
-        if self.algo not in ALGORITHMS[self.lib]:
-            raise UnknownName("algorithm", self.algo, ALGORITHMS[self.lib])
+        algorithm = self.algorithm_entry
         check_task_name(self.task)
         check_reward_name(self.reward)
         check_device_name(self.device)
@@ -160,20 +152,43 @@ class TrainConfig:
                 raise ConfigError(f"env.{name} is decided by the run; give it as the setting {name!r} if there is one")
             if name not in known:
                 raise UnknownName("argument of env", name, known)
-        require("stable_baselines3" if self.lib == "sb3" else "ray", "matplotlib")
+        algorithm.require_fit(self.task)
+        if not algorithm.has_checkpoints:
+            self._check_without_checkpoints(algorithm)
+        if (missing := algorithm.missing()) is not None:
+            raise missing
+        require("matplotlib")
+
+    def _check_without_checkpoints(self, algorithm: Algorithm) -> None:
+        """Raise ConfigError for settings of runs that have checkpoints."""
+        if self.save_every:
+            raise ConfigError(f"save_every must be 0 or left out: {algorithm.name} has no checkpoints")
+        if self.eval_every:
+            raise ConfigError(
+                f"eval_every must be 0 or left out: {algorithm.name} is evaluated before and after training alone"
+            )
+        if self.n_envs is not None and algorithm.library != "sb3":
+            raise ConfigError(
+                f"n_envs must be left out: {algorithm.name} has settings of its own; give them as algorithm.NAME"
+            )
 
     def resolved(self) -> TrainConfig:
         """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
         self.check()
         from textrl_env.tasks import get_task
 
-        task = get_task(self.task)
+        task, algorithm = get_task(self.task), self.algorithm_entry
+        resumable = algorithm.has_checkpoints
         return dataclasses.replace(
             self,
+            lib=algorithm.library,
+            # Without checkpoints a run is a cell of the benchmark, which has the tuned settings.
+            algorithm=self.algorithm if resumable else {**algorithm.settings_for(self.task), **self.algorithm},
+            n_envs=N_ENVS if self.n_envs is None and resumable else self.n_envs,
             out=self.out or f"runs/{self.task}-{self.algo}-{self.seed}",
             kl_coef=task.kl_coef if self.kl_coef is None else self.kl_coef,
-            eval_every=max(1, self.timesteps // 8) if self.eval_every is None else self.eval_every,
-            save_every=max(1, self.timesteps // 4) if self.save_every is None else self.save_every,
+            eval_every=self.timesteps // 8 or 1 if self.eval_every is None and resumable else self.eval_every or 0,
+            save_every=self.timesteps // 4 or 1 if self.save_every is None and resumable else self.save_every or 0,
         )
 
     def env_arguments(self) -> dict[str, Any]:
@@ -202,7 +217,7 @@ class TrainConfig:
         return dataclasses.replace(self, out=None).to_yaml()
 
     def to_yaml(self) -> str:
-        """YAML that `read_settings` reads. Raises ConfigError where a value is not plain data."""
+        """YAML that `settings_file.read_settings` reads. Raises ConfigError where a value is not plain data."""
         try:
             return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError:
@@ -210,68 +225,3 @@ class TrainConfig:
                 "a run is described by its config.yaml, so its settings are numbers, text, lists and mappings; "
                 "give a reward or model by name, folder or 'file.py:function'"
             ) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with numbers such as 1e-3, which YAML 1.1 takes for text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    key: list(entries) for key, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. No tag of it can make an object or run code. Raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path that none can be
-        raise ConfigError(f"config file {str(path)!r:.200} cannot be read: {error!s:.200}") from error
-    settings = _parse(text, f"config file {str(path)!r}")
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ConfigError(f"config file {str(path)!r} must hold `setting: value` lines, got {type(settings).__name__}")
-    return settings
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["algorithm.n_steps=32", "samples=8"]` as nested settings; values are YAML. Raises ConfigError."""
-    settings: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        group, dot, key = name.strip().partition(".")
-        if not equals or not group or (dot and not key):
-            raise ConfigError(f"--set takes NAME=VALUE, such as algorithm.n_steps=32; got {assignment!r}")
-        parsed = _parse(value, f"the value of --set {name}")
-        if dot:
-            settings.setdefault(group, {})[key] = parsed
-        else:
-            settings[group] = parsed
-    return settings
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        value = yaml.load(text, _Loader)
-    except Exception as error:  # YAMLError, and what Python's own types raise for dates, numbers and depths they lack
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-    _require_tree(value, where)
-    return value
-
-
-def _require_tree(value: Any, where: str) -> None:
-    """Refuse an anchor that is inside itself, and anchors within anchors that stand for billions of values."""
-    waiting, count = [value], 0
-    while waiting:
-        count += 1
-        if count > LARGEST_FILE:
-            raise ConfigError(f"{where} has an anchor that holds itself, or more than {LARGEST_FILE:,} values")
-        entry = waiting.pop()
-        if isinstance(entry, Mapping):
-            waiting.extend(entry.values())
-        elif isinstance(entry, (list, tuple, set)):
-            waiting.extend(entry)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 
 STEP = "time/total_timesteps"
 

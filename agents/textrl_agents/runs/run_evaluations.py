@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textrl_agents.evaluation.fresh_samples import Evaluation, evaluate
+from textrl_agents.evaluation import Evaluation, evaluate
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
@@ -97,10 +97,23 @@ class RunEvaluations:
             self.before = reported if tokens == 0 else self.before
             self.after = reported if done else self.after
             results += [] if same else [reported]
+        return self._written(results, tokens)
+
+    def add_last(self, result: Evaluation, tokens: int, *, note: str = "") -> dict[str, float]:
+        """Take an evaluation of the held-out prompts, done elsewhere, as that after training. Returns what `run` does.
+
+        note: what the samples' reader must know of them.
+        """
+        self.after = result
+        return self._written([result], tokens, note)
+
+    def _written(self, results: list[Evaluation], tokens: int, note: str = "") -> dict[str, float]:
+        """Tell the results and add samples of the first; returns their metrics."""
         if self.progress is not None:
             self.progress.evaluated("; ".join(_shown(result) for result in results))
         if self.samples is not None and results:
-            self.samples.add(tokens, results[0].records[: self.sample_count], prompts=results[0].prompts)
+            shown = results[0].episodes[: self.sample_count]
+            self.samples.add(tokens, shown, prompts=results[0].prompts, note=note)
         return {name: value for result in results for name, value in _metrics(result).items()}
 
     def _evaluated(self, actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> Evaluation:

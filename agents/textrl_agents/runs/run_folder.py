@@ -16,7 +16,7 @@ import re
 import shutil
 from pathlib import Path
 
-from textrl_agents.runs.atomic_folder import atomic_folder, existing, remove_folder
+from textrl_agents.runs.atomic import atomic_folder, existing, remove_folder
 from textrl_agents.runs.out_folder import foreign_names
 from textrl_agents.runs.policy_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
@@ -124,7 +124,10 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
         raise ModelError(f"{str(folder)!r} is not a folder; give a run folder, a checkpoint or a saved model")
     source = run.newest_policy or folder
     if source == folder and run.config.is_file():
-        raise ModelError(f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its first one")
+        raise ModelError(
+            f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its "
+            "first one, or what it trained is no model that can be saved, such as a table"
+        )
     # `load_model` compares the files with the list of them, which any other model comes without.
     home = RunFolder(source.resolve().parent)
     if _CHECKPOINT.fullmatch(home.path.name):

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from textrl_agents.evaluation.fresh_samples import SampleRecord
-from textrl_agents.runs.atomic_file import write_atomically
+from textrl_agents.runs.atomic import write_atomically
 from textrl_env.foreign_text import visible
 from textrl_env.text.prompt_rows import prompt_text
+from textrl_env.trajectory import Trajectory
 
 TITLE = "# Samples\n\nResponses to the same {prompts} at several points of training; KL in nats per response.\n"
 _SECTION = re.compile(r"^## After ([\d,]+) tokens$", re.MULTILINE)
@@ -22,18 +22,19 @@ class SampleFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def add(self, tokens: int, records: Sequence[SampleRecord], *, prompts: str) -> None:
-        """Append a table of `records`, sampled after `tokens` tokens of training.
+    def add(self, tokens: int, episodes: Sequence[Trajectory], *, prompts: str, note: str = "") -> None:
+        """Append a table of `episodes`, sampled after `tokens` tokens of training.
 
-        prompts: which they answer, in words, as in "validation prompts"; the same every time.
+        prompts: which they answer, in words, as in "validation prompts"; the same every time. note: a line above them.
         """
-        has_gold = any(record.gold_score is not None for record in records)
+        has_gold = any(episode.gold_score is not None for episode in episodes)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
-        lines = [f"\n## After {tokens:,} tokens\n", _row(columns), _row(["---"] * len(columns))]
-        for record in records:
-            gold = [_number(record.gold_score)] if has_gold else []
-            texts = [_cell(prompt_text(record.prompt)), _cell(record.response)]
-            lines.append(_row([*texts, _number(record.score), *gold, _number(record.kl), record.finish_reason]))
+        above = [f"\n## After {tokens:,} tokens\n", *([f"{note}\n"] if note else [])]
+        lines = [*above, _row(columns), _row(["---"] * len(columns))]
+        for episode in episodes:
+            gold = [_number(episode.gold_score)] if has_gold else []
+            texts = [_cell(prompt_text(episode.prompt)), _cell(episode.response)]
+            lines.append(_row([*texts, _number(episode.score), *gold, _number(episode.kl_sum), episode.finish_reason]))
         before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE.format(prompts=prompts)
         write_atomically(self.path, before + "\n".join(lines) + "\n")
 

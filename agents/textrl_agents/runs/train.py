@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
-from textrl_agents.runs.atomic_file import write_atomically
-from textrl_agents.runs.atomic_folder import existing, remove_folder
+from textrl_agents.evaluation import Evaluation
+from textrl_agents.runs.atomic import existing, remove_folder, write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.out_folder import locked_folder
@@ -79,6 +78,11 @@ def resume(
         checkpoint, tokens = _checkpoint(run, folder)
         config = TrainConfig.of_run(run.config, {} if timesteps is None else {"timesteps": timesteps})
         require_trust(dataclasses.asdict(config), run.path, trust)
+        if not (algorithm := config.algorithm_entry).has_checkpoints:
+            raise ConfigError(
+                f"{algorithm.name} has no checkpoints: what it trains with beside the weights, such as a replay buffer "
+                "or a table, is not saved. A run of it cannot go on; start a new one with another --out"
+            )
         config = dataclasses.replace(config, out=str(run.path)).resolved()
         if checkpoint is not None:
             _require_same(config, checkpoint)
@@ -135,9 +139,12 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             _rewind(run, tokens if checkpoint is not None else -1)
             write_atomically(run.config, settings)
             _say_least(config, trainer)
-            with StopSignals() as stop, TrainingProgress(progress) as bar:
+            with _stop_signals(config) as stop, TrainingProgress(progress) as bar:
                 finished = trainer.timesteps >= config.timesteps or _learn(trainer, config, run, bar, stop)
-                run.save_policy(trainer.actor_critic, trainer.timesteps)
+                if (policy := trainer.actor_critic) is not None:
+                    run.save_policy(policy, trainer.timesteps)
+                elif finished:
+                    _say(f"note: there is no policy/, since what {config.algo} trains is no model that can be saved")
             plot_run(MetricsFile(run.metrics).read(), run.curve, title=f"{config.algo.upper()}, {config.title}")
         except TextRLError:
             raise  # some of them are OSErrors too
@@ -202,12 +209,18 @@ def _say_least(config: TrainConfig, trainer: Trainer) -> None:
     """Tell where a run asks for less than a rollout, which is the least that it trains on."""
     rollout, done = trainer.rollout_tokens, trainer.timesteps
     if rollout is not None and done < config.timesteps < done + rollout:
-        print(
+        _say(
             f"note: a rollout is {rollout:,} tokens, so the run trains on at least {done + rollout:,} instead of "
-            f"{config.timesteps:,}",
-            file=sys.stderr,
-            flush=True,
+            f"{config.timesteps:,}"
         )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _stop_signals(config: TrainConfig) -> StopSignals:
+    return StopSignals() if config.algorithm_entry.has_checkpoints else StopSignals("stopping at the next record")
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
-from textrl_agents.runs.config import ALGORITHMS, TrainConfig
+from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.evaluation import Evaluation
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.progress import TrainingProgress
-from textrl_env.errors import UnknownName
 from textrl_env.models import CausalLMActorCritic
 
 
@@ -20,8 +20,8 @@ class Trainer(Protocol):
     memory_settings: tuple[str, ...]  # what to lower where memory runs out
 
     @property
-    def actor_critic(self) -> CausalLMActorCritic:
-        """The policy with its present weights."""
+    def actor_critic(self) -> CausalLMActorCritic | None:
+        """The policy with its present weights; None where there is none that can be saved."""
 
     @property
     def timesteps(self) -> int:
@@ -55,14 +55,6 @@ class Trainer(Protocol):
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    """The trainer of `config.lib`. Raises ConfigError, and MissingExtra where the library is not installed."""
-    # Here, because the libraries are slow to import and need not all be installed.
-    if config.lib == "sb3":
-        from textrl_agents.sb3.runs.run import SB3Run
-
-        return SB3Run(config)
-    if config.lib == "rllib":
-        from textrl_agents.rllib.run import RLlibRun
-
-        return RLlibRun(config)
-    raise UnknownName("lib", config.lib, ALGORITHMS)
+    """The trainer that the algorithm of `config` names. Raises ConfigError."""
+    trainer: Trainer = load_object(config.algorithm_entry.trainer)(config)
+    return trainer

@@ -6,26 +6,21 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from textrl_agents.sb3.algorithms import Recipe, argument_names, get_recipe
-from textrl_agents.sb3.buffers.replay_buffer import EpisodeReplayBuffer
+from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.registry import find_algorithm
+from textrl_agents.algorithms.sb3 import SB3Algorithm
 from textrl_agents.sb3.buffers.response_buffer import check_whole_responses
-from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.model_copy import ModelCopy
-from textrl_agents.sb3.own.nlpo import MaskedCausalLMPolicy
-from textrl_agents.sb3.own.tabular import TabularPolicy
-from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.q_policy import CausalLMQPolicy
 from textrl_agents.sb3.runs.progress_lines import ProgressLines
-from textrl_agents.sb3.validation import check_arguments
+from textrl_agents.sb3.validation import check_arguments, check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import ENV_ID, TextGenVectorEnv
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.kl import FixedKL
 
 
@@ -74,32 +69,43 @@ def _agent(
     lora: dict[str, Any] | None,
     overrides: dict[str, Any],
 ) -> Any:
-    recipe = get_recipe(algo)
-    known = argument_names(algo)
-    for name in overrides:
-        if name not in known and name not in ("seed", "device", "verbose", "tensorboard_log"):
-            raise UnknownName(f"argument of {algo}", name, known)
-    arguments = {**recipe.defaults, **overrides}
-    check_arguments(recipe.kind, arguments, n_envs)
-    if recipe.group_size > 1:
-        arguments.setdefault("group_size", recipe.group_size)
-    vec_env = _environment(recipe, arguments, env, n_envs, env_kwargs, lora)
+    algorithm = sb3_algorithm(algo)
+    check_names(algorithm, overrides)
+    arguments = {**algorithm.defaults, **overrides}
+    check_arguments(algorithm.kind, arguments, n_envs)
+    if algorithm.group_size > 1:
+        arguments.setdefault("group_size", algorithm.group_size)
+    vec_env = _environment(algorithm, arguments, env, n_envs, env_kwargs, lora)
     probe_reward(vec_env.env.rules, vec_env.env.prompts, steps=arguments.get("n_steps", 1))
-    if recipe.kind == "table":
-        return _built(recipe, TabularPolicy, vec_env, arguments)
-    arguments["policy_kwargs"] = _policy_kwargs(recipe, arguments.get("policy_kwargs"), vec_env)
+    if algorithm.kind == "table":
+        return _built(algorithm, vec_env, arguments)
+    arguments["policy_kwargs"] = _policy_kwargs(algorithm, arguments.get("policy_kwargs"), vec_env)
     arguments["learning_rate"] = _learning_rate(arguments.get("learning_rate"), vec_env)
-    if recipe.minibatches and "batch_size" not in arguments:
-        arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // recipe.minibatches)
-    if algo == "nlpo" and vec_env.env.kl_penalty.estimator == "full":
-        raise ConfigError("nlpo samples from a masked distribution, which kl_estimator='full' does not know; use 'k1'")
-    if recipe.kind == "value":
-        return _value_based(recipe, vec_env, arguments)
-    return _on_policy(algo, recipe, vec_env, arguments)
+    if algorithm.minibatches and "batch_size" not in arguments:
+        arguments["batch_size"] = max(2, arguments["n_steps"] * vec_env.num_envs // algorithm.minibatches)
+    if algorithm.masks and vec_env.env.kl_penalty.estimator == "full":
+        raise ConfigError(
+            f"{algorithm.name} samples from a masked distribution, which kl_estimator='full' does not know; use 'k1'"
+        )
+    if arguments["policy_kwargs"].get("soft"):
+        arguments["policy_kwargs"]["q_scale"] = _soft_scale(vec_env, arguments["policy_kwargs"])
+    agent = _built(algorithm, vec_env, arguments)
+    if algorithm.kind == "value":
+        agent.policy.gradient_guard.rewards = agent.replay_buffer.reward_range
+    return agent
+
+
+def sb3_algorithm(name: str) -> SB3Algorithm:
+    """What the algorithm of that name says of itself. Raises UnknownName, and MissingExtra where it needs a package."""
+    algorithm = find_algorithm(name, SB3Algorithm.library)
+    assert isinstance(algorithm, SB3Algorithm)  # the library decides the class
+    if (missing := algorithm.missing()) is not None:
+        raise missing
+    return algorithm
 
 
 def _environment(
-    recipe: Recipe,
+    algorithm: SB3Algorithm,
     arguments: dict[str, Any],
     env: str | TextVecEnv | TextGenVectorEnv,
     n_envs: int,
@@ -113,14 +119,14 @@ def _environment(
             raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
         vec_env = env if isinstance(env, TextVecEnv) else TextVecEnv(env)
     else:
-        if recipe.kind in ("value", "table"):
+        if not algorithm.reports_log_probs:
             env_kwargs = {"kl_mode": "cross_entropy", **env_kwargs}
-        if recipe.kind == "responses":
+        if algorithm.kind == "responses":
             env_kwargs = {"group_size": arguments.get("group_size", 1), **env_kwargs}
         vec_env = TextVecEnv(env, n_envs, **env_kwargs)
-    if recipe.kind == "responses":
+    if algorithm.kind == "responses":
         check_whole_responses(vec_env, arguments.get("group_size", 1))
-    if recipe.kind in ("value", "table") and vec_env.env.rules.kl_mode != "cross_entropy":
+    if not algorithm.reports_log_probs and vec_env.env.rules.kl_mode != "cross_entropy":
         raise ConfigError(
             f"this algorithm reports no log-probabilities: it needs an environment with kl_mode='cross_entropy', not "
             f"{vec_env.env.rules.kl_mode!r}"
@@ -128,7 +134,7 @@ def _environment(
     return vec_env
 
 
-def _policy_kwargs(recipe: Recipe, given: dict[str, Any] | None, vec_env: TextVecEnv) -> dict[str, Any]:
+def _policy_kwargs(algorithm: SB3Algorithm, given: dict[str, Any] | None, vec_env: TextVecEnv) -> dict[str, Any]:
     reference = vec_env.env.kl_penalty.require_reference()
     name = vec_env.env.model_name
     model = (given or {}).get("model", reference.lm.model if name is None else name)
@@ -137,7 +143,7 @@ def _policy_kwargs(recipe: Recipe, given: dict[str, Any] | None, vec_env: TextVe
         "sampling": vec_env.env.rules.sampling,
         "device": str(reference.lm.device),
         "dtype": reference.lm.dtype,
-        **recipe.policy,
+        **algorithm.policy_kwargs,
         **(given or {}),
         "model": ModelCopy(model) if isinstance(model, nn.Module) else model,
     }
@@ -153,21 +159,6 @@ def _learning_rate(given: Any, vec_env: TextVecEnv) -> Any:
     return WarmupSchedule.of(given, trained)
 
 
-def _on_policy(algo: str, recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
-    if recipe.kind == "critic":  # the others bring their own buffer
-        arguments["rollout_buffer_class"] = EpisodeRolloutBuffer
-    policy_class = MaskedCausalLMPolicy if algo == "nlpo" else CausalLMPolicy
-    return _built(recipe, policy_class, vec_env, arguments)
-
-
-def _value_based(recipe: Recipe, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
-    if arguments["policy_kwargs"].get("soft"):
-        arguments["policy_kwargs"]["q_scale"] = _soft_scale(vec_env, arguments["policy_kwargs"])
-    agent: Any = _built(recipe, CausalLMQPolicy, vec_env, {**arguments, "replay_buffer_class": EpisodeReplayBuffer})
-    agent.policy.gradient_guard.rewards = agent.replay_buffer.reward_range
-    return agent
-
-
 def _soft_scale(vec_env: TextVecEnv, policy_kwargs: dict[str, Any]) -> float:
     """The KL coefficient: what a nat of log-probability is worth to a soft policy."""
     controller = vec_env.env.kl_penalty.controller
@@ -178,13 +169,14 @@ def _soft_scale(vec_env: TextVecEnv, policy_kwargs: dict[str, Any]) -> float:
     return controller.value
 
 
-def _built(recipe: Recipe, policy_class: Any, vec_env: TextVecEnv, arguments: dict[str, Any]) -> BaseAlgorithm:
+def _built(algorithm: SB3Algorithm, vec_env: TextVecEnv, arguments: dict[str, Any]) -> Any:
     device = vec_env.env.kl_penalty.require_reference().lm.device
-    algorithm: Any = recipe.load()
+    algorithm_class, policy_class = load_object(algorithm.algorithm_class), load_object(algorithm.policy_class)
+    buffers = {name: load_object(buffer) for name, buffer in algorithm.buffers.items()}
     try:
         with warnings.catch_warnings():
             # Of SB3's own buffer; this one deals whole sequences into minibatches that are alike in size.
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            return algorithm(policy_class, vec_env, **{"device": device, **arguments})
+            return algorithm_class(policy_class, vec_env, **{"device": device, **arguments, **buffers})
     except TypeError as error:
-        raise ConfigError(f"{algorithm.__name__} does not take these arguments: {error}") from error
+        raise ConfigError(f"{algorithm_class.__name__} does not take these arguments: {error}") from error

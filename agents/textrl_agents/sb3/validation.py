@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.sb3 import SB3Algorithm
 from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
-from textrl_env.errors import ConfigError
+from textrl_env.errors import ConfigError, UnknownName
 
 # Whole numbers, and the least that each can be.
 _WHOLE = {
@@ -30,10 +33,45 @@ _SHARES = (
 _OPTIONAL = ("clip_range_vf", "target_kl")
 _POSITIVE = ("max_grad_norm", "rms_prop_eps", "clip_range", *_OPTIONAL)
 _NOT_NEGATIVE = ("vf_coef", "ent_coef", "cg_damping")
+# Arguments of SB3's algorithms that `make_agent` or a run decides.
+_WIRED = (
+    *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs"),
+)
+# Arguments of `make_agent` that a cell's settings may hold, and those that it hands on.
+_OF_MAKE_AGENT = ("n_envs", "lora", "progress")
+_HANDED_ON = ("seed", "device", "verbose", "tensorboard_log")
+
+
+def argument_names(algorithm: SB3Algorithm) -> list[str]:
+    """The arguments of an algorithm that a run may set."""
+    names: list[str] = []
+    for parent in load_object(algorithm.algorithm_class).__mro__:
+        constructor = vars(parent).get("__init__")
+        if constructor is None:
+            continue
+        parameters = inspect.signature(constructor).parameters
+        names += [name for name in parameters if name not in names and name not in _WIRED]
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break  # it hands nothing on that it does not name
+    return [name for name in names if name not in ("arguments", "keywords", "kwargs")]
+
+
+def check_names(algorithm: SB3Algorithm, given: Iterable[str], others: Iterable[str] = _HANDED_ON) -> None:
+    """Raise UnknownName for a name that is neither an argument of the algorithm nor one of `others`."""
+    known = argument_names(algorithm)
+    for name in given:
+        if name not in known and name not in others:
+            raise UnknownName(f"argument of {algorithm.name}", name, known)
+
+
+def check_settings(algorithm: SB3Algorithm, settings: Mapping[str, Any]) -> None:
+    """Raise UnknownName for a setting that `make_agent` does not take."""
+    check_names(algorithm, settings, (*_OF_MAKE_AGENT, *_HANDED_ON))
 
 
 def check_arguments(kind: str, arguments: Mapping[str, Any], n_envs: Any) -> None:
-    """Raise ConfigError for a value that no algorithm can work with. kind: the recipe's."""
+    """Raise ConfigError for a value that no algorithm can work with. kind: the algorithm's."""
     check_whole("n_envs", n_envs, 1)
     check_seed(arguments.get("seed"))
     for name, value in arguments.items():

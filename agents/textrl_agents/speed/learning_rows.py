@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from textrl_agents.check.known_optimum import SB3_ITERATIONS, train_exact_with_sb3
-from textrl_agents.evaluation.fresh_samples import paired_difference
+from textrl_agents.evaluation import paired_difference
 from textrl_agents.runs.demo import TIMESTEPS, demo_config
 from textrl_agents.runs.train import train
 from textrl_agents.speed.measurement import Bench, Measured, Target, measurement

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
+from textrl_agents.policy import Policy
+from textrl_agents.rollout import collect
 from textrl_agents.speed.workload import word_tokenizer
 from textrl_agents.training.learning_rate import WarmupSchedule
-from textrl_env.models import CausalLMActorCritic
+from textrl_env import TextGenVectorEnv
 from textrl_env.rewards import TokenFunctionReward
 from textrl_env.tasks import Task
 
@@ -75,11 +78,8 @@ SETTINGS: dict[str, Any] = {
 ITERATIONS = 60
 
 
-@torch.no_grad()
-def share_of_rewarded(policy: CausalLMActorCritic, responses: int = SAMPLED_RESPONSES) -> float:
+def share_of_rewarded(policy: Policy, responses: int = SAMPLED_RESPONSES) -> float:
     """Return the rewarded token's share in fresh samples."""
-    observations = torch.full((responses, TOKENS + 1), -1, dtype=torch.long, device=policy.device)
-    observations[:, 0] = 1
-    for step in range(1, TOKENS + 1):
-        observations[:, step] = policy.step(observations).tokens
-    return float((observations[:, 1:] == REWARDED).float().mean())
+    env = TextGenVectorEnv(responses, ONE_TOKEN_TASK, kl_mode="deferred", with_reference=False, device=policy.device)
+    sampled = collect(policy, env, episodes=responses)
+    return float(np.mean([episode.response_ids == REWARDED for episode in sampled]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from textrl_agents.algorithms.setup import initial_policy
+from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compared, measurement

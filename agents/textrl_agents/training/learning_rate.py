@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from textrl_env.errors import ConfigError
 
@@ -59,3 +60,17 @@ def default_learning_rate(parameters: int) -> float:
     """Return 1e-3 for a million trained parameters; it falls with the root of their number (1e-5 for ten billion)."""
     rate: float = 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
     return rate
+
+
+def learning_schedule(given: float | Mapping[str, float] | None, weights: Iterable[Any]) -> WarmupSchedule:
+    """Return the learning rate over the budget: a number is constant, the rest is what `WarmupSchedule.of` takes.
+
+    Raises ConfigError.
+    """
+    if given is None or isinstance(given, Mapping):
+        return WarmupSchedule.of(given, sum(weight.numel() for weight in weights))
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise ConfigError(
+            f"learning_rate must be a number >= 0 or a mapping with peak or scale, warmup and final, got {given!r}"
+        )
+    return WarmupSchedule(float(given), warmup=0.0, final=1.0)

@@ -22,9 +22,9 @@ def progress_text(tokens: int, total: int, per_second: float, measured: str = ""
     return "  ".join([*parts, measured]).rstrip()
 
 
-def measured_text(score: float, kl: float) -> str:
-    """Return the means of the last rollout as text: score, and KL per response in nats."""
-    return f"score {score:.3f}  KL {kl:.2f}"
+def measured_text(score: float, kl: float | None) -> str:
+    """Return the means of the last rollout as text: score, and KL per response in nats where it is known."""
+    return f"score {score:.3f}" if kl is None else f"score {score:.3f}  KL {kl:.2f}"
 
 
 class TrainingProgress:
@@ -89,8 +89,8 @@ class TrainingProgress:
             measured = f"{per_second:,.0f}/s {self._measured}"
             self._progress.update(self._task, completed=tokens, measured=measured)
 
-    def measured(self, score: float, kl: float) -> None:
-        """Note the means of the last rollout: score, and KL per response in nats."""
+    def measured(self, score: float, kl: float | None) -> None:
+        """Note the means of the last rollout: score, and KL per response in nats where it is known."""
         self._measured = measured_text(score, kl)
 
     def evaluating(self) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 
 class StopSignals:
-    """Notes the first signal in `received` while it is entered. A second signal does what it always does."""
+    """Notes the first signal in `received` while it is entered. A second signal does what it always does.
+
+    answer: what is told of the first one.
+    """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = "saving a checkpoint") -> None:
+        self.answer = answer
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -32,7 +36,7 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
-        print(f"{self.received.name}: saving a checkpoint; once more stops at once", file=sys.stderr, flush=True)
+        print(f"{self.received.name}: {self.answer}; once more stops at once", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for kind, handler in self._before.items():

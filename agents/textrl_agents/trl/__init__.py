@@ -7,14 +7,12 @@ from textrl_env.errors import MissingExtra
 if importlib.util.find_spec("trl") is None:
     raise MissingExtra("trl", "trl")
 
-from textrl_agents.trl.offline import OFFLINE, train_offline
-from textrl_agents.trl.online import ONLINE, OnlineRun, train_online
+from textrl_agents.trl.offline import train_offline
+from textrl_agents.trl.online import OnlineRun, train_online
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
 
 __all__ = [
-    "OFFLINE",
-    "ONLINE",
     "EnvironmentReward",
     "OnlineRun",
     "prompt_dataset",

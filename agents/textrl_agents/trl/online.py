@@ -1,4 +1,4 @@
-"""TRL's RLOO and GRPO, stock, on an environment's prompts, reward and KL coefficient, until a budget is spent."""
+"""TRL's online trainers, stock, on an environment's prompts, reward and KL coefficient, until a budget is spent."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from textrl_agents.training.learning_rate import WarmupSchedule
-from textrl_agents.trl.arguments import trl_arguments
+from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
 from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
 from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
 from textrl_env import TextGenVectorEnv
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.kl import FixedKL
 from textrl_env.models import CausalLMActorCritic
 
-ONLINE: dict[str, tuple[type[Any], type[Any]]] = {
-    "rloo": (RLOOTrainer, RLOOConfig),
-    "grpo": (GRPOTrainer, GRPOConfig),
-}
 # The learning rate follows the tokens that are spent, since how many steps they last is not known beforehand.
 SCHEDULED = (
     "learning_rate",
@@ -35,9 +30,12 @@ SCHEDULED = (
     "warmup_ratio",
     "num_train_epochs",
 )
-OF_THE_ENVIRONMENT = "max_completion_length", "temperature", "top_k", "top_p", "min_p", "remove_unused_columns"
+OF_THE_ENVIRONMENT: tuple[str, ...] = ("max_completion_length", "max_new_tokens", "max_length", "remove_unused_columns")
+OF_THE_ENVIRONMENT += ("temperature", "top_k", "top_p", "min_p")
+DECIDED = (*SCHEDULED, *OF_THE_ENVIRONMENT)  # what no user may set
 BATCH = 64  # responses of a step
 GENERATIONS = 4  # responses to each prompt
+PAIRED = 2  # responses to each prompt where the config cannot say: online DPO's
 DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
 
 Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
@@ -46,7 +44,7 @@ Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
 class OnlineRun:
     """A stock trainer over `env`, ready to train `policy` in place.
 
-    algorithm: "rloo" or "grpo". settings: fields of TRL's config. folder: for what TRL writes.
+    algorithm: what TRL calls it, such as "grpo". settings: fields of TRL's config. folder: for what TRL writes.
     budget: tokens to generate. It stops where another round (all steps on one batch of responses) of the last one's
         size would exceed them; one round is always done.
     schedule: the learning rate over the budget; None for one that fits the model's size.
@@ -65,41 +63,40 @@ class OnlineRun:
         schedule: WarmupSchedule | None = None,
         record: Point = lambda tokens, **means: None,
     ):
-        if algorithm not in ONLINE:
-            raise UnknownName("algorithm", algorithm, ONLINE)
-        _check(algorithm, env)
-        trainer_class, config_class = ONLINE[algorithm]
+        about = trl_algorithm(algorithm, is_online=True)
+        _check(about.name_in_library, env)
         if schedule is None:
             trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
             schedule = WarmupSchedule.of(None, trained)
         self.arguments = trl_arguments(
-            config_class,
-            f"trl_{algorithm}",
+            load_trl(about.config_class),
+            about.name,
             settings or {},
             folder=folder,
             seed=seed,
             device=policy.device,
-            decided={**_defaults(env, policy), "learning_rate": schedule.peak, "max_steps": 1},
-            refused=(*SCHEDULED, *OF_THE_ENVIRONMENT),
+            decided={**_defaults(env, policy), **about.defaults, "learning_rate": schedule.peak, "max_steps": 1},
+            refused=DECIDED,
         )
         arguments = self.arguments
         self.budget = budget
-        self.steps_per_round = math.ceil(
-            arguments.steps_per_generation * arguments.num_iterations / arguments.gradient_accumulation_steps
-        )
+        generations = getattr(arguments, "num_generations", PAIRED)
+        self.batch = getattr(arguments, "generation_batch_size", generations * arguments.train_batch_size)
+        passes = getattr(arguments, "steps_per_generation", 1) * getattr(arguments, "num_iterations", 1)
+        self.steps_per_round = math.ceil(passes / arguments.gradient_accumulation_steps)
         # A response has at least one token, so this many steps always last.
-        arguments.max_steps = self.steps_per_round * math.ceil(max(budget, 1) / arguments.generation_batch_size)
+        arguments.max_steps = self.steps_per_round * math.ceil(max(budget, 1) / self.batch)
         self.reward = EnvironmentReward(env.rules, env.prompts)
         self.policy = policy
         if env.model_name is None and arguments.beta != 0 and not hasattr(policy.model, "disable_adapter"):
             _name(policy.model, Path(folder, "reference"))
-        self.trainer = trainer_class(
+        self.trainer = load_trl(about.trainer_class)(
             model=policy.model,
             reward_funcs=self.reward,
             args=arguments,
             train_dataset=prompt_dataset(
                 env.prompts,
-                at_least=DATASET_BATCHES * arguments.generation_batch_size // arguments.num_generations,
+                at_least=DATASET_BATCHES * self.batch // generations,
             ),
             processing_class=prompt_processor(env.prompts),
             callbacks=[_Budget(self, record), StopOnDivergence(lambda: self.reward.last_range)],
@@ -118,7 +115,7 @@ class OnlineRun:
     def share_at_next_step(self) -> float:
         """Of the budget that will be spent once the next step has its responses."""
         # Before the first round nothing is known of its size but that no response is empty.
-        following = self.reward.last_tokens or self.arguments.generation_batch_size
+        following = self.reward.last_tokens or self.batch
         return min(1.0, (self.tokens + following) / max(self.budget, 1))
 
     def train(self) -> None:
@@ -142,12 +139,15 @@ class _Budget(TrainerCallback):
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not logs or logs.get("reward") is None:  # a further step on the same responses
+        logs, reward = logs or {}, self.run.reward
+        score = logs.get("reward", logs.get("objective/scores"))  # the latter is online DPO's
+        if score is None:  # a further step on the same responses
             return
-        length = logs["completions/mean_length"]
-        # TRL's KL is the mean over all tokens (k1 in RLOO, k3 in GRPO); without a reference it has none.
+        length = logs.get("completions/mean_length", reward.last_tokens / max(1, reward.last_responses))
+        # TRL's KL is the mean over all tokens (k1 in RLOO, k3 in GRPO); without a reference it has none, and online
+        # DPO's counts padding.
         kl = logs.get("kl")
-        self.record(self.run.tokens, score=logs["reward"], kl=None if kl is None else kl * length, length=length)
+        self.record(self.run.tokens, score=score, kl=None if kl is None else kl * length, length=length)
 
 
 def train_online(
@@ -161,7 +161,7 @@ def train_online(
     schedule: WarmupSchedule | None = None,
     record: Point = lambda tokens, **means: None,
 ) -> int:
-    """Train `policy` by TRL's `algorithm` until `budget` tokens were generated; returns how many were.
+    """Train `policy` by TRL's trainer `algorithm` until `budget` tokens were generated; returns how many were.
 
     env: gives prompts, reward, limits, sampling and KL coefficient; its own model is the reference.
     Raises UnknownName and ConfigError for what cannot be set, and for an environment that TRL cannot do justice to.
@@ -191,6 +191,9 @@ def _defaults(env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, A
         "per_device_train_batch_size": BATCH,
         "beta": env.kl_penalty.coef,
         "max_completion_length": env.rules.max_new_tokens,
+        # What online DPO calls it, and the room for prompt and response.
+        "max_new_tokens": env.rules.max_new_tokens,
+        "max_length": env.rules.max_length,
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,

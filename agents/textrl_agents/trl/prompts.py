@@ -44,8 +44,11 @@ def prompt_processor(prompts: PromptSet) -> Any:
     class NamedPrompts(type(processor)):  # type: ignore[misc]
         """A tokenizer of names."""
 
-        def __call__(self, text: list[str], **arguments: Any) -> dict[str, list[list[int]]]:
-            return {"input_ids": [named_prompt(prompts, name).ids.tolist() for name in text]}
+        def __call__(self, text: list[str], return_tensors: str | None = None, **arguments: Any) -> Any:
+            ids = {"input_ids": [named_prompt(prompts, name).ids.tolist() for name in text]}
+            if return_tensors is None:
+                return ids
+            return self.pad(ids, padding=True, padding_side="left", return_tensors=return_tensors)
 
     processor.__class__ = NamedPrompts
     return processor

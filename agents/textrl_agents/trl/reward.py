@@ -18,14 +18,18 @@ from textrl_env.text.tokenization import decode_responses
 class EnvironmentReward:
     """Scores responses to named prompts exactly as the environment does at an episode's end.
 
+    What follows a response's first EOS is padding, which some trainers pass on.
+
     rules, prompts: an environment's own (`env.rules`, `env.prompts`).
     tokens: in all responses scored so far, EOS included. TRL scores every batch that it generates, once.
-    last_tokens, last_range: those of the last batch, and the least and greatest of its scores.
+    last_tokens, last_responses, last_range: of the last batch its tokens, its responses, and the least and greatest of
+        their scores.
     """
 
     def __init__(self, rules: EpisodeRules, prompts: PromptSet):
         self.rules, self.prompts, self.tokens = rules, prompts, 0
-        self.last_tokens = 0
+        self.last_tokens = self.last_responses = 0
+        self._eos = set(rules.vocabulary.eos_ids.tolist())
         self.last_range: RewardRange | None = None
         self.__name__ = reward_name(rules.reward)
 
@@ -33,7 +37,9 @@ class EnvironmentReward:
         self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
     ) -> list[float]:
         """n scores. prompts: names. completions: TRL's own decoding, which is not used: it may lose a first space."""
+        completion_ids = [self._cut(ids) for ids in completion_ids]
         self.last_tokens = sum(len(ids) for ids in completion_ids)
+        self.last_responses = len(completion_ids)
         self.tokens += self.last_tokens
         named = [named_prompt(self.prompts, name) for name in prompts]
         texts = [prompt.text for prompt in named]
@@ -44,7 +50,13 @@ class EnvironmentReward:
         totals = scores + self._token_scores(named, completion_ids)
         check_rewards(totals)
         self.last_range = reward_range(totals)
-        return totals.tolist()
+        found: list[float] = totals.tolist()
+        return found
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """The ids up to the first EOS."""
+        ends = (place for place, token in enumerate(ids) if token in self._eos)
+        return ids[: next(ends, len(ids)) + 1]
 
     def _token_scores(self, prompts: list[Prompt], completion_ids: list[list[int]]) -> np.ndarray:
         """float64 [n]: the sums of the scores that a per-token reward pays for each newest token."""

@@ -11,21 +11,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
-from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.sb3.agent import make_agent
-from textrl_agents.sb3.algorithms import argument_names
+from textrl_agents.sb3.agent import make_agent, sb3_algorithm
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.runs.callbacks import Evaluations, ProgressBar, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.runs.checkpoint import load_checkpoint
 from textrl_agents.sb3.runs.checkpointing import Checkpoints
+from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.progress import TrainingProgress
-from textrl_env.errors import UnknownName
 from textrl_env.models import CausalLMActorCritic
 
 
@@ -36,10 +35,14 @@ class SB3Run:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        _check_arguments(config)
+        check_names(sb3_algorithm(config.algo), config.algorithm, others=())
         set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
         self.agent: OnPolicyAlgorithm = make_agent(
-            config.algo, n_envs=config.n_envs, env_kwargs=config.env_arguments(), seed=config.seed, **config.algorithm
+            config.algo,
+            n_envs=config.n_envs or N_ENVS,
+            env_kwargs=config.env_arguments(),
+            seed=config.seed,
+            **config.algorithm,
         )
         env = self.agent.env
         assert isinstance(env, TextVecEnv)
@@ -78,7 +81,8 @@ class SB3Run:
         self.agent.set_logger(sb3_logger.Logger(str(run.path), outputs))
         if checkpoint is not None:
             load_checkpoint(self.agent, checkpoint)
-        if sb3_logger.SummaryWriter is not None:
+        # SB3 has None in its place where TensorBoard is not installed.
+        if sb3_logger.SummaryWriter is not None:  # type: ignore[attr-defined]  # it does not list the name
             outputs.append(_board(run, self.agent.num_timesteps + 1 if self.resumed else 0))
 
     def learn(
@@ -115,14 +119,6 @@ class SB3Run:
         if self.checkpoints is None or not self.checkpoints.in_rollout:
             return None
         return self.checkpoints.save()
-
-
-def _check_arguments(config: TrainConfig) -> None:
-    """Raise UnknownName for an argument that the algorithm does not have."""
-    known = argument_names(config.algo)
-    for name in config.algorithm:
-        if name not in known:
-            raise UnknownName(f"argument of {config.algo}", name, known)
 
 
 class _JSONLines(sb3_logger.KVWriter):

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from textrl_agents.evaluation.fresh_samples import Evaluation
+from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import heldout_env
-from textrl_agents.rllib.checkpoint import capture, load_checkpoint, save_checkpoint
-from textrl_agents.rllib.config import make_config
+from textrl_agents.rllib.config import make_config, rllib_algorithm
 from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
 from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
-from textrl_agents.runs.config import TrainConfig
+from textrl_agents.rllib.runs.checkpoint import capture, load_checkpoint, save_checkpoint
+from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.metrics_file import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
@@ -73,7 +73,7 @@ class RLlibRun:
             config.algo,
             config.env_arguments(),
             total_timesteps=config.timesteps,
-            num_envs_per_env_runner=config.n_envs,
+            num_envs_per_env_runner=config.n_envs or N_ENVS,
             seed=config.seed,
             log_level="ERROR",
             **settings,
@@ -96,7 +96,7 @@ class RLlibRun:
     @property
     def rollout_tokens(self) -> int | None:
         config = self.algorithm.config
-        if self.config.algo != "ppo":  # asynchronous
+        if rllib_algorithm(self.config.algo).asynchronous:
             return None
         return int(config.train_batch_size_per_learner * max(1, config.num_learners))
 
@@ -191,6 +191,6 @@ class RLlibRun:
 
 
 def _remove_empty(folder: str) -> None:
-    """Of the folder that every RLlib algorithm makes in the home directory; this run logs elsewhere."""
+    """Remove the log folder that RLlib creates in the home directory; this run logs elsewhere."""
     with contextlib.suppress(OSError):
         Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all.
+"""Folders and text files that are there whole or not at all.
 
 A folder is written beside its final name and renamed when every byte is on the disk. A process that is killed while
 it writes leaves the previous folder; what it had written so far is a hidden folder that the next write removes.
@@ -15,7 +15,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from textrl_env.errors import TextRLError
-from textrl_env.models.storage.manifest import write_manifest
 
 
 @contextlib.contextmanager
@@ -35,6 +34,8 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
         try:
             yield fresh
             if manifest:
+                from textrl_env.models.storage.manifest import write_manifest  # imports torch; a text file needs none
+
                 write_manifest(fresh)
             _share(fresh)
             _sync(fresh)
@@ -104,3 +105,20 @@ def _replace(folder: Path, fresh: Path) -> None:
             previous.rename(folder)
         raise
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Make `text` the content of `path`; a process that is killed meanwhile leaves the previous content.
+
+    Raises OSError where it cannot be written; the file is then as it was.
+    """
+    fresh = path.with_name(f".{path.name}.writing")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or the rename may reach the disk before the text does
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -8,30 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from textrl_agents.algorithms.best_of_n import best
-from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.response_groups import Response, Samples, pack_responses, prompt_stream, sample_groups
-from textrl_agents.algorithms.setup import (
-    initial_policy,
-    learning_schedule,
-    settings_of,
-    trained_weights,
-    training_env,
-)
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
+from textrl_agents.algorithms.response_groups import best, groups, means, token_count
+from textrl_agents.algorithms.tuned_rates import FULL, HALF
 from textrl_agents.training.argument_checks import check_whole
-from textrl_agents.training.divergence import GradientGuard
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic
+
+if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
+    import numpy as np
+    import torch
+
+    from textrl_env.models import CausalLMActorCritic
+    from textrl_env.trajectory import Trajectory
 
 KEEP = ("best", "quantile")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExpertIterationSettings:
     """How a round goes.
 
     rounds: equal shares of the budget, each sampled with the policy that the last one left.
@@ -62,7 +59,16 @@ class Settings:
 
 def train(cell: Cell, record: Record) -> Trained:
     """Rounds of sampling and fine-tuning; a point of the curve for each, of the policy that it began with."""
-    settings = settings_of(cell, Settings)
+    import numpy as np
+    import torch
+
+    from textrl_agents.algorithms.cell_envs import training_env
+    from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
+    from textrl_agents.rollout import collect, prompt_stream
+    from textrl_agents.training.divergence import GradientGuard
+    from textrl_agents.training.learning_rate import learning_schedule
+
+    settings = settings_of(cell, ExpertIterationSettings)
     env = training_env(cell)
     policy = initial_policy(env)
     schedule = learning_schedule(settings.learning_rate, trained_weights(policy))
@@ -76,38 +82,53 @@ def train(cell: Cell, record: Record) -> Trained:
         share = cell.budget * number // settings.rounds - tokens
         if share <= 0:  # the last round took more than its own
             continue
-        samples = sample_groups(policy, env, prompts, settings.n, budget=share)
-        tokens += samples.tokens
-        record(tokens, **samples.means())
+        sampled = collect(policy, env, prompts=prompts, repeats=settings.n, budget=share)
+        tokens += token_count(sampled)
+        record(tokens, **means(sampled))
         optimizer.param_groups[0]["lr"] = schedule(1 - number / settings.rounds)
-        fine_tune(policy, optimizer, kept(samples, settings.keep), settings, generator)
+        fine_tune(policy, optimizer, kept(groups(sampled), settings.keep), settings, generator)
     return Trained(policy, tokens=tokens)
 
 
-def kept(samples: Samples, keep: str) -> list[Response]:
-    """What is trained on. Groups whose responses have equal scores are left out: nothing in them is better."""
-    groups = [group for group in samples.groups if len({response.score for response in group}) > 1]
+def kept(sampled: list[list[Trajectory]], keep: str) -> list[Trajectory]:
+    """Choose what is trained on. Groups whose responses have equal scores are left out: nothing in them is better."""
+    told_apart = [group for group in sampled if len({response.score for response in group}) > 1]
     if keep == "best":
-        return [best(group) for group in groups]
-    responses = [response for group in groups for response in group]
-    return sorted(responses, key=lambda response: -response.score)[: len(groups)]  # stable: of equal ones the first
+        return [best(group) for group in told_apart]
+    responses = [response for group in told_apart for response in group]
+    return sorted(responses, key=lambda response: -response.score)[: len(told_apart)]  # stable: of equal ones the first
 
 
 def fine_tune(
     policy: CausalLMActorCritic,
     optimizer: torch.optim.Optimizer,
-    responses: list[Response],
-    settings: Settings,
+    responses: list[Trajectory],
+    settings: ExpertIterationSettings,
     generator: np.random.Generator,
 ) -> None:
     """Cross-entropy of the responses' tokens, each weighing the same, over minibatches in a new order every epoch."""
+    import torch
+
+    from textrl_env.models import pack
+
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for _ in range(settings.epochs):
         order = generator.permutation(len(responses))
         for start in range(0, len(order), settings.batch_size):
             batch = [responses[place] for place in order[start : start + settings.batch_size]]
-            loss = -policy.evaluate(pack_responses(batch, policy.device)).log_probs.mean()
+            loss = -policy.evaluate(pack(batch, policy.device)).log_probs.mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
             optimizer.step()
+
+
+ALGORITHM = Algorithm(
+    "expert_iteration",
+    train,
+    "fine-tuning on the best of n samples, again",
+    # Nothing holds it near the reference but the number of its rounds.
+    settings={"rounds": 8, "n": 4, "epochs": 2, "learning_rate": HALF},
+    task_settings={"sentiment": {"learning_rate": FULL}, "exact": {"rounds": 2, "learning_rate": FULL}},
+    arguments=ExpertIterationSettings,
+)

@@ -1,0 +1,1 @@
+"""The algorithms that ship: one file each, whose name is the algorithm's and whose `ALGORITHM` describes it."""

@@ -1,0 +1,25 @@
+"""The model as it is: what every other algorithm is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textrl_agents.algorithms.algorithm import Algorithm
+from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """There are none."""
+
+
+def train(cell: Cell, record: Record) -> Trained:
+    """Nothing is trained and nothing generated."""
+    from textrl_agents.algorithms.cell_envs import training_env
+    from textrl_agents.algorithms.initial_policy import initial_policy
+
+    settings_of(cell, ReferenceSettings)
+    return Trained(initial_policy(training_env(cell, rows=1)), tokens=0)
+
+
+ALGORITHM = Algorithm("reference", train, "the model as it is: the zero point", arguments=ReferenceSettings)

@@ -1,0 +1,17 @@
+"""Group relative policy optimisation by TRL.
+
+Shao et al. 2024 (https://arxiv.org/abs/2402.03300).
+"""
+
+from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.tuned_rates import FALLING
+
+ALGORITHM = TRLAlgorithm(
+    name="trl_grpo",
+    description="TRL's GRPO",
+    trainer_class="trl:GRPOTrainer",
+    config_class="trl:GRPOConfig",
+    # Tuned: these are the loss and the advantages of Dr. GRPO, which `trl_dr_grpo` is by definition.
+    settings={"num_iterations": 2, "scale_rewards": "none", "loss_type": "dr_grpo"},
+    task_settings={"exact": {"learning_rate": FALLING}},
+)

@@ -1,0 +1,78 @@
+"""Train a cell by an algorithm of TRL: on its own samples, or on pairs of the reference's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from textrl_agents.algorithms.cell import Cell, Record, Trained
+from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
+from textrl_agents.algorithms.preference_pairs import collect_pairs
+from textrl_agents.algorithms.response_groups import means
+from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.training.argument_checks import check_whole
+from textrl_agents.training.learning_rate import learning_schedule
+from textrl_agents.trl import train_offline, train_online
+from textrl_agents.trl.arguments import check_names, load_trl, setting_names, trl_algorithm
+from textrl_agents.trl.offline import REFUSED
+from textrl_agents.trl.online import DECIDED
+from textrl_env.trajectory import Trajectory
+
+CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
+
+
+def train(cell: Cell, record: Record) -> Trained:
+    """Train by the algorithm that `cell.algorithm` names.
+
+    settings: fields of TRL's config. `learning_rate` of an online algorithm is what `learning_schedule` takes.
+        An offline one has also `n`, the responses to each prompt that a pair is taken from.
+    """
+    algorithm = trl_algorithm(cell.algorithm)
+    return (_online if algorithm.is_online else _offline)(algorithm, cell, record)
+
+
+def check_settings(algorithm: TRLAlgorithm, settings: Mapping[str, Any]) -> None:
+    """Raise UnknownName for a setting that `train` does not take."""
+    config_class = load_trl(algorithm.config_class)
+    if algorithm.is_online:
+        check_names(algorithm.name, settings, [*setting_names(config_class, DECIDED), "learning_rate"])
+    else:
+        check_names(algorithm.name, settings, [*setting_names(config_class, REFUSED), "n"])
+
+
+def _online(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
+    env = training_env(cell, rows=1)
+    policy = initial_policy(env)
+    settings = dict(cell.settings)
+    schedule = learning_schedule(settings.pop("learning_rate", None), trained_weights(policy))
+    tokens = train_online(
+        algorithm.name,
+        env,
+        policy,
+        budget=cell.budget,
+        seed=cell.seed,
+        settings=settings,
+        schedule=schedule,
+        record=record,
+    )
+    return Trained(policy, tokens=tokens)
+
+
+def _offline(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
+    settings: dict[str, Any] = {"n": CANDIDATES, **cell.settings}
+    n = settings.pop("n")
+    check_whole("n", n, 2)
+    env = training_env(cell)
+    policy = initial_policy(env)
+    torch.manual_seed(cell.seed)
+
+    def report(tokens: int, sampled: list[Trajectory]) -> None:
+        record(tokens, **means(sampled))
+
+    collected = collect_pairs(policy, env, np.random.default_rng(cell.seed), n=n, budget=cell.budget, report=report)
+    train_offline(algorithm.name, env, policy, collected.pairs, seed=cell.seed, settings=settings)
+    return Trained(policy, tokens=collected.tokens)
