@@ -13,9 +13,8 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from textrl_env.embedded.training import sample_completions
-from textrl_env.language.gold import gold_sentiment
+from textrl_env.language.gold import POLARITY, gold_sentiment
 from textrl_env.language.grammar import continue_review, split_sentences
-from textrl_env.language.lexicon import POLARITY
 
 Source = Literal["grammar", "policy", "spoilt"]
 
