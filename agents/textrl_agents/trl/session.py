@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from textrl_agents.training.divergence import GradientGuard, RewardRange
 from textrl_agents.training.quiet import errors_only
-from textrl_env.models.storage.quiet import quiet_loading
+from textrl_env.models.storage.pretrained import quiet_loading
 
 LOGGERS = ("trl", "accelerate", "datasets")
 
