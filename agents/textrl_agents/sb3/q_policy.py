@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from textrl_agents.runs.policy_files import load_tensors
+from textrl_agents.runs.checkpoint_files import load_tensors
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTensor
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
 from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
