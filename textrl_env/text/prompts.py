@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,11 @@ class Prompt:
     ids: np.ndarray  # int64 [p], 1 <= p <= max_prompt_tokens, read-only
     columns: dict[str, Any]  # the row's other values, passed on to the reward
     index: int  # its place in the set; -1 where it is not from one
+
+
+def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The columns of prompts of one set (at least one), as a reward gets them: name -> a value for each prompt."""
+    return {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
 
 
 class PromptSet:

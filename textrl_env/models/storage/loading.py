@@ -204,5 +204,5 @@ def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
         raise ConfigError(f"lora={shown(dict(lora), 300)} is refused by peft: {_first_lines(error)}") from error
 
 
-def _first_lines(error: Exception, count: int = 3) -> str:
-    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:count])
+def _first_lines(error: Exception) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:3])
