@@ -41,11 +41,10 @@ def check_task(task: str | Task) -> None:
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
     scores.
 
-    Raises:
-        ConfigError: A part cannot be made, or the limits do not fit the model; UnknownName where there is no such task.
-        PromptError: A prompt cannot be encoded, or the splits' columns differ.
-        RewardError: The reward or the gold score failed; the message names it, and says which it is.
-        MissingExtra: A package that the task needs is not installed.
+    Raises UnknownName where there is no such task; ConfigError where a part cannot be made or the limits do not fit the
+    model; PromptError where a prompt cannot be encoded or the splits' columns differ; RewardError where the reward or
+    the gold score failed (the message says which); and MissingExtra where a package that the task needs is not
+    installed.
     """
     task = get_task(task)
     splits = [split for split in SPLITS if split == "train" or best_split(task, split) == split]

@@ -198,10 +198,8 @@ def load_prompt_dataset(source: str) -> Any:
     A folder is read with `load_from_disk` where `save_to_disk` wrote it, else as a folder of data files; anything else
     is a data set's id on the hub. No code of a data set is run.
 
-    Raises:
-        MissingExtra: The package datasets is not installed.
-        UnknownName: The data set has no such split.
-        PromptError: It cannot be loaded; the message says why.
+    Raises MissingExtra where the package datasets is not installed, UnknownName where the data set has no such split,
+    and PromptError where it cannot be loaded; the message says why.
     """
     try:
         import datasets
