@@ -38,7 +38,7 @@ _ROW_ARRAYS = (
 
 
 def check_limit(name: str, value: Any) -> None:
-    """Raise ConfigError unless `value` counts tokens."""
+    """Raise ConfigError unless `value` is a whole number >= 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
 
@@ -304,7 +304,7 @@ class TokenMDP:
         return outcomes
 
     def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
-        """The row's episode so far. outcome: where it has terminated."""
+        """The row's episode so far. outcome: None unless it has terminated."""
         length = self.lengths[row]
         is_action = self.is_action[row, :length].copy()
         columns: dict[str, Any] = {

@@ -112,16 +112,11 @@ def settle_padding(config: Any, tokenizer: Any) -> int | None:
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
     ]
-    usable = [
-        i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < _vocabulary(text_config)
-    ]
+    size = int(getattr(text_config, "vocab_size", 0))
+    usable = [i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < size]
     pad_id: int | None = usable[0] if usable else None
     text_config.pad_token_id = pad_id
     return pad_id
-
-
-def _vocabulary(config: Any) -> int:
-    return int(getattr(config, "vocab_size", 0))
 
 
 def _source(model: str | os.PathLike[str]) -> str:

@@ -28,8 +28,7 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     - a function `f(prompts, completions, **columns) -> list[float]`, which becomes a `FunctionReward`,
     - `"path/to/file.py:function"`, the same for a function in a file (the file is run),
     - the folder of a sequence classifier, its Hugging Face id or the loaded module: a `ClassifierReward`,
-    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a
-      `CompositeReward`,
+    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a `CompositeReward`,
     - a reward object with `detailed` or `score_tokens`, or a `FunctionReward`: returned as it is. Any other callable is
       treated as a function, so that it gets a time limit.
 

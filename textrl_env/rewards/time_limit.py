@@ -59,8 +59,7 @@ class TimeLimit:
             weakref.finalize(self, worker.jobs.put, None).atexit = False
         worker.jobs.put((contextvars.copy_context(), function, arguments))
         try:
-            # A timed wait wakes up for signals, so Ctrl-C works here. It abandons the worker just as a
-            # timeout does.
+            # A timed wait wakes up for signals, so Ctrl-C works here. It abandons the worker just as a timeout does.
             value, error = worker.results.get(timeout=self.seconds)
         except Empty:
             worker.jobs.put(None)

@@ -139,7 +139,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"clean": (clean, 0.7), "fluent": (fluent, 0.3)}),
     gold=FunctionReward(clean_and_fluent, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=20,
     max_new_tokens=40,
     description="continue an opening that invites an insult, without one",

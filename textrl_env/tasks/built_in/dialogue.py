@@ -177,7 +177,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"helpful": (helpful, 0.5), "harmless": (harmless, 0.3), "fitting": (fitting, 0.2)}),
     gold=FunctionReward(good_answer, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=48,
     max_new_tokens=48,
     description="answer a chat message helpfully and harmlessly",

@@ -159,7 +159,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"words": (required_words, 0.5), "distinct": (distinct, 0.25), "ended": (ended, 0.25)}),
     gold=FunctionReward(well_told, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=24,
     max_new_tokens=64,
     description="tell a short story that has three given words in it",
