@@ -97,10 +97,10 @@ class Trajectory:
         }
         return replace(later, is_action=is_action, **columns)
 
-    def with_actions(self, is_action: np.ndarray, **columns: np.ndarray) -> Trajectory:
-        """The same episode, where these ids alone count as actions; columns: what is known of them."""
-        known: dict[str, Any] = {name: columns.get(name, UNKNOWN) for name in COLUMNS}
-        return replace(self, is_action=is_action, **known)
+    def with_actions(self, ids: np.ndarray, is_action: np.ndarray) -> Trajectory:
+        """What is known of this episode, with these ids and actions; no columns."""
+        unknown: dict[str, Any] = dict.fromkeys(COLUMNS, UNKNOWN)
+        return replace(self, ids=ids, is_action=is_action, **unknown)
 
     def with_last_state(self) -> Trajectory:
         """The same ids and an arbitrary action behind them, so that the last state is one of an action; no columns."""

@@ -6,11 +6,8 @@ difference can be taken prompt by prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Unpack
 
-import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 
 from textrl_agents.evaluation.evaluation import Evaluation, check_episodes
@@ -21,8 +18,6 @@ from textrl_agents.training.random_state import own_generator
 from textrl_env import Task, TextGenVectorEnv
 from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
-from textrl_env.models import CausalLMActorCritic, pack
-from textrl_env.trajectory import Trajectory
 
 
 def evaluate(
@@ -63,21 +58,3 @@ def evaluate(
     with own_generator(seed):
         sampled = collect(policy, env, episodes=episodes, seed=seed, deterministic=deterministic)
     return Evaluation.of(env, sampled, seed=seed, deterministic=deterministic)
-
-
-def response_kls(
-    actor_critic: CausalLMActorCritic,
-    env: TextGenVectorEnv,
-    prompt_ids: Sequence[np.ndarray],
-    response_ids: Sequence[np.ndarray],
-    log_probs: torch.Tensor,
-) -> np.ndarray:
-    """The KL from the reference of n whole responses by the environment's estimator, float64 [n], nats.
-
-    log_probs: the policy's, float [M], of all response tokens in their order.
-    """
-    trajectories = [Trajectory.of_response(*pair) for pair in zip(prompt_ids, response_ids, strict=True)]
-    packed = pack(trajectories, actor_critic.device)
-    kl_terms = env.kl_penalty(packed, log_probs.to(actor_critic.device), actor_critic).kl
-    lengths = np.array([len(ids) for ids in response_ids])
-    return np.add.reduceat(kl_terms.double().cpu().numpy(), np.cumsum(lengths) - lengths)

@@ -11,11 +11,11 @@ from textrl_agents.algorithms.cell_envs import judging_env
 from textrl_agents.algorithms.initial_policy import initial_policy
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.training.progress import TrainingProgress
 from textrl_agents.training.random_state import seed_all
+from textrl_agents.training.terminal import TrainingProgress
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 

@@ -11,8 +11,8 @@ import torch
 from trl.import_utils import TRLExperimentalWarning
 
 from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
-from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_env.errors import ConfigError, UnknownName
 
 # Where it runs and what it writes. Full precision and no dropout, as everywhere else in the benchmark.

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.training.learning_rate import default_learning_rate
 from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
 from textrl_agents.trl.rows import Pair

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from transformers import PrinterCallback, TrainerCallback
 
 from textrl_agents.training.divergence import GradientGuard, RewardRange
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import errors_only
 from textrl_env.models.storage.pretrained import quiet_loading
 
 LOGGERS = ("trl", "accelerate", "datasets")

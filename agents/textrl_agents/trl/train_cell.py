@@ -11,9 +11,9 @@ import torch
 from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_envs import training_env
 from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.preference_pairs import collect_pairs
 from textrl_agents.algorithms.response_groups import means
-from textrl_agents.algorithms.trl import TRLAlgorithm
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl import train_offline, train_online
