@@ -10,7 +10,7 @@ import torch
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.benchmark.run_cell import LearningCurve
 from textrl_agents.evaluation import Evaluation
 from textrl_env import TextGenVectorEnv
