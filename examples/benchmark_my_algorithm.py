@@ -68,7 +68,7 @@ register_task(EXCLAIM)
 if __name__ == "__main__":
     import subprocess
 
-    from textrl_agents.benchmark.conformance import check_algorithm
+    from textrl_agents.check.conformance import check_algorithm
 
     evaluation = check_algorithm(RANK_REINFORCE, "exclaim", budget=4096)
     print(f"the algorithm conforms; after 4096 tokens its score is {evaluation['score']}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.runs.state_files import load_state, save_state
+from textrl_agents.runs.checkpoint_files import load_state, save_state
 from textrl_env.accounts import FORGET_AFTER, KLAccounts, Stretch, charge_kl
 from textrl_env.kl import KLPenalty, KLTerms
 from textrl_env.models import PackedEpisodes, pack

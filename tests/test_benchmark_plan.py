@@ -14,10 +14,8 @@ from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
-from textrl_agents.benchmark import presets
-from textrl_agents.benchmark.plan import Plan, parse_env, parse_settings
+from textrl_agents.benchmark.plan import PRESETS, Plan, Preset, parse_env, parse_settings
 from textrl_agents.benchmark.plugins import load_plugins
-from textrl_agents.benchmark.presets import get_preset, preset_names
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.tasks import task_names
 
@@ -143,8 +141,7 @@ def test_a_missing_library_is_refused_where_it_was_asked_for_and_told_where_not(
 ) -> None:
     with pytest.raises(MissingExtra, match=r"no_such_module is not installed.*pip install 'textrl-env\[rllib\]'"):
         Plan.of(algos=["plain", "remote"], tasks=["exact"])
-    everything = {"description": "", "tasks": ["exact"], "seeds": 1, "budget": 10, "eval_episodes": 2}
-    monkeypatch.setattr(presets, "_presets", lambda: {"all": everything, "default": everything})
+    monkeypatch.setitem(PRESETS, "all", Preset("", tasks=["exact"], seeds=1, budget=10, eval_episodes=2))
     plan = Plan.of(preset="all")
     planned = {cell.algorithm for cell in plan.cells}
     assert {"plain", "letters", "reference"} <= planned
@@ -154,16 +151,16 @@ def test_a_missing_library_is_refused_where_it_was_asked_for_and_told_where_not(
 
 def test_flags_go_on_top_of_a_preset() -> None:
     plan = Plan.of(preset="quick", tasks=["exact"], algos=["plain"], seeds=4)
-    quick = get_preset("quick")
+    quick = PRESETS["quick"]
     assert [cell.seed for cell in plan.cells] == [0, 1, 2, 3]
     assert {cell.budget for cell in plan.cells} == {quick.budget_for("exact")}
     assert {cell.eval_episodes for cell in plan.cells} == {quick.eval_episodes}
     assert {cell.budget for cell in Plan.of(preset="quick", algos=["plain"], budget=7).cells} == {7}
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_what_there_is(name: str) -> None:
-    preset = get_preset(name)
+    preset = PRESETS[name]
     assert set(preset.tasks) <= set(task_names())
     assert set(preset.budgets) <= set(preset.tasks)
     for algorithm in preset.algos:

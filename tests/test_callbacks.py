@@ -12,8 +12,8 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.evaluation.heldout_env import sibling_env
+from textrl_agents.runs.logs import SampleFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
-from textrl_agents.runs.sample_file import SampleFile
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.runs.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward

@@ -20,7 +20,7 @@ from textrl_agents.cli import app
 from textrl_agents.commands.train import exit_if_stopped
 from textrl_agents.runs.cell_run import CellRun
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import RunResult, resume, train
 from textrl_env.errors import ConfigError, UnknownName

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from textrl_agents.runs import atomic
+from textrl_agents.runs.checkpoint_files import load_state, save_state
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.runs.state_files import load_state, save_state
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.runs.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.sb3.runs.checkpointing import Checkpoints

@@ -13,7 +13,7 @@ import torch
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.evaluation import evaluate
-from textrl_agents.runs.policy_files import save_policy_files
+from textrl_agents.runs.checkpoint_files import save_policy_files
 from textrl_agents.sb3 import make_agent
 from textrl_agents.training.divergence import MAX_REWARD, GradientGuard, check_log_probs, check_rewards
 from textrl_env.errors import ModelError, TextRLError, TrainingDiverged

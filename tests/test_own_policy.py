@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.check.own_policy import check_policy
+from textrl_agents.check.conformance import check_policy
 from textrl_agents.evaluation import evaluate
 from textrl_agents.policy import LogitStates, Policy
 from textrl_agents.rollout import collect

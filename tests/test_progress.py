@@ -19,7 +19,7 @@ from textrl_agents.runs.train import train
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.runs.callbacks import Evaluations, ProgressBar
 from textrl_agents.sb3.runs.progress_lines import ProgressLines
-from textrl_agents.training.progress import TrainingProgress, progress_text
+from textrl_agents.training.terminal import TrainingProgress, progress_text
 
 N_ENVS, N_STEPS = 8, 9
 ROLLOUT = N_ENVS * N_STEPS
@@ -40,8 +40,8 @@ def tokens_of(text: str) -> list[int]:
 @pytest.fixture
 def every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """No line is left out for coming too soon after the last one."""
-    monkeypatch.setattr("textrl_agents.training.progress.LINE_SECONDS", 0.0)
-    monkeypatch.setattr("textrl_agents.training.progress.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("textrl_agents.training.terminal.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("textrl_agents.training.terminal.REFRESH_SECONDS", 0.0)
 
 
 def test_a_line_says_how_far_how_fast_and_how_long() -> None:
@@ -65,7 +65,7 @@ def test_without_a_terminal_there_are_plain_lines(capfd: pytest.CaptureFixture[s
 
 def test_lines_come_at_their_pace(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the last always; between them none, in a run that is over before the next is due."""
-    monkeypatch.setattr("textrl_agents.training.progress.LINE_SECONDS", math.inf)
+    monkeypatch.setattr("textrl_agents.training.terminal.LINE_SECONDS", math.inf)
     agent = new_agent(progress=False)
     with TrainingProgress() as progress:
         agent.learn(4 * ROLLOUT, callback=ProgressBar(progress))
@@ -87,7 +87,7 @@ def test_evaluations_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_evaluations_do_not_count_as_slow_training(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("textrl_agents.training.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("textrl_agents.training.terminal.time", SimpleNamespace(monotonic=lambda: clock.now))
     shown = io.StringIO()
     progress = TrainingProgress(console=Console(file=shown))
     progress.start(1_000, 3_000)

@@ -14,7 +14,7 @@ import typer.main
 from conftest import pytest_collection_modifyitems
 
 from textrl_agents.algorithms.registry import algorithm_names
-from textrl_agents.benchmark.presets import preset_names
+from textrl_agents.benchmark.plan import PRESETS
 from textrl_agents.cli import app
 from textrl_env.tasks import task_names
 
@@ -70,7 +70,7 @@ def test_command_parses(line: str):
     while hasattr(command, "commands"):
         command = command.commands[arguments.pop(0)]
     given = command.make_context(command.name, arguments).params  # raises where an option is not known
-    names = {"algo": algorithm_names(), "algos": algorithm_names(), "preset": preset_names()}
+    names = {"algo": algorithm_names(), "algos": algorithm_names(), "preset": list(PRESETS)}
     for option, known in {**names, "task": task_names(), "tasks": task_names()}.items():
         assert set((given.get(option) or known[0]).split(",")) <= set(known), option
 

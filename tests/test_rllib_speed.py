@@ -12,7 +12,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from textrl_agents.rllib import make_config
-from textrl_agents.speed import one_token_task, rllib_rows, speed
+from textrl_agents.speed import learning_rows, one_token_task, rllib_rows, speed
 from textrl_agents.speed.measurement import Bench
 from textrl_agents.speed.names import SPEED_ROWS
 from textrl_agents.speed.rllib_rows import RLlibPhases
@@ -66,7 +66,7 @@ def test_rows_of_trained_policies() -> None:
 def test_too_slow_is_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
     from textrl_agents.check.known_optimum import ExactResult
 
-    monkeypatch.setattr(rllib_rows, "train_exact_with_rllib", lambda *_, **__: ExactResult(None, 0.99, 91.0))  # type: ignore[arg-type]
+    monkeypatch.setattr(learning_rows, "train_exact_with_rllib", lambda *_, **__: ExactResult(None, 0.99, 91.0))  # type: ignore[arg-type]
     row = measured("rllib: exact, PPO vs optimum")
     assert row["value"] == 0.99
     assert not row["ok"]

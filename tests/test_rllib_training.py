@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_runs import board_steps
 
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
 from textrl_env.errors import ConfigError, RewardError, UnknownName

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from textrl_agents.cli import app
 from textrl_agents.runs import train as training
 from textrl_agents.runs.atomic import atomic_folder
-from textrl_agents.runs.policy_files import SETTINGS_COPY
+from textrl_agents.runs.checkpoint_files import SETTINGS_COPY
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
 from textrl_agents.training.settings_file import read_settings
@@ -135,7 +135,7 @@ def test_two_processes_do_not_write_one_run(run: RunFolder, tmp_path: Path, monk
 def _hold(folder: Path) -> subprocess.Popen[str]:
     """A process with the lock of `folder`."""
     script = (
-        "import sys; from pathlib import Path; from textrl_agents.runs.out_folder import locked_folder\n"
+        "import sys; from pathlib import Path; from textrl_agents.runs.atomic import locked_folder\n"
         "with locked_folder(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     arguments = [sys.executable, "-c", script, str(folder)]

@@ -15,9 +15,8 @@ from tiny_runs import ROLLOUT, assert_same_run, config, metrics
 
 from textrl_agents.runs import train as training
 from textrl_agents.runs.atomic import write_atomically
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile, SampleFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
-from textrl_agents.runs.sample_file import SampleFile
 from textrl_agents.runs.train import resume, train
 from textrl_env.errors import ConfigError
 from textrl_env.models.storage.manifest import verify

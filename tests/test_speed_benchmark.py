@@ -20,19 +20,16 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from textrl_agents.check.known_optimum import ExactResult
 from textrl_agents.sb3 import EpisodeRolloutBuffer
 from textrl_agents.speed import (
-    environment_rows,
-    generation_rows,
     learning_rows,
-    memory_rows,
+    measurement,
+    rollout_rows,
     speed,
-    timing,
     update_rows,
 )
-from textrl_agents.speed.measurement import Bench, Measured, Measurement, Target, measurement
+from textrl_agents.speed.measurement import Bench, Comparison, Measured, Measurement, Target, compare
 from textrl_agents.speed.names import SPEED_ROWS
+from textrl_agents.speed.rollout_rows import TransformersRollout
 from textrl_agents.speed.speed import load_measurement, measure_row, run_speed
-from textrl_agents.speed.timing import Comparison, compare
-from textrl_agents.speed.transformers_baseline import TransformersRollout
 from textrl_agents.speed.workload import Workload
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
@@ -79,7 +76,7 @@ class TestTiming:
     def test_the_ratio_is_taken_within_each_round(self, monkeypatch: pytest.MonkeyPatch):
         """A machine that is ten times slower in one round must not show in the ratio."""
         speeds: Iterator[float] = iter([1.0, 99.0, 20.0, 10.0, 2.0, 1.0, 30.0, 10.0])
-        monkeypatch.setattr(timing, "speed", lambda work, device: next(speeds))
+        monkeypatch.setattr(measurement, "speed", lambda work, device: next(speeds))
         result = compare(lambda: 1, lambda: 1, repeats=3, device=CPU)
         # The first round, 1 against 99, is the warm-up. The others: 2, 2 and 3.
         assert result == Comparison(ratio=2.0, ours=20.0, theirs=10.0)
@@ -91,8 +88,8 @@ class TestTiming:
 
     def test_speed_counts_the_work(self, monkeypatch: pytest.MonkeyPatch):
         clock = iter([5.0, 7.0])
-        monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-        assert timing.speed(lambda: 10, CPU) == 5.0
+        monkeypatch.setattr(measurement.time, "perf_counter", lambda: next(clock))
+        assert measurement.speed(lambda: 10, CPU) == 5.0
 
 
 class TestTransformersRollout:
@@ -213,10 +210,10 @@ class TestMeasurements:
             seen.append((ours(), theirs()))
             return Comparison(1.0, 1.0, 1.0)
 
-        monkeypatch.setattr(generation_rows, "compare", once)
+        monkeypatch.setattr(rollout_rows, "compare", once)
         with torch.no_grad():  # EOS is all but certain, so generate's 8 tokens a row are mostly padding
             workload.model.lm_head.weight[1] = 50.0 * workload.model.lm_head.weight.sum(dim=0).sign()
-        generation_rows.rollout_to_eos.measure(bench, rows=3, longest=8, n_steps=5)
+        rollout_rows.rollout_to_eos.measure(bench, rows=3, longest=8, n_steps=5)
         assert seen[0][0] == 15
         assert 3 <= seen[0][1] <= 24
 
@@ -230,9 +227,9 @@ class TestMeasurements:
             tokenizer=workload.tokenizer,
             device="cpu",
         )
-        script = environment_rows.scripted_actions(env, 64)
+        script = rollout_rows.scripted_actions(env, 64)
         share = (script == 1).mean()
-        assert share == pytest.approx(1 / environment_rows.MEAN_RESPONSE, rel=0.2)
+        assert share == pytest.approx(1 / rollout_rows.MEAN_RESPONSE, rel=0.2)
         assert env.rules.vocabulary.known[script].all()
 
     def test_the_environment_alone_calls_no_model(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -248,7 +245,7 @@ class TestMeasurements:
             return original(self, **named)
 
         monkeypatch.setattr(TextGenVectorEnv, "reset", reset)
-        assert environment_rows.environment_alone.measure(bench, rows=3, longest=8, steps=40).value > 0
+        assert rollout_rows.environment_alone.measure(bench, rows=3, longest=8, steps=40).value > 0
 
     @pytest.mark.parametrize(
         ("seconds", "reached", "ok"), [(59.0, 0.99, True), (61.0, 0.99, False), (9.0, 0.97, False)]
@@ -281,11 +278,11 @@ class TestMemory:
 
         monkeypatch.setattr(actor_critic, "token_statistics", spy)
         for chunked in (True, False):
-            memory_rows.peak_of_update(CPU, vocabulary=300, rows=2, tokens=3, chunked=chunked)
+            update_rows.peak_of_update(CPU, vocabulary=300, rows=2, tokens=3, chunked=chunked)
         assert [chunk is None for chunk in used] == [False, True]
 
     def test_peaks_become_a_row(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(memory_rows, "_in_child", lambda *arguments: 30 * 2**20 if arguments[-1] else 120 * 2**20)
+        monkeypatch.setattr(update_rows, "_in_child", lambda *arguments: 30 * 2**20 if arguments[-1] else 120 * 2**20)
         row = measure_row("update memory, chunked vs not", bench, sizes=TINY_MEMORY)
         assert (row["value"], row["ok"], row["target"]) == (0.25, True, "<= 0.4")
         assert "chunked 30 MiB, unchunked 120 MiB" in row["detail"]
@@ -293,7 +290,7 @@ class TestMemory:
 
     @pytest.mark.slow
     def test_a_child_measures(self):
-        assert memory_rows._in_child(CPU, 300, 2, 3, True) >= 0
+        assert update_rows._in_child(CPU, 300, 2, 3, True) >= 0
 
     def test_a_child_that_fails_says_why(self, bench: Bench):
         row = measure_row("update memory, chunked vs not", bench, sizes={**TINY_MEMORY, "vocabulary": "many"})
@@ -303,12 +300,12 @@ class TestMemory:
 
     def test_a_peak_is_seen(self):
         """The gauge itself: memory that was held for a moment shows."""
-        before = memory_rows._held(CPU)
+        before = update_rows._held(CPU)
         # Straight from the kernel: an allocator may hand out memory that earlier tests freed and that is resident yet.
         with mmap.mmap(-1, 256 * 2**20) as block:
             for start in range(0, len(block), mmap.PAGESIZE):
                 block[start] = 1
-        assert memory_rows._peak(CPU) - before > 200 * 2**20
+        assert update_rows._peak(CPU) - before > 200 * 2**20
 
 
 class TestRunSpeed:
@@ -372,7 +369,7 @@ class TestRunSpeed:
         assert all(row.quick[size] < full[size] for size in row.quick)
 
     def test_quick_sizes_and_their_target(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
-        @measurement(Target(">=", 5), quick={"work": 2}, quick_target=Target(">=", 1))
+        @measurement.measurement(Target(">=", 5), quick={"work": 2}, quick_target=Target(">=", 1))
         def row(bench: Bench, *, work: int = 9) -> Measured:
             return Measured(work, "")
 

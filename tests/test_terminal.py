@@ -25,7 +25,7 @@ from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.check.self_check import CheckResult
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.tables import sample_table
-from textrl_agents.runs.sample_file import SampleFile
+from textrl_agents.runs.logs import SampleFile
 from textrl_env import TextGenEnv
 from textrl_env.foreign_text import CONTROLS
 from textrl_env.tasks import Task

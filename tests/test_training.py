@@ -16,7 +16,7 @@ from tiny_runs import ROLLOUT, assert_same_run, board_steps, config, metrics, re
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
 from textrl_agents.sb3.runs.callbacks import RLHFMetrics

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 
 ROLLOUT = 16 * 10
 CLOCK = ("time/fps", "time/time_elapsed", "time/iterations")  # of the sitting, not of the run

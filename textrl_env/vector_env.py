@@ -20,7 +20,7 @@ from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.pickling import Portable
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
-from textrl_env.text.prompt_groups import PromptGroups, restored_generator
+from textrl_env.text.prompts import PromptGroups, restored_generator
 from textrl_env.user_values import check_seed
 
 

@@ -44,7 +44,7 @@ class Policy(Protocol):
 
     A policy of your own subclasses this and gives `vocabulary`, `device` and `states`; `step` and `evaluate` follow
     from these, and may be replaced by faster ones. `examples/plain_reinforce.py` has one, and
-    `textrl_agents.check.own_policy.check_policy` tells whether its methods agree.
+    `textrl_agents.check.conformance.check_policy` tells whether its methods agree.
 
     vocabulary: the ids that it emits; those of the environment's model.
     sampling: the temperature and the cuts that are in its logits, so that an environment built for it has them too.

@@ -24,11 +24,16 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from textrl_env.embedded.corpus import FORMATS, chat_text, tokenizer_texts
-from textrl_env.embedded.preferences import Source, candidates, pair_accuracy
-from textrl_env.embedded.reward_training import MARGIN, score_texts, train_reward_model
-from textrl_env.embedded.tokenizer import train_tokenizer
-from textrl_env.embedded.training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.embedded.corpus import FORMATS, chat_text, tokenizer_texts, train_tokenizer
+from textrl_env.embedded.policy_training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.embedded.reward_training import (
+    MARGIN,
+    Source,
+    candidates,
+    pair_accuracy,
+    score_texts,
+    train_reward_model,
+)
 from textrl_env.language.gold import gold_sentiment
 from textrl_env.language.grammar import continue_review, review_prompts
 from textrl_env.models.storage.embedded import HASHES, NAMES, ROOT

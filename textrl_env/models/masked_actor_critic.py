@@ -20,7 +20,7 @@ from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.packing import PackedEpisodes, packed_states
 from textrl_env.models.sampling import SamplingParams, scale, truncate
 from textrl_env.models.storage.loading import load_model
-from textrl_env.models.storage.quiet import quiet_loading
+from textrl_env.models.storage.pretrained import quiet_loading
 
 MASK_FOLDER = "mask"  # in the policy's
 # Subtracted from the logits of masked tokens. Not infinite, because the mask's edge can fall elsewhere in the last bit

@@ -12,8 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.models.storage.hub import local_files_only
-from textrl_env.models.storage.pretrained import load_pretrained
+from textrl_env.models.storage.pretrained import load_pretrained, local_files_only
 from textrl_env.user_values import user_path
 
 _TOKENIZER_FILES = (

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from textrl_env.errors import InvalidScore, RewardError
-from textrl_env.rewards.protocol import Scores, reward_name
+from textrl_env.rewards.protocol import Scores, accepted_columns, reward_name
 from textrl_env.rewards.scoring import as_completion, score_episodes
-from textrl_env.rewards.signature import accepted_columns
 
 SAMPLE_PROMPTS = ("The soup at the old hotel was", "I read this book", "Say something", "The film")
 SAMPLE_COMPLETIONS = (

@@ -14,9 +14,8 @@ from textrl_env.foreign_text import shown
 from textrl_env.plugins import run_python_file
 from textrl_env.rewards.composite import CompositeReward
 from textrl_env.rewards.function import FunctionReward
-from textrl_env.rewards.protocol import Reward
+from textrl_env.rewards.protocol import Reward, check_signature
 from textrl_env.rewards.registry import make_registered, registered_rewards
-from textrl_env.rewards.signature import check_signature
 from textrl_env.user_values import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -17,8 +17,7 @@ import numpy as np
 
 from textrl_env.errors import ConfigError, InvalidScore, RewardError, RewardRaised, WrongScoreCount
 from textrl_env.foreign_text import message_of, shown
-from textrl_env.rewards.protocol import Reward, Scores, reward_name
-from textrl_env.rewards.signature import accepted_columns
+from textrl_env.rewards.protocol import Reward, Scores, accepted_columns, reward_name
 
 _IMMUTABLE = (str, int, float, bool, bytes, type(None))
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from textrl_agents.algorithms.cell import Cell
+from textrl_agents.training.terminal import progress_bar
 from textrl_env.foreign_text import visible
 
 SHOWN = ("objective", "kl", "normalized")
@@ -41,19 +33,8 @@ class CellProgress:
         self._running: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._shown_at = time.monotonic()
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("cells"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not (enabled and self.console.is_terminal),
-        )
+        shows_bar = enabled and self.console.is_terminal
+        self._progress = progress_bar(self.console, MofNCompleteColumn(), TextColumn("cells"), shown=shows_bar)
         self._task = self._progress.add_task("starting", total=total, completed=done)
         self._total, self._done = total, done
 
@@ -61,9 +42,7 @@ class CellProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._progress.stop()
 
     def note(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a benchmark runs: from names and overrides to cells, and to the `benchmark.yaml` that it goes on from."""
+"""What a benchmark runs: from names, presets and overrides to cells, and the `benchmark.yaml` that keeps them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
 from textrl_agents.benchmark.plugins import load_plugins, plugin_files
-from textrl_agents.benchmark.presets import Preset, get_preset
 from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.arguments import ENV_ARGUMENTS
 from textrl_env.errors import ConfigError, UnknownName
@@ -26,12 +25,42 @@ from textrl_env.user_values import check_device_name, check_dtype_name
 JUDGING = ("heldout", "validation")  # prompts that a benchmark may be judged by
 PLAN = "benchmark.yaml"  # in a benchmark's folder
 # Arguments of the environment that a cell, the algorithm's adapter or the evaluation decides.
-_DECIDED = {
-    "task": "--tasks",
-    "device": "--device",
-    "split": "--split",
-    "kl_mode": None,
-    "with_reference": None,
+_DECIDED = {"task": "--tasks", "device": "--device", "split": "--split", "kl_mode": None, "with_reference": None}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A benchmark by name. algos: empty for all that are known. budgets: tokens of a cell on tasks that differ."""
+
+    description: str
+    tasks: Sequence[str]
+    seeds: int
+    eval_episodes: int
+    budget: int = 49_152
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    algos: Sequence[str] = ()
+
+    def budget_for(self, task: str) -> int:
+        """Return the tokens that a cell on the task may generate in training."""
+        return self.budgets.get(task, self.budget)
+
+
+PRESETS = {
+    "quick": Preset(
+        "a first look at two tasks, in minutes; too few seeds for intervals",
+        tasks=("exact", "sentiment"),
+        seeds=1,
+        eval_episodes=128,
+        budgets={"exact": 131_072},
+        algos=("reference", "ppo", "reinforce", "rloo", "grpo", "q_learning", "best_of_n", "expert_iteration"),
+    ),
+    "default": Preset(
+        "every algorithm on five tasks with five seeds; hours on a small machine",
+        tasks=("exact", "sentiment", "summarize", "translate", "detoxify"),
+        seeds=5,
+        eval_episodes=256,
+        budgets={"exact": 262_144},
+    ),
 }
 
 
@@ -47,10 +76,10 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a benchmark, with every default filled in: later versions of the package run the same ones.
+    """All cells of a benchmark, with every default filled in, so that later versions of the package run the same ones.
 
-    split: the prompts that judge the cells. plugins: files that each process imports before it runs a cell. notes: what
-        was left out, and why.
+    split: the prompts that judge the cells. plugins: files that each process imports before it runs a cell.
+    notes: what was left out, and why.
     """
 
     pairings: tuple[Pairing, ...]
@@ -72,21 +101,12 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Seed by seed, so that a run that is stopped early has compared every algorithm already."""
+        """All cells, seed by seed: a benchmark that is stopped early has then compared every algorithm."""
+        same = {"env": dict(self.env), "eval_episodes": self.eval_episodes, "device": self.device, "split": self.split}
         return [
-            Cell(
-                pairing.algorithm,
-                pairing.task,
-                seed,
-                pairing.budget,
-                dict(pairing.settings),
-                dict(self.env),
-                self.eval_episodes,
-                self.device,
-                self.split,
-            )
+            Cell(each.algorithm, each.task, seed, each.budget, dict(each.settings), **same)
             for seed in range(self.seeds)
-            for pairing in self.pairings
+            for each in self.pairings
         ]
 
     @classmethod
@@ -105,11 +125,11 @@ class Plan:
         split: str = "heldout",
         plugins: Sequence[str | Path] = (),
     ) -> Plan:
-        """Every algorithm on every task that it fits. What is None comes from the preset, "default" without one.
+        """Plan every algorithm on every task that it fits. What is None comes from the preset, "default" without one.
 
-        seeds: how many; they are 0, 1, ... budget: tokens generated in training, a cell. settings: arguments by
-        algorithm, on top of its tuned ones. env: arguments of the environment. split: "validation" where the results
-        are there to choose settings by, so that the held-out prompts stay for what is reported of the chosen.
+        seeds: how many; they are 0, 1, ... budget: tokens that a cell generates in training. settings: arguments by
+        algorithm, on top of its tuned ones. env: arguments of the environment. split: "validation" to choose settings
+        by the results; the held-out prompts are then left for what is reported of the chosen ones.
 
         Raises UnknownName, MissingExtra for an algorithm of `algos` whose library is not installed (a preset leaves
         such ones out), ConfigError where nothing is left to run.
@@ -119,15 +139,17 @@ class Plan:
         check_device_name(device)
         files = plugin_files(plugins)
         load_plugins(files)
-        base = get_preset(preset or "default")
+        base = PRESETS.get(preset or "default")
+        if base is None:
+            raise UnknownName("preset", preset, list(PRESETS))
         notes: list[str] = []
         chosen = _algorithms(algos, base, notes)
         names = list(dict.fromkeys(tasks if tasks else base.tasks))
         for name in names:
             get_task(name)
-        given = _checked_settings(settings or {}, [algorithm.name for algorithm in chosen])
+        _check_settings(settings or {}, [algorithm.name for algorithm in chosen])
         pairings = [
-            _pairing(algorithm, task, base.budget_for(task) if budget is None else budget, given)
+            _pairing(algorithm, task, base.budget_for(task) if budget is None else budget, settings or {})
             for task in names
             for algorithm in chosen
             if algorithm.fits(task)
@@ -149,7 +171,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """From a `benchmark.yaml`. Raises ConfigError that names the file."""
+        """Read a `benchmark.yaml`. Raises ConfigError that names the file."""
         stored = read_settings(path)
         try:
             pairings = tuple(Pairing(**entry) for entry in stored.pop("runs"))
@@ -158,11 +180,11 @@ class Plan:
             raise ConfigError(f"{path} is not the plan of a benchmark: {type(error).__name__}: {error}") from error
 
     def to_yaml(self) -> str:
-        """What `read` reads."""
+        """Return the text that `read` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as it is stored."""
+        """Return plain data, as it is stored."""
         return {
             "seeds": self.seeds,
             "eval_episodes": self.eval_episodes,
@@ -175,7 +197,7 @@ class Plan:
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["ppo.n_steps=32"]` as settings by algorithm."""
+    """Parse `["ppo.n_steps=32"]` into settings by algorithm. Raises ConfigError."""
     for assignment in assignments:
         name, equals, _ = assignment.partition("=")
         if not equals or "." not in name.strip(". "):
@@ -184,29 +206,21 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def parse_env(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["kl_coef=0.1", "sampling.temperature=0.7"]` as the environment's arguments."""
-    for assignment in assignments:
-        if not assignment.partition("=")[1] or not assignment.partition("=")[0].strip():
-            raise ConfigError(f"--env takes NAME=VALUE, such as kl_coef=0.1; got {assignment!r}")
-    try:
-        return parse_assignments(assignments)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--set", "--env")) from error
+    """Parse `["kl_coef=0.1", "sampling.top_p=0.7"]` into arguments of the environment. Raises ConfigError."""
+    return parse_assignments(assignments, "--env", example="kl_coef=0.1")
 
 
 def _algorithms(names: Sequence[str] | None, preset: Preset, notes: list[str]) -> list[Algorithm]:
-    if names:
-        chosen = [get_algorithm(name) for name in dict.fromkeys(names)]
-        for algorithm in chosen:
-            if (missing := algorithm.missing()) is not None:
-                raise missing
-        return chosen
+    """Look the algorithms up. One whose library is not installed is an error where it was named, else a note."""
     chosen = []
-    for algorithm in [get_algorithm(name) for name in preset.algos or algorithm_names()]:
-        if (missing := algorithm.missing()) is not None:
-            notes.append(f"{algorithm.name} is left out: {missing}")
-        else:
+    for name in dict.fromkeys(names or preset.algos or algorithm_names()):
+        algorithm = get_algorithm(name)
+        if (missing := algorithm.missing()) is None:
             chosen.append(algorithm)
+        elif names:
+            raise missing
+        else:
+            notes.append(f"{algorithm.name} is left out: {missing}")
     return chosen
 
 
@@ -225,20 +239,15 @@ def _unfit(algorithms: Sequence[Algorithm], tasks: Sequence[str]) -> list[str]:
     return notes
 
 
-def _checked_settings(
-    settings: Mapping[str, Mapping[str, Any]], algorithms: Sequence[str]
-) -> Mapping[str, Mapping[str, Any]]:
+def _check_settings(settings: Mapping[str, Mapping[str, Any]], algorithms: Sequence[str]) -> None:
     for name, given in settings.items():
         if name not in algorithms:
             raise UnknownName("algorithm of --set", name, algorithms)
         if not isinstance(given, Mapping):
             raise ConfigError(f"settings of {name} must be a mapping of names to values, got {given!r}")
-    return settings
 
 
 def _check_env(env: Mapping[str, Any]) -> None:
-    if not env:
-        return
     check_reward_name(env.get("reward"))
     check_dtype_name(env.get("dtype", "auto"))
     known = [name for name in ENV_ARGUMENTS if name not in _DECIDED]
@@ -251,7 +260,7 @@ def _check_env(env: Mapping[str, Any]) -> None:
 
 
 def _plain(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    """As JSON and YAML keep them, so that a plan that was read again has the very same cells."""
+    """Return values as JSON and YAML keep them, so that a plan that is read again has the very same cells."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
         return plain

@@ -8,7 +8,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PACKAGES = (
     "textrl-env",
@@ -54,22 +54,22 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def peak_memory_mib() -> float | None:
-    """The most memory that was resident in this process, in MiB, the libraries it has imported included.
+def resident_bytes(field: Literal["VmRSS", "VmHWM"]) -> int | None:
+    """Return the memory that this process holds (VmRSS), or the most that it held (VmHWM), its libraries included.
 
-    None on Windows, where Python cannot tell.
+    Outside Linux it is always the most that was held. None on Windows, where Python cannot tell.
     """
     status = Path("/proc/self/status")
     if status.is_file():
         # Not getrusage: Linux hands its peak down from the parent process through exec.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cpu_model() -> str:

@@ -22,7 +22,7 @@ from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.rllib.ray_session import ray_session
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import errors_only
 
 # Tune's own records of the trials, removed at the end: what is to be kept is in results.jsonl.
 TUNE_FOLDER = "ray_tune"

@@ -8,10 +8,8 @@ logs/            what cells that failed have printed
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from textrl_agents.algorithms.cell import Cell
@@ -21,10 +19,9 @@ from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
-from textrl_agents.runs.atomic import write_atomically
-from textrl_agents.runs.out_folder import foreign_names, locked_folder
+from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.extras import require
-from textrl_agents.training.stop_signals import StopSignals
+from textrl_agents.training.terminal import StopSignals
 from textrl_agents.training.trust import require_trust
 from textrl_env.errors import ConfigError
 from textrl_env.user_values import user_path
@@ -76,7 +73,10 @@ def run_benchmark(
         torn = results.repair()
         latest, cells = results.read().latest, plan.cells
         pending = [cell for cell in cells if latest.get(cell.key, {}).get("status") != "done"]
-        with CellProgress(len(cells), done=len(cells) - len(pending), enabled=progress) as shown, _Stop() as stop:
+        with (
+            CellProgress(len(cells), done=len(cells) - len(pending), enabled=progress) as shown,
+            StopSignals("ending the cells in flight") as stop,
+        ):
             for note in plan.notes:
                 shown.note(f"note: {note}")
             if torn:
@@ -208,12 +208,3 @@ def _default_jobs(device: str) -> int:
     from textrl_env.models.storage.loading import resolve_device
 
     return cores() if resolve_device(device).type == "cpu" else 1
-
-
-class _Stop(StopSignals):
-    """Says something else than a training run does: cells that are done are recorded, so there is nothing to save."""
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
-        print(f"{self.received.name}: ending the cells in flight", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import torch
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.provenance import peak_memory_mib
+from textrl_agents.benchmark.provenance import resident_bytes
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.training.random_state import seed_all
@@ -41,7 +41,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         line |= _trained_and_evaluated(cell, curve)
     except Exception as error:  # the other cells are still worth having
         seconds = time.perf_counter() - began
-        line |= {"tokens": curve.tokens, "train_seconds": seconds, "peak_memory_mib": peak_memory_mib()}
+        line |= {"tokens": curve.tokens, "train_seconds": seconds, "peak_memory_mib": _peak_mib()}
         message = "\n".join([str(error), *getattr(error, "__notes__", [])])
         return failed(line, f"{type(error).__name__}: {message}", traceback.format_exc())
     return line
@@ -96,7 +96,7 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         # None where nothing was trained. Best-of-n generates only while it is evaluated.
         speed = trained.tokens / max(seconds, 1e-9) if trained.tokens else None
         # Before the evaluation, whose own need is no part of the algorithm's.
-        memory = {"peak_memory_mib": peak_memory_mib()}
+        memory = {"peak_memory_mib": _peak_mib()}
         if device.type == "cuda":
             memory["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
         # The cell's own seed: the same prompts for every algorithm, and others for every seed.
@@ -114,6 +114,11 @@ def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
         "kl_coef": evaluation.kl_coef,
         "device": str(device),
     }
+
+
+def _peak_mib() -> float | None:
+    peak = resident_bytes("VmHWM")
+    return None if peak is None else peak / 2**20
 
 
 def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) -> dict[str, float]:

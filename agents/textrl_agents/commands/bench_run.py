@@ -160,15 +160,15 @@ def report(
 def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the algorithms, tasks and presets, with what each is."""
     from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
+    from textrl_agents.benchmark.plan import PRESETS
     from textrl_agents.benchmark.plugins import load_plugins
-    from textrl_agents.benchmark.presets import get_preset, preset_names
     from textrl_env.tasks import get_task, task_names
 
     load_plugins(plugin or [])
     found = {
         "algorithms": {name: get_algorithm(name).description for name in algorithm_names()},
         "tasks": {name: get_task(name).description for name in task_names()},
-        "presets": {name: get_preset(name).description for name in preset_names()},
+        "presets": {name: preset.description for name, preset in PRESETS.items()},
     }
     if as_json:
         print_json(found)
@@ -251,7 +251,7 @@ def _print_tables(folder: Path, lines: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from textrl_agents.benchmark.report.number_text import mean_text
+    from textrl_agents.benchmark.report.blocks import mean_text
     from textrl_agents.benchmark.report.report import summary_of
 
     summary = summary_of(folder, lines)

@@ -10,11 +10,11 @@ from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import initial_policy, judging_env
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.training.progress import TrainingProgress
 from textrl_agents.training.random_state import seed_all
+from textrl_agents.training.terminal import TrainingProgress
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.runs.metrics_file import STEP
+from textrl_agents.runs.logs import STEP
 from textrl_agents.runs.run_evaluations import metric
 from textrl_agents.training.extras import require
 from textrl_env.text.prompt_splits import LABELS

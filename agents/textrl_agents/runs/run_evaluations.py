@@ -5,9 +5,9 @@ from __future__ import annotations
 from textrl_agents.evaluation import Evaluation, evaluate
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.logs import SampleFile
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.runs.sample_file import SampleFile
-from textrl_agents.training.progress import TrainingProgress
+from textrl_agents.training.terminal import TrainingProgress
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split

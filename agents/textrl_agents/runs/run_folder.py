@@ -16,9 +16,8 @@ import re
 import shutil
 from pathlib import Path
 
-from textrl_agents.runs.atomic import atomic_folder, existing, remove_folder
-from textrl_agents.runs.out_folder import foreign_names
-from textrl_agents.runs.policy_files import POLICY_FOLDER
+from textrl_agents.runs.atomic import atomic_folder, existing, foreign_names, remove_folder
+from textrl_agents.runs.checkpoint_files import POLICY_FOLDER
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.storage.manifest import require_manifest, verify

@@ -14,17 +14,14 @@ from typing import NamedTuple
 import torch
 
 from textrl_agents.evaluation import Evaluation
-from textrl_agents.runs.atomic import existing, remove_folder, write_atomically
+from textrl_agents.runs.atomic import existing, locked_folder, remove_folder, write_atomically
+from textrl_agents.runs.checkpoint_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.runs.config import TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
-from textrl_agents.runs.out_folder import locked_folder
+from textrl_agents.runs.logs import MetricsFile, SampleFile
 from textrl_agents.runs.plots import plot_run
-from textrl_agents.runs.policy_files import POLICY_FOLDER, SETTINGS_COPY
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.runs.sample_file import SampleFile
 from textrl_agents.runs.trainer import Trainer, make_trainer
-from textrl_agents.training.progress import TrainingProgress
-from textrl_agents.training.stop_signals import StopSignals
+from textrl_agents.training.terminal import StopSignals, TrainingProgress
 from textrl_agents.training.trust import require_trust, resume_command
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.models.storage.manifest import verify
@@ -139,7 +136,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             _rewind(run, tokens if checkpoint is not None else -1)
             write_atomically(run.config, settings)
             _say_least(config, trainer)
-            with _stop_signals(config) as stop, TrainingProgress(progress) as bar:
+            with StopSignals(_answer_to_signals(config)) as stop, TrainingProgress(progress) as bar:
                 finished = trainer.timesteps >= config.timesteps or _learn(trainer, config, run, bar, stop)
                 if (policy := trainer.actor_critic) is not None:
                     run.save_policy(policy, trainer.timesteps)
@@ -219,8 +216,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _stop_signals(config: TrainConfig) -> StopSignals:
-    return StopSignals() if config.algorithm_entry.has_checkpoints else StopSignals("stopping at the next record")
+def _answer_to_signals(config: TrainConfig) -> str:
+    answer = "saving a checkpoint" if config.algorithm_entry.has_checkpoints else "stopping at the next record"
+    return f"{answer}; once more stops at once"
 
 
 @contextlib.contextmanager

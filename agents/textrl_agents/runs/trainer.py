@@ -10,7 +10,7 @@ from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.training.progress import TrainingProgress
+from textrl_agents.training.terminal import TrainingProgress
 from textrl_env.models import CausalLMActorCritic
 
 

@@ -1,16 +1,20 @@
-"""What a row of `textrl bench speed` is made of: a measurement, its sizes, and the target that it must reach."""
+"""What a row of `textrl bench speed` is made of: a measurement, its sizes, its target, and two sides timed in turn."""
 
 from __future__ import annotations
 
 import operator
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
-from textrl_agents.speed.timing import Comparison
 from textrl_agents.speed.workload import Workload
+
+# Does the work once and says how much it was: tokens, as a rule.
+Work = Callable[[], int]
 
 _SIDES: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 
@@ -68,6 +72,42 @@ def measurement(
 ) -> Callable[[Callable[..., Measured]], Measurement]:
     """Make a function a row's `Measurement`, as a decorator."""
     return lambda measure: Measurement(measure, target, unit, quick or {}, quick_target)
+
+
+class Comparison(NamedTuple):
+    """What `compare` measured."""
+
+    ratio: float  # speed of ours / speed of theirs, the median over the rounds
+    ours: float  # units of work a second, median
+    theirs: float
+
+
+def compare(ours: Work, theirs: Work, *, repeats: int, device: torch.device) -> Comparison:
+    """Time `ours` and `theirs` in `repeats` rounds of both, after one round that is not counted.
+
+    Both are run in each round, and the ratio is taken within the round: on a machine that others use too, a slow
+    moment then hits both sides alike.
+    """
+    rounds = [(speed(ours, device), speed(theirs, device)) for _ in range(repeats + 1)][1:]
+    return Comparison(
+        statistics.median(mine / other for mine, other in rounds),
+        statistics.median(mine for mine, _ in rounds),
+        statistics.median(other for _, other in rounds),
+    )
+
+
+def speed(work: Work, device: torch.device) -> float:
+    """Do the work once; return its units a second."""
+    _wait(device)
+    start = time.perf_counter()
+    amount = work()
+    _wait(device)
+    return amount / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def compared(result: Comparison, ours: str, theirs: str) -> Measured:

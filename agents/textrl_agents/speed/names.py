@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from textrl_env.errors import UnknownName
 
 SPEED_ROWS = {
-    "rollout vs by hand, equal lengths": "textrl_agents.speed.generation_rows:rollout_of_equal_lengths",
-    "rollout vs by hand, to EOS": "textrl_agents.speed.generation_rows:rollout_to_eos",
-    "stepping vs generate, equal lengths": "textrl_agents.speed.generation_rows:stepping",
+    "rollout vs by hand, equal lengths": "textrl_agents.speed.rollout_rows:rollout_of_equal_lengths",
+    "rollout vs by hand, to EOS": "textrl_agents.speed.rollout_rows:rollout_to_eos",
+    "stepping vs generate, equal lengths": "textrl_agents.speed.rollout_rows:stepping",
     "update vs one prefix per transition": "textrl_agents.speed.update_rows:episodes_against_prefixes",
     "update time per token, long vs short": "textrl_agents.speed.update_rows:long_against_short",
-    "update memory, chunked vs not": "textrl_agents.speed.memory_rows:memory_of_an_update",
-    "vector env alone": "textrl_agents.speed.environment_rows:environment_alone",
-    "exact: PPO vs optimum": "textrl_agents.speed.learning_rows:exact_optimum",
+    "update memory, chunked vs not": "textrl_agents.speed.update_rows:memory_of_an_update",
+    "vector env alone": "textrl_agents.speed.rollout_rows:environment_alone",
+    "exact: PPO vs optimum": "textrl_agents.speed.learning_rows:exact_with_sb3",
     "demo: rise of held-out gold": "textrl_agents.speed.learning_rows:demo_gold_score",
     "rllib: sampling vs SB3": "textrl_agents.speed.rllib_rows:sampling_against_sb3",
     "rllib: update vs its default pipeline": "textrl_agents.speed.rllib_rows:update_against_default_pipeline",
     "rllib: ratio at the first minibatch": "textrl_agents.speed.rllib_rows:ratio_at_first_minibatch",
-    "rllib: exact, PPO vs optimum": "textrl_agents.speed.rllib_rows:exact_optimum",
-    "rllib: share of the rewarded token": "textrl_agents.speed.rllib_rows:rewarded_token_share",
+    "rllib: exact, PPO vs optimum": "textrl_agents.speed.learning_rows:exact_with_rllib",
+    "rllib: share of the rewarded token": "textrl_agents.speed.learning_rows:rewarded_token_share",
     "trl: RLOO, sampling and update": "textrl_agents.speed.trl_rows:rloo_against_trl",
     "trl: GRPO, sampling and update": "textrl_agents.speed.trl_rows:grpo_against_trl",
 }

@@ -1,4 +1,4 @@
-"""Rows on RLlib's adapter: its speed against SB3's and RLlib's own pipeline, the first ratio, and known optima."""
+"""Rows on RLlib's adapter: its speed against SB3's and RLlib's own pipeline, and the first ratio."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from textrl_agents.check.known_optimum import RLLIB_ITERATIONS, train_exact_with_rllib, train_rllib_ppo
 from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.module import CausalLMModule
 from textrl_agents.rllib.policy import packer_of
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.phases import SB3Phases
-from textrl_agents.speed import one_token_task
-from textrl_agents.speed.measurement import Bench, Measured, Target, compared, measurement
-from textrl_agents.speed.timing import compare
+from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
 from textrl_agents.speed.workload import without_eos, zero_reward
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
 from textrl_env.models.packing import pack_observations
 from textrl_env.tasks import Task
-
-EXACT_SECONDS = 90.0
-SHARE_ERROR = 0.03
 
 
 class RLlibPhases:
@@ -203,24 +197,3 @@ def ratio_at_first_minibatch(bench: Bench, *, rows: int = 32, fragment: int = 8,
         phases.update()
     detail = f"largest |ratio - 1| before {updates} updates that cut responses every {fragment} tokens"
     return Measured(largest, detail)
-
-
-# Fewer iterations do not reach the optimum, so `--quick` asks for less.
-@measurement(Target(">=", 0.97), unit="of optimum", quick={"iterations": 40}, quick_target=Target(">=", 0.8))
-def exact_optimum(bench: Bench, *, iterations: int = RLLIB_ITERATIONS) -> Measured:
-    """Train PPO on `exact`; the normalized value that it reaches."""
-    result = train_exact_with_rllib(0, device=bench.device, iterations=iterations)
-    return Measured(
-        result.normalized,
-        f"in {result.seconds:.1f} s with Ray's start (at most {EXACT_SECONDS:g} s)",
-        within=result.seconds <= EXACT_SECONDS,
-    )
-
-
-@measurement(Target("<=", SHARE_ERROR), unit="from optimum")
-def rewarded_token_share(bench: Bench, *, iterations: int = one_token_task.ITERATIONS) -> Measured:
-    """Train PPO on `one_token_task`; how far the rewarded token's share is from the optimal one."""
-    env = {"task": one_token_task.ONE_TOKEN_TASK, "device": str(bench.device)}
-    _, policy = train_rllib_ppo(env, 0, iterations, **one_token_task.SETTINGS)
-    share, optimum = one_token_task.share_of_rewarded(policy), one_token_task.OPTIMUM
-    return Measured(abs(share - optimum), f"share {share:.3f}, optimum {optimum:.3f}")

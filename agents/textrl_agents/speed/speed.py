@@ -17,7 +17,7 @@ from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.speed.names import SPEED_ROWS, chosen_names
 from textrl_agents.speed.workload import embedded_workload
 from textrl_agents.training.extras import missing_extra
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import errors_only
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
 from textrl_env.models.storage.loading import resolve_device

@@ -11,8 +11,7 @@ import yaml
 
 from textrl_env.errors import ConfigError
 
-# Values of a settings file, those of each reference to an anchor counted again.
-LARGEST_FILE = 100_000
+LARGEST_FILE = 100_000  # values; those behind an anchor count again at each reference to it
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,7 +27,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. No tag of it can make an object or run code. Raises ConfigError."""
+    """Read the mapping in a YAML file. No tag in it can make an object or run code. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path that none can be
@@ -41,15 +40,20 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["algorithm.n_steps=32", "samples=8"]` as nested settings; values are YAML. Raises ConfigError."""
+def parse_assignments(
+    assignments: Sequence[str], option: str = "--set", *, example: str = "algorithm.n_steps=32"
+) -> dict[str, Any]:
+    """Parse `["algorithm.n_steps=32", "samples=8"]` into nested settings; values are YAML. Raises ConfigError.
+
+    option, example: of the command line, for the messages.
+    """
     settings: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         group, dot, key = name.strip().partition(".")
         if not equals or not group or (dot and not key):
-            raise ConfigError(f"--set takes NAME=VALUE, such as algorithm.n_steps=32; got {assignment!r}")
-        parsed = _parse(value, f"the value of --set {name}")
+            raise ConfigError(f"{option} takes NAME=VALUE, such as {example}; got {assignment!r}")
+        parsed = _parse(value, f"the value of {option} {name}")
         if dot:
             settings.setdefault(group, {})[key] = parsed
         else:

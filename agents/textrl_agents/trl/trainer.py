@@ -18,10 +18,10 @@ from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.training.divergence import GradientGuard, RewardRange
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import errors_only
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.models.storage.quiet import quiet_loading
+from textrl_env.models.storage.pretrained import quiet_loading
 
 LOGGERS = ("trl", "accelerate", "datasets")
 # Where it runs and what it writes. Full precision and no dropout, as everywhere else in the benchmark.

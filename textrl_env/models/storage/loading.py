@@ -16,9 +16,8 @@ from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.storage.embedded import asset_folder
-from textrl_env.models.storage.hub import local_files_only
 from textrl_env.models.storage.policy_folder import verify_policy
-from textrl_env.models.storage.pretrained import load_pretrained
+from textrl_env.models.storage.pretrained import load_pretrained, local_files_only
 from textrl_env.user_values import check_device_name, check_dtype_name, user_path
 
 EMBEDDED = "embedded"

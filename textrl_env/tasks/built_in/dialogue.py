@@ -18,7 +18,7 @@ from typing import Any
 
 from textrl_env.language import insults
 from textrl_env.language.phrases import Phrases
-from textrl_env.language.topics import ANIMALS, COUNTRIES
+from textrl_env.language.words import ANIMALS, COUNTRIES
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
 from textrl_env.tasks.format import Format, Row
 from textrl_env.tasks.task import Task

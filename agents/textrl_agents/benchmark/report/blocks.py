@@ -1,4 +1,4 @@
-"""What a report is made of. What models and users wrote stays plain text in it."""
+"""What a report is made of, and how it writes numbers. What models and users wrote stays plain text in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from textrl_agents.benchmark.report.figures import DPI
+from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_env.foreign_text import visible
 
+DPI = 160  # of the pictures
+NO_VALUE = "-"
 AGARWAL, BEIRAMI = "https://arxiv.org/abs/2108.13264", "https://arxiv.org/abs/2401.01879"
 _SOURCE = re.compile(f"({re.escape(AGARWAL)}|{re.escape(BEIRAMI)})")  # the only links of a report
 
@@ -87,3 +89,31 @@ def prose(text: str) -> list[tuple[str, str]]:
                 ("link" if _SOURCE.fullmatch(piece) else "text", piece) for piece in _SOURCE.split(part) if piece
             ]
     return pieces
+
+
+def number_text(value: float, digits: int) -> str:
+    """Write a number as `1,234.50`, for two digits after the point."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # rounding first keeps -0.00 away
+
+
+def mean_text(estimate: IntervalEstimate | None, digits: int) -> str:
+    """Write `0.98 ± 0.02`, mean and half of the interval's width; the mean alone where there were too few seeds."""
+    if estimate is None:
+        return NO_VALUE
+    mean = number_text(estimate.value, digits)
+    if estimate.interval is None:
+        return mean
+    return f"{mean} ± {number_text((estimate.interval[1] - estimate.interval[0]) / 2, digits)}"
+
+
+def range_text(estimate: IntervalEstimate, digits: int) -> str:
+    """Write `0.98 [0.96, 0.99]`; the value alone where there were too few seeds."""
+    value = number_text(estimate.value, digits)
+    if estimate.interval is None:
+        return value
+    return f"{value} [{', '.join(number_text(bound, digits) for bound in estimate.interval)}]"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write `1 seed`, `2 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from textrl_agents.benchmark.report.across_tasks import TaskComparison
-from textrl_agents.benchmark.report.number_text import finite_number
+from textrl_agents.benchmark.report.blocks import DPI
 from textrl_agents.benchmark.report.statistics import IntervalEstimate
-from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable
+from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable, finite_number
 from textrl_agents.training.extras import require
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#332288", "#7A3E00", "#5A
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h")
 INK, FAINT = "#222222", "#B0B0B0"
-DPI = 160
 _LABEL_LENGTH = 30
 
 

@@ -12,10 +12,8 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock
-from textrl_agents.benchmark.report.html import html
-from textrl_agents.benchmark.report.markdown import FIGURES, markdown
-from textrl_agents.benchmark.report.number_text import counted
+from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock, counted
+from textrl_agents.benchmark.report.rendering import FIGURES, html, markdown
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
     all_tasks,

@@ -16,8 +16,11 @@ from textrl_agents.benchmark.report.blocks import (
     Section,
     TableBlock,
     TextBlock,
+    counted,
+    mean_text,
+    number_text,
+    range_text,
 )
-from textrl_agents.benchmark.report.number_text import counted, mean_text, number_text, range_text
 from textrl_agents.benchmark.report.runs import machines
 from textrl_agents.benchmark.report.statistics import MIN_SEEDS
 from textrl_agents.benchmark.report.summary import Summary

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.benchmark.report.number_text import finite_number
 from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_env.foreign_text import shown
 from textrl_env.text.prompt_splits import LABELS
@@ -204,6 +204,13 @@ def _error(line: Line) -> str | None:
         if needed and _value(line, name) is None:
             return f"the run finished, but its {name} is {shown(metrics.get(name))} and no finite number"
     return None
+
+
+def finite_number(value: Any) -> float | None:
+    """Return `value` as a float; None where it is no number, not finite, or an integer beyond the range of floats."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        return None
+    return float(value)
 
 
 def _value(line: Line, key: str) -> float | None:

@@ -15,8 +15,14 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 
 from textrl_agents.rllib.policy import packer_of, policy_of
 from textrl_agents.runs.atomic import atomic_folder, existing
-from textrl_agents.runs.policy_files import load_policy_files, save_policy_files, with_number_keys
-from textrl_agents.runs.state_files import expected_state, load_state, save_state
+from textrl_agents.runs.checkpoint_files import (
+    expected_state,
+    load_policy_files,
+    load_state,
+    save_policy_files,
+    save_state,
+    with_number_keys,
+)
 from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models.storage.manifest import verify

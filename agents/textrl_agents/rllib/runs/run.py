@@ -18,11 +18,10 @@ from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.rllib.runs.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.runs.config import N_ENVS, TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.training.progress import TrainingProgress
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import TrainingProgress, errors_only
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.rllib import make_config, policy_of, ray_session, training_metrics
 from textrl_agents.rllib.metrics import tokens_sampled
-from textrl_agents.training.quiet import errors_only
+from textrl_agents.training.terminal import errors_only
 
 
 def train(cell: Cell, record: Record) -> Trained:

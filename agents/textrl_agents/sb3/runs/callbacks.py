@@ -16,8 +16,8 @@ from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.runs.progress_lines import rollout_means
 from textrl_agents.sb3.vec_env import TextVecEnv
-from textrl_agents.training.progress import TrainingProgress
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
+from textrl_agents.training.terminal import TrainingProgress
 
 
 class RLHFMetrics(BaseCallback):

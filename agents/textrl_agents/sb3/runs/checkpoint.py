@@ -18,8 +18,14 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from textrl_agents.runs.atomic import atomic_folder, existing
-from textrl_agents.runs.policy_files import load_policy_files, save_policy_files, with_number_keys
-from textrl_agents.runs.state_files import expected_state, load_state, save_state
+from textrl_agents.runs.checkpoint_files import (
+    expected_state,
+    load_policy_files,
+    load_state,
+    save_policy_files,
+    save_state,
+    with_number_keys,
+)
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv

@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import KVWriter
 
-from textrl_agents.training.progress import LINE_SECONDS, measured_text, progress_text
+from textrl_agents.training.terminal import LINE_SECONDS, measured_text, progress_text
 
 
 class ProgressLines(KVWriter):

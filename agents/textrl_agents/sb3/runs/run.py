@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import set_random_seed
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
 from textrl_agents.runs.config import N_ENVS, TrainConfig
-from textrl_agents.runs.metrics_file import MetricsFile
+from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent, sb3_algorithm
@@ -24,7 +24,7 @@ from textrl_agents.sb3.runs.checkpoint import load_checkpoint
 from textrl_agents.sb3.runs.checkpointing import Checkpoints
 from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
-from textrl_agents.training.progress import TrainingProgress
+from textrl_agents.training.terminal import TrainingProgress
 from textrl_env.models import CausalLMActorCritic
 
 

@@ -12,8 +12,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from textrl_env.embedded.corpus import collate, documents, training_batches
-from textrl_env.embedded.tokenizer import TURN_END
+from textrl_env.embedded.corpus import TURN_END, collate, documents, training_batches
 from textrl_env.language.grammar import well_formed
 
 CONTEXT = 512

@@ -1,20 +1,23 @@
-"""`report.md`, in which what models and users wrote is fenced or escaped."""
+"""`report.md` and `report.html` from the same sections. What models and users wrote has no effect in either.
+
+In Markdown it is fenced or escaped; in the page Jinja2 escapes it. The page needs no other file: no script runs in it,
+and it loads nothing from outside.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from textrl_agents.benchmark.report.blocks import (
-    Block,
-    PictureBlock,
-    Section,
-    TableBlock,
-    TextBlock,
-    prose,
-)
+import jinja2
+
+from textrl_agents.benchmark.report.blocks import Block, PictureBlock, Section, TableBlock, TextBlock, prose
 from textrl_env.foreign_text import visible
 
+TEMPLATE = "report.html.j2"
 FIGURES = "figures"  # the folder of the pictures, beside report.md
 
 
@@ -26,6 +29,20 @@ def markdown(title: str, found: Sequence[Section]) -> str:
         for block in section.blocks:
             lines += [*_block(block), ""]
     return "\n".join(lines)
+
+
+def html(title: str, found: Sequence[Section]) -> str:
+    """Render the whole of report.html."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"visible": visible, "prose": prose, "csp_hash": _csp_hash}
+    return environment.get_template(TEMPLATE).render(title=title, sections=found)
 
 
 def _block(block: Block) -> list[str]:
@@ -59,3 +76,8 @@ def _inert(text: str) -> str:
     """Escape text so that Markdown renders no markup, HTML, address or mention."""
     text = re.sub(r"([\\`*_\[\]<>|~$@#&])", r"\\\1", visible(text)).replace("://", ":\\//")
     return re.sub(r"\b(www)\.", r"\1\\.", text, flags=re.IGNORECASE)
+
+
+def _csp_hash(text: str) -> str:
+    """Return the source expression that allows this inline text and no other (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()}"

@@ -1,4 +1,4 @@
-"""A check that users can run on an algorithm of their own before they spend hours on its benchmark."""
+"""Checks that users run on a policy or an algorithm of their own, before they spend hours on its training."""
 
 from __future__ import annotations
 
@@ -6,20 +6,51 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import judging_env
-from textrl_agents.benchmark.run_cell import LearningCurve
 from textrl_agents.evaluation import Evaluation
+from textrl_agents.policy import Policy
+from textrl_agents.rollout import collect
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
+from textrl_env.models import pack
 
-# How far past its budget an algorithm may go: batches are whole.
-OVERSHOOT = 1.5
+TOLERANCE = 1e-4  # nats, of a log-probability
+OVERSHOOT = 1.5  # how far past its budget an algorithm may go: batches are whole
 EPISODES = 32
+
+
+@torch.no_grad()
+def check_policy(policy: Policy, env: TextGenVectorEnv, *, tolerance: float = TOLERANCE) -> None:
+    """Sample a response in each row of `env`, and compare what the policy's methods say of it.
+
+    Raises ConfigError that names the method where `step` samples from one distribution and `states` or `evaluate` give
+    another, or where an id is drawn that the tokenizer does not know.
+    """
+    sampled = collect(policy, env, episodes=env.num_envs, seed=0, deterministic=False)
+    packed = pack(sampled, policy.device)
+    drawn = torch.from_numpy(np.concatenate([episode.log_probs for episode in sampled]))
+    known = torch.from_numpy(env.rules.vocabulary.known)[packed.actions.cpu()]
+    if not known.all():
+        unknown = int(packed.actions.cpu()[~known][0])
+        raise ConfigError(f"step drew {unknown}, an id that the tokenizer does not know: its logit must be -inf")
+    logits = policy.states(packed).logits
+    said = {
+        "evaluate": policy.evaluate(packed).log_probs,
+        "states": logits.log_softmax(dim=-1).gather(-1, packed.actions[:, None]).squeeze(-1),
+    }
+    for name, log_probs in said.items():
+        worst = float((log_probs.double().cpu() - drawn).abs().max())
+        if not worst <= tolerance:
+            raise ConfigError(
+                f"{name} differs from step by {worst:.2g} nats in the log-probability of a sampled token: all methods "
+                "must mean the distribution that is sampled, after temperature and cuts, at the same state"
+            )
 
 
 def check_algorithm(
@@ -30,7 +61,7 @@ def check_algorithm(
     settings: Mapping[str, Any] | None = None,
     reproducible: bool = True,
 ) -> Evaluation:
-    """Train it as the benchmark will, twice, and say what would go wrong.
+    """Train the algorithm twice as the benchmark will, and say what would go wrong.
 
     budget: tokens of each training; enough for two of the algorithm's updates. settings: on top of its own.
     reproducible: whether two runs of one seed must give the same policy (asynchronous algorithms cannot).
@@ -61,10 +92,10 @@ def check_algorithm(
 
 
 def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
-    curve = _Checked(algorithm)
+    record = _CheckedRecord(algorithm)
     env = judging_env(cell)  # before training, so that its reference is what the task's was
     torch.manual_seed(cell.seed)
-    trained = algorithm.run(cell, curve)
+    trained = algorithm.run(cell, record)
     if not isinstance(trained, Trained):
         raise _wrong(algorithm, f"train must return a Trained, got {type(trained).__name__}")
     try:
@@ -72,9 +103,9 @@ def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
             raise _wrong(algorithm, f"Trained.tokens must count the tokens generated, got {trained.tokens!r}")
         if trained.tokens > OVERSHOOT * cell.budget:
             raise _wrong(algorithm, f"it generated {trained.tokens} tokens with a budget of {cell.budget}")
-        if curve.tokens > trained.tokens:
+        if record.tokens > trained.tokens:
             raise _wrong(
-                algorithm, f"it recorded a point at {curve.tokens} tokens and says it generated {trained.tokens}"
+                algorithm, f"it recorded a point at {record.tokens} tokens and says it generated {trained.tokens}"
             )
         try:
             evaluation = trained.evaluate(env, cell.eval_episodes, cell.seed)
@@ -89,7 +120,7 @@ def _run(algorithm: Algorithm, cell: Cell) -> Evaluation:
 
 
 def _check_reference(algorithm: Algorithm, cell: Cell, used: TextGenVectorEnv) -> None:
-    """An environment built after training has the weights of one built before, or training reached the task's own."""
+    """Compare the reference of an environment built before training with that of one built now: both are the task's."""
     references = [env.kl_penalty.require_reference() for env in (used, judging_env(cell))]
     before, after = (reference.lm.model.state_dict() for reference in references)
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
@@ -97,12 +128,11 @@ def _check_reference(algorithm: Algorithm, cell: Cell, used: TextGenVectorEnv) -
         raise _wrong(algorithm, f"it changed the reference's weights: {', '.join(changed[:3])}")
 
 
-class _Checked(LearningCurve):
-    """A learning curve that says what is wrong with a point."""
+class _CheckedRecord:
+    """Takes the points of a learning curve, and says what is wrong with one."""
 
     def __init__(self, algorithm: Algorithm):
-        super().__init__()
-        self.algorithm = algorithm
+        self.algorithm, self.tokens = algorithm, 0
 
     def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
         values = {"score": score, "kl": 0.0 if kl is None else kl, "length": length}
@@ -111,7 +141,7 @@ class _Checked(LearningCurve):
             raise _wrong(self.algorithm, f"it recorded {broken} at {tokens} tokens: record finite means only")
         if tokens < self.tokens:
             raise _wrong(self.algorithm, f"it recorded {tokens} tokens after {self.tokens}: they only grow")
-        super().__call__(tokens, score=score, kl=kl, length=length)
+        self.tokens = int(tokens)
 
 
 def _wrong(algorithm: Algorithm, what: str) -> ConfigError:

@@ -1,13 +1,21 @@
-"""Show the progress of a training run: a bar in a terminal, plain lines anywhere else."""
+"""A training run in a terminal: the progress it shows, the signals that stop it, and libraries kept quiet meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import logging
+import signal
+import sys
+import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:  # rich comes with the command line, and not with every library
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 REFRESH_SECONDS = 0.2  # of the bar
 LINE_SECONDS = 10.0  # from one line to the next
@@ -27,31 +35,33 @@ def measured_text(score: float, kl: float | None) -> str:
     return f"score {score:.3f}" if kl is None else f"score {score:.3f}  KL {kl:.2f}"
 
 
+def progress_bar(console: Console, *columns: ProgressColumn, shown: bool) -> Progress:
+    """Make a bar with a description before it, `columns` behind it, and the time that has passed and that is left."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    before = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24))
+    after = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*before, *columns, *after, console=console, transient=True, disable=not shown)
+
+
 class TrainingProgress:
     """Shows tokens, tokens/s, time left, score and KL, on stderr so that stdout stays machine-readable.
 
-    A bar where stderr is a terminal. Elsewhere (a file, nohup, Slurm, a notebook) a line at the start, one every
-    `LINE_SECONDS`, one for each evaluation and one at the end. Evaluations do not count in the speed or the time left.
-    enabled: False shows nothing.
+    Where stderr is a terminal it shows a bar. Elsewhere (a file, nohup, Slurm, a notebook) it prints a line at the
+    start, one every `LINE_SECONDS`, one for each evaluation and one at the end. Evaluations count neither in the speed
+    nor in the time left. enabled: False shows nothing.
     """
 
     def __init__(self, enabled: bool = True, console: Console | None = None):
+        from rich.console import Console
+        from rich.progress import TextColumn
+
         self._console = console or Console(stderr=True)
         self._shows_bar = enabled and self._console.is_interactive
         self._shows_lines = enabled and not self._shows_bar
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-            TextColumn("{task.fields[measured]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._shows_bar,
-        )
+        tokens = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
+        measured = TextColumn("{task.fields[measured]}")
+        self._progress = progress_bar(self._console, tokens, measured, shown=self._shows_bar)
         self._task: TaskID | None = None
         self._measured = ""
         self._tokens, self._first, self._total = 0, 0, 0
@@ -61,9 +71,7 @@ class TrainingProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._progress.stop()
 
     def start(self, tokens: int, total: int) -> None:
@@ -74,12 +82,11 @@ class TrainingProgress:
         self.advance(tokens, show=True)
 
     def advance(self, tokens: int, *, show: bool = False) -> None:
-        """Note the tokens so far, at every step. They are shown where that is due, or at once where `show` says so."""
+        """Note the tokens so far, at every step. They are shown when that is due, or at once where `show` says so."""
         now = time.monotonic()
         self._tokens = tokens
-        if self._task is None or (
-            not show and now - self._shown_at < (LINE_SECONDS if self._shows_lines else REFRESH_SECONDS)
-        ):
+        pause = LINE_SECONDS if self._shows_lines else REFRESH_SECONDS
+        if self._task is None or (not show and now - self._shown_at < pause):
             return
         self._shown_at = now
         per_second = (tokens - self._first) / max(now - self._started_at, 1e-9)
@@ -112,3 +119,42 @@ class TrainingProgress:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class StopSignals:
+    """Notes the first Ctrl-C or SIGTERM in `received`, and prints `answer`. A second one does what it always does."""
+
+    HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        # Python delivers signals to the main thread only; in another thread the caller's own handling stays.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {kind: signal.signal(kind, self._note) for kind in self.HANDLED}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self.__exit__()
+        print(f"{self.received.name}: {self.answer}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def errors_only(name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Silence the logger `name`, and those below it without a level of their own. level: what is still shown."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
