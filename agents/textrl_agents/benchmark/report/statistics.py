@@ -33,7 +33,7 @@ ResampledStatistic = Callable[..., np.ndarray]
 class IntervalEstimate:
     """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds.
 
-    Unlike `evaluation.statistic.Statistic`, which has hundreds of samples of one run, it may rest on three values, so
+    Unlike `evaluation.Statistic`, which has hundreds of samples of one run, it may rest on three values, so
     the normal approximation will not do.
     """
 
