@@ -1,4 +1,4 @@
-"""The rows of `textrl bench speed` by name, known without torch, and where each is measured."""
+"""The names of the rows of `textrl bench speed`, known without torch, and where each is measured."""
 
 from __future__ import annotations
 
