@@ -12,17 +12,17 @@ from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
 from textrl_env.arguments import EnvArguments
+from textrl_env.assembled import AssembledEnv
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
 from textrl_env.mdp import TokenMDP, Transition, check_limit
-from textrl_env.pickling import Portable
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptGroups, restored_generator
 from textrl_env.user_values import check_seed
 
 
-class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
+class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the

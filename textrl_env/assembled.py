@@ -14,7 +14,7 @@ from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 
 
-class Portable:
+class AssembledEnv:
     """An environment made of `assemble(**self._arguments)`.
 
     A pickle holds the arguments, so the model by its name, and the state. It is assembled again where it is loaded, and
