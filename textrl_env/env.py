@@ -117,14 +117,6 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
         self._mdp = TokenMDP(self.rules, 1)
         self._renderer = Renderer(self.rules.tokenizer) if self.render_mode is not None else None
 
-    def _parts_state(self) -> dict[str, Any]:
-        return {**super()._parts_state(), "renderer": self._renderer and self._renderer.state_dict()}
-
-    def _load_parts_state(self, state: dict[str, Any]) -> None:
-        super()._load_parts_state(state)
-        if self._renderer is not None:
-            self._renderer.load_state_dict(state["renderer"])
-
     def action_masks(self) -> np.ndarray:
         """bool [V]: the ids that the tokenizer knows. sb3-contrib's MaskablePPO asks for it by this name."""
         return self.rules.vocabulary.known.copy()

@@ -79,14 +79,6 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         self._mdp = TokenMDP(self.rules, self.num_envs, self.max_episode_steps)
         self._groups = PromptGroups(self.prompts, self.group_size) if self.group_size > 1 else None
 
-    def _parts_state(self) -> dict[str, Any]:
-        return {**super()._parts_state(), "groups": self._groups and self._groups.state_dict()}
-
-    def _load_parts_state(self, state: dict[str, Any]) -> None:
-        super()._load_parts_state(state)
-        if self._groups is not None:
-            self._groups.load_state_dict(state["groups"])
-
     @property
     def kl_coefs(self) -> np.ndarray:
         """float64 [N]: the KL coefficient of each row's current episode."""
