@@ -14,8 +14,7 @@ import torch
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.cell_envs import training_env
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 from textrl_agents.algorithms.registry import register_algorithm
 from textrl_agents.algorithms.response_groups import means, token_count
 from textrl_agents.rollout import collect

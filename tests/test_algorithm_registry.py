@@ -64,7 +64,7 @@ def test_what_it_names_is_there_and_takes_its_settings(name: str) -> None:
 
 def _loaded(place: str) -> Any:
     if place.startswith("trl"):
-        from textrl_agents.trl.arguments import load_trl
+        from textrl_agents.trl.trainer import load_trl
 
         return load_trl(place)
     return load_object(place)

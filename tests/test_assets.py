@@ -15,12 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from textrl_env.embedded import build, preferences
-from textrl_env.embedded.corpus import SHARES, collate, documents, tokenizer_texts
-from textrl_env.embedded.preferences import candidates, pair_accuracy
-from textrl_env.embedded.reward_training import MARGIN, score_texts
-from textrl_env.embedded.tokenizer import TURN_END, TURN_START
-from textrl_env.embedded.training import held_out_losses, sample_completions, well_formed_share
+from textrl_env.embedded import build, reward_training
+from textrl_env.embedded.corpus import SHARES, TURN_END, TURN_START, collate, documents, tokenizer_texts
+from textrl_env.embedded.policy_training import held_out_losses, sample_completions, well_formed_share
+from textrl_env.embedded.reward_training import MARGIN, candidates, pair_accuracy, score_texts
 from textrl_env.errors import AssetError, UnknownName
 from textrl_env.language.grammar import generate_dialogue, review_prompts
 from textrl_env.models.storage.embedded import HASHES, NAMES, asset_folder, verify
@@ -329,7 +327,7 @@ def test_a_tiny_build_is_complete_and_deterministic(
 ) -> None:
     """CHECKS 31, for the build: the same seed gives bit-identical weights, put in place of older ones."""
     short = functools.partial(sample_completions, max_new_tokens=6)  # an untrained model hardly ever ends
-    monkeypatch.setattr(preferences, "sample_completions", short)
+    monkeypatch.setattr(reward_training, "sample_completions", short)
     monkeypatch.setattr(build, "sample_completions", short)
     folders = [tmp_path / "first", tmp_path / "second"]
     (folders[1] / "policy").mkdir(parents=True)

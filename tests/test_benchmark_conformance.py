@@ -14,7 +14,7 @@ import torch
 from textrl_agents.algorithms import registry
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.check.conformance import check_algorithm
 from textrl_env import Task, register_task

@@ -13,7 +13,7 @@ from textrl_agents.algorithms.built_in import best_of_n, expert_iteration, refer
 from textrl_agents.algorithms.built_in.best_of_n import kl_bound
 from textrl_agents.algorithms.built_in.expert_iteration import kept
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import training_env
+from textrl_agents.algorithms.cell_setup import training_env
 from textrl_agents.algorithms.response_groups import best, groups
 from textrl_agents.evaluation import evaluate, paired_difference
 from textrl_agents.evaluation.heldout_env import sibling_env

@@ -12,7 +12,7 @@ import pytest
 from textrl_agents.algorithms import registry
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.plan import PRESETS, Plan, Preset, parse_env, parse_settings
 from textrl_agents.benchmark.plugins import load_plugins

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.cell_envs import training_env
-from textrl_agents.algorithms.initial_policy import initial_policy
-from textrl_agents.algorithms.preference_pairs import collect_pairs, pair_of
-from textrl_agents.algorithms.response_groups import groups, token_count
+from textrl_agents.algorithms.cell_setup import initial_policy, training_env
+from textrl_agents.algorithms.response_groups import collect_pairs, groups, pair_of, token_count
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks import Task

@@ -13,13 +13,12 @@ from huggingface_hub import constants
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.cell_envs import training_env
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 from textrl_agents.rollout import collect
 from textrl_agents.trl import EnvironmentReward, OnlineRun, prompt_dataset, prompt_processor, train_offline
 from textrl_agents.trl import train_cell as entry
 from textrl_agents.trl.rows import dpo_rows, kto_rows, orpo_rows
-from textrl_agents.trl.session import trl_session
+from textrl_agents.trl.trainer import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import pack

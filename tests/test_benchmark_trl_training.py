@@ -14,15 +14,14 @@ import pytest
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import training_env
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 from textrl_agents.algorithms.registry import algorithm_names
 from textrl_agents.speed import trl_rows
 from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
 from textrl_agents.trl import train_cell as entry
-from textrl_agents.trl.session import trl_session
+from textrl_agents.trl.trainer import trl_session
 from textrl_env import TextGenVectorEnv
 from textrl_env.tasks import Task
 from textrl_env.tasks.enumeration import ExactValue

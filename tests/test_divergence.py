@@ -256,7 +256,7 @@ def test_rllib_refuses_log_probs_that_are_not_numbers() -> None:
 def trl_run(reward: Any = None) -> tuple[Any, Any]:
     """An environment of `exact` as TRL's entries have it, and a policy to train in it."""
     pytest.importorskip("trl")
-    from textrl_agents.algorithms.initial_policy import initial_policy
+    from textrl_agents.algorithms.cell_setup import initial_policy
     from textrl_env import TextGenVectorEnv
 
     arguments = {"device": "cpu", "autoreset_mode": "SAME_STEP", "kl_mode": "deferred"}

@@ -28,7 +28,7 @@ from textrl_env.errors import (
     StepError,
 )
 from textrl_env.tasks import Task, task_names
-from textrl_env.text.picture import text_picture
+from textrl_env.text.rendering import text_picture
 
 ROOT = Path(__file__).parents[1]
 EOS = 5  # of task "exact"

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from textrl_agents.evaluation import Evaluation, evaluate, paired_difference
+from textrl_agents.evaluation.evaluation import Statistic
 from textrl_agents.evaluation.heldout_env import sibling_env
-from textrl_agents.evaluation.statistic import Statistic
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, SamplingParams, ScriptedModel, load_model

@@ -8,11 +8,10 @@ from statistics import fmean, stdev
 import pytest
 
 from textrl_env.errors import ConfigError
-from textrl_env.language.gold import gold_sentiment
-from textrl_env.language.grammar import continue_review, generate_review, review_prompts
-from textrl_env.language.lexicon import POLARITY
+from textrl_env.language.gold import POLARITY, gold_sentiment
+from textrl_env.language.grammar import continue_review, derive_review, review_prompts
 from textrl_env.language.review_rules import RULES
-from textrl_env.language.topics import TOPICS
+from textrl_env.language.words import TOPICS
 
 SOUP = "The soup was"
 TABLE = [
@@ -106,6 +105,6 @@ def test_natural_text_is_hardly_deducted_from() -> None:
     """A review scores 0.25 less without its last mark, and is otherwise what its sentences say."""
     rng = random.Random(2)
     for _ in range(200):
-        review = generate_review(rng)
+        review = derive_review(rng)[0]
         whole, cut = gold_sentiment(["", ""], [review, review[:-1]])
         assert cut == pytest.approx(max(-1.0, whole - 0.25))

@@ -13,9 +13,9 @@ import pytest
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.language import grammar
-from textrl_env.language.lexicon import POLARITY
+from textrl_env.language.gold import POLARITY
 from textrl_env.language.review_rules import MAX_SENTENCES, OPENINGS, RULES
-from textrl_env.language.topics import TOPICS
+from textrl_env.language.words import TOPICS
 from textrl_env.text.prompt_splits import SPLITS
 
 DIGEST_OF_EVERYTHING = """
@@ -45,7 +45,7 @@ def test_same_seed_same_text_in_another_process() -> None:
 
 
 def test_other_seeds_give_other_text() -> None:
-    reviews = [grammar.generate_review(random.Random(seed)) for seed in range(50)]
+    reviews = [grammar.derive_review(random.Random(seed))[0] for seed in range(50)]
     assert len(set(reviews)) == 50
 
 
@@ -101,7 +101,7 @@ def test_unknown_split_and_foreign_prompt_are_refused() -> None:
 def test_what_it_writes_is_well_formed_and_what_it_does_not_is_not() -> None:
     rng = random.Random(3)
     for _ in range(500):
-        review = grammar.generate_review(rng)
+        review = grammar.derive_review(rng)[0]
         assert all(grammar.well_formed(review)), review
     prompts = grammar.review_prompts("heldout")
     assert all(all(grammar.well_formed(prompt + grammar.continue_review(rng, prompt))) for prompt in prompts)
@@ -120,7 +120,7 @@ def test_what_it_writes_is_well_formed_and_what_it_does_not_is_not() -> None:
 
 def test_lengths_of_reviews() -> None:
     rng = random.Random(4)
-    reviews = [grammar.generate_review(rng) for _ in range(2000)]
+    reviews = [grammar.derive_review(rng)[0] for _ in range(2000)]
     counts = [len(grammar.split_sentences(review)) for review in reviews]
     assert min(counts) == 1
     assert max(counts) == MAX_SENTENCES

@@ -105,16 +105,19 @@ def test_groups_and_parts_keep_order_and_gradient(
 
     whole = gradient()
     monkeypatch.setattr(packing, "GROUP_TOKENS", group_tokens)
-    assert len(list(length_groups(packed.lengths))) > 1
+    assert len(list(length_groups(packed.lengths, torch.device("cpu")))) > 1
     torch.testing.assert_close(gradient(), whole, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("seed", range(5))
-def test_length_groups_cover_every_row_once_with_little_padding(seed: int, monkeypatch: pytest.MonkeyPatch):
+def test_length_groups_cover_every_row_once_with_little_padding(
+    seed: int, device: str, monkeypatch: pytest.MonkeyPatch
+):
     """CHECKS 29: of a group's cells at most MAX_PADDING - 1 of its real tokens are padding, once it is large enough."""
     monkeypatch.setattr(packing, "GROUP_TOKENS", 60)
     lengths = np.random.default_rng(seed).integers(1, 100, size=50)
-    groups = list(length_groups(lengths))
+    groups = list(length_groups(lengths, torch.device(device)))
     assert sorted(np.concatenate(groups).tolist()) == list(range(50))
     for group in groups:
         inside = lengths[group]

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.algorithms.cell_envs import judging_env, training_env
+from textrl_agents.algorithms.cell_setup import judging_env, training_env
 from textrl_agents.benchmark.run_cell import run_cell
 from textrl_agents.cli import app
 from textrl_agents.evaluation import evaluate

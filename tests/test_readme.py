@@ -145,3 +145,12 @@ def test_what_starts_ray_is_slow(
         item.add_marker(mark)
     pytest_collection_modifyitems([item])
     assert {mark.name for mark in item.iter_markers()} == expected
+
+
+def test_the_diffs_of_contributing_are_files_as_they_are():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```diff\n--- /dev/null\n\+\+\+ b/(\S+)\n@@ [^\n]* @@\n(.*?)```", text, flags=re.DOTALL)
+    assert len(shown) == 4
+    for path, added in shown:
+        lines = [line.removeprefix("+") for line in added.splitlines()]
+        assert "\n".join(lines) + "\n" == (ROOT / path).read_text(encoding="utf-8"), path

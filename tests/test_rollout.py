@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy
 from textrl_agents.algorithms.response_groups import best, groups, means, token_count
 from textrl_agents.rollout import collect, drawn_prompts, prompt_stream
 from textrl_env import TextGenVectorEnv

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from textrl_env.errors import MissingExtra, PromptError, UnknownName
-from textrl_env.text.prompt_datasets import load_prompt_dataset
+from textrl_env.text.prompt_rows import load_prompt_dataset
 from textrl_env.text.prompts import PromptSet
 
 datasets = pytest.importorskip("datasets")

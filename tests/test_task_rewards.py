@@ -182,7 +182,7 @@ def test_translation():
 def test_translation_names_the_extra_where_sacrebleu_is_missing(monkeypatch: pytest.MonkeyPatch):
     from textrl_env.tasks.built_in import translate
 
-    monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics", None)
+    monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics.chrf", None)
     translate._chrf.cache_clear()
     try:
         with pytest.raises(MissingExtra, match=r"sacrebleu is not installed.*'textrl-env\[tasks\]'"):

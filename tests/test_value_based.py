@@ -273,6 +273,10 @@ def test_a_table_as_a_policy():
     np.testing.assert_allclose(evaluation.log_probs.exp(), expected, atol=1e-6)
     np.testing.assert_allclose(evaluation.entropy, -(expected * np.log(expected)).sum(), atol=1e-6)
     np.testing.assert_allclose(evaluation.values, 0.5 * np.log(np.exp(policy.q[0] / 0.5).sum()), atol=1e-6)
+    for shown, count in ((obs[:3], 3), (packed, 6)):
+        states = policy.states(shown)
+        np.testing.assert_allclose(states.logits, np.log(np.tile(expected, (count, 1))), atol=1e-6)
+        np.testing.assert_allclose(states.values, np.full(count, evaluation.values[0]), atol=1e-6)
     rows = policy.rows(np.array([observation(1, 2, 3, n, m, 1) for n in range(60) for m in range(60)]))
     assert len(set(rows.tolist())) == 3600
     assert len(policy.q) == len(policy.visits) >= 3601

@@ -1,4 +1,4 @@
-"""`python -m textrl_env.embedded.build`: makes the embedded tokenizer, policy and reward model from nothing.
+"""Make the embedded tokenizer, policy and reward model from nothing: `python -m textrl_env.embedded.build`.
 
 The text is written by the grammar, so nothing is downloaded. The same seed, thread count and library versions
 give the same files. They are made in a temporary folder and put in place at the end, so a build that fails or
@@ -24,11 +24,16 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from textrl_env.embedded.corpus import FORMATS, chat_text, tokenizer_texts
-from textrl_env.embedded.preferences import Source, candidates, pair_accuracy
-from textrl_env.embedded.reward_training import MARGIN, score_texts, train_reward_model
-from textrl_env.embedded.tokenizer import train_tokenizer
-from textrl_env.embedded.training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.embedded.corpus import FORMATS, chat_text, tokenizer_texts, train_tokenizer
+from textrl_env.embedded.policy_training import held_out_losses, sample_completions, train_policy, well_formed_share
+from textrl_env.embedded.reward_training import (
+    MARGIN,
+    Source,
+    candidates,
+    pair_accuracy,
+    score_texts,
+    train_reward_model,
+)
 from textrl_env.language.gold import gold_sentiment
 from textrl_env.language.grammar import continue_review, review_prompts
 from textrl_env.models.storage.embedded import HASHES, NAMES, ROOT
@@ -39,7 +44,7 @@ METRICS = "metrics.json"
 
 
 def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: int, held_out: int) -> dict[str, Any]:
-    """Makes all assets, writes them to `out` and returns what stands in its metrics.json.
+    """Make all assets, write them to `out`, and return what stands in its metrics.json.
 
     `steps` and `reward_steps` are updates of the two models, `per_source` the texts of each source for each
     prompt, `held_out` the size of the samples that are measured.
@@ -152,7 +157,7 @@ def write_assets(
     reward: PreTrainedModel,
     metrics: dict[str, Any],
 ) -> None:
-    """Writes both folders, the metrics and the list of hashes, beside `out` first, then into it."""
+    """Write both folders, the metrics and the list of hashes, beside `out` first, then into it."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".assets-", dir=out) as scratch:
         made = Path(scratch)

@@ -1,16 +1,18 @@
-"""The training text, reviews for the most part, as batches of token ids: what the embedded policy is trained and
-measured on.
+"""The training text, reviews for the most part; the tokenizer that is learned from it; and its batches of token ids.
+
+The embedded policy is trained and measured on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from textrl_env.language.grammar import derive_review, generate_dialogue, generate_fact
 from textrl_env.tasks.registry import built_in_formats
@@ -25,6 +27,18 @@ SHARES = MappingProxyType(
 Kinds are drawn by their place in this order, so another order would give another text, and other embedded models.
 """
 _IGNORE = -100
+
+VOCABULARY = 1024
+BOS, EOS = "<|bos|>", "<|endoftext|>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+CHAT_TEMPLATE = (  # ChatML, with BOS in front as the model was trained
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 class Document(NamedTuple):
@@ -50,6 +64,38 @@ def tokenizer_texts(rng: Random, count: int) -> Iterator[str]:
             yield text
         else:
             yield from (f"{message['role']}\n{message['content']}" for message in text)
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of `VOCABULARY` ids, learned from `texts`.
+
+    BOS goes in front of every text by itself. `<|endoftext|>` is both the end of text and the padding.
+    """
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[BOS, EOS, TURN_START, TURN_END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, core.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        extra_special_tokens=[TURN_START, TURN_END],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def documents(rng: Random, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Document]:

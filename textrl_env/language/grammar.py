@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.language.phrases import Phrases
 from textrl_env.language.review_rules import (
     CONNECTIVE,
     CONTINUE,
@@ -23,7 +24,7 @@ from textrl_env.language.review_rules import (
     STANCE_SHARES,
     STANCES,
 )
-from textrl_env.language.topics import ANIMALS, COUNTRIES, DAYS, NUMBERS, TOPICS, Topic
+from textrl_env.language.words import ANIMALS, COUNTRIES, DAYS, NUMBERS, TOPICS, Topic
 from textrl_env.text.prompt_splits import SPLITS
 
 _SYMBOL = re.compile(r"\{(\w+)\}")
@@ -103,17 +104,15 @@ def _review_body(derivation: _Derivation) -> str:
 
 
 def derive_review(rng: Random) -> tuple[str, float]:
-    """A review and its `-log p` in nats: the surprise of every choice, the stance summed out."""
+    """Write a short review of one to twelve sentences; for, against or undecided, and never quite of one mind.
+
+    Returns its `-log p` too, in nats: the surprise of every choice, the stance summed out.
+    """
     derivation = _Derivation(rng, TOPICS[0])
     topic_name = derivation.pick([topic.name for topic in TOPICS])
     derivation.topic = next(topic for topic in TOPICS if topic.name == topic_name)
     opening = derivation.fill(derivation.pick(OPENINGS))
     return opening + _review_body(derivation), derivation.nats
-
-
-def generate_review(rng: Random) -> str:
-    """A short review of one to twelve sentences; for, against or undecided, and never quite of one mind."""
-    return derive_review(rng)[0]
 
 
 @functools.cache
@@ -224,25 +223,16 @@ def generate_dialogue(rng: Random) -> list[dict[str, str]]:
 # --- recognising the grammar's own sentences --------------------------------------------------------------
 
 
-def _pattern(text: str, topic: Topic) -> str:
-    """A regular expression for everything that the template `text` can become."""
-    parts = _SYMBOL.split(text)  # literal, symbol, literal, symbol, ..., literal
-    out = re.escape(parts[0])
-    for symbol, literal in zip(parts[1::2], parts[2::2], strict=True):
-        options = "|".join(_pattern(option, topic) for option in _choices(symbol, topic)[0])
-        out += f"(?:{options}){re.escape(literal)}"
-    return out
-
-
 @functools.cache
 def _recognisers(topic: Topic) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """(first sentence of a review, any later one), both without the capital of a later sentence."""
-    opening = "|".join(_pattern(opening, topic) for opening in OPENINGS)
-    polar = "|".join(_pattern(f"{{{kind}}}", topic) for kind in ("positive", "negative", "mixed"))
-    said = "|".join(_pattern(f"{{predicate_{kind}}}", topic) for kind in ("positive", "negative", "mixed"))
-    plain, tail = _pattern("{predicate_neutral}", topic), _pattern("{tail}", topic)
+    pattern = Phrases({symbol: _choices(symbol, topic)[0] for symbol in (*RULES, *Topic._fields[1:])}).pattern
+    opening = "|".join(map(pattern, OPENINGS))
+    polar = "|".join(pattern(f"{{{kind}}}") for kind in ("positive", "negative", "mixed"))
+    said = "|".join(pattern(f"{{predicate_{kind}}}") for kind in ("positive", "negative", "mixed"))
+    plain, tail = pattern("{predicate_neutral}"), pattern("{tail}")
     first = rf"(?:{opening}) (?:(?:{said})(?:{tail})[.!]|(?:{plain})(?:{tail})\.)"
-    later = rf"(?:{_pattern('{connective}', topic)}, )?(?:(?:{polar})[.!]|{_pattern('{neutral}', topic)}\.)"
+    later = rf"(?:{pattern('{connective}')}, )?(?:(?:{polar})[.!]|{pattern('{neutral}')}\.)"
     return re.compile(first), re.compile(later)
 
 

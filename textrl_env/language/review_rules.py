@@ -1,7 +1,7 @@
 """The rules of the review grammar: which templates a symbol may become. Only data; `grammar.py` runs them.
 
 A template is text with `{symbol}` in it; "3|text" makes it three times as likely as "text". A symbol is
-another rule, or one of the word lists of a `topics.Topic`. Sentences are written without their capital
+another rule, or one of the word lists of a `words.Topic`. Sentences are written without their capital
 letter and their full stop, and with "a" where the text will have "an".
 """
 

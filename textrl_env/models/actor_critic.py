@@ -24,10 +24,9 @@ from textrl_env.models.decoder import SlotDecoder
 from textrl_env.models.packing import PackedEpisodes, pack_observations, packed_states
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
 from textrl_env.models.sampling import SamplingParams, sample, warp
-from textrl_env.models.storage.card import CARD_FILE, model_card
 from textrl_env.models.storage.loading import load_model
-from textrl_env.models.storage.policy_folder import SETTINGS_FILE, VALUE_HEAD_FILE
-from textrl_env.models.storage.quiet import quiet_loading
+from textrl_env.models.storage.policy_folder import CARD_FILE, SETTINGS_FILE, VALUE_HEAD_FILE, model_card
+from textrl_env.models.storage.pretrained import quiet_loading
 from textrl_env.models.vocabulary import Vocabulary
 
 VALUE_TRUNKS = ("shared", "separate")

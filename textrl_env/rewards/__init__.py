@@ -1,14 +1,13 @@
 """Rewards: what scores a finished response, or each token of it.
 
-protocol.py       what a reward is; Scores
-function.py       a Python function with a time limit (time_limit.py)
-token.py          a function that scores each token
+protocol.py       what a reward is, and the keywords it takes; Scores
+function.py       a Python function with a time limit (time_limit.py), scoring responses or tokens
 classifier.py     any Hugging Face sequence classifier (classifier_loading.py)
 composite.py      a weighted sum of rewards
 built_in/         one file a reward that has a name
 registry.py       names for rewards
 make.py           make_reward: from a name, function, path or list to a reward
-scoring.py        how the environment calls a reward, and checks what comes back (signature.py)
+scoring.py        how the environment calls a reward, and checks what comes back
 conformance.py    check_reward: the same checks for a reward of your own
 """
 
@@ -20,12 +19,11 @@ from textrl_env.rewards.built_in.length import LengthReward
 from textrl_env.rewards.built_in.repetition import RepetitionReward
 from textrl_env.rewards.composite import CompositeReward
 from textrl_env.rewards.conformance import check_reward
-from textrl_env.rewards.function import FunctionReward
+from textrl_env.rewards.function import FunctionReward, TokenFunctionReward
 from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.protocol import Reward, Scores, completion_text, reward_name
 from textrl_env.rewards.registry import register_reward, registered_rewards
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
-from textrl_env.rewards.token import TokenFunctionReward
 
 if TYPE_CHECKING:
     from textrl_env.rewards.classifier import ClassifierReward

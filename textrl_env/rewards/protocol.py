@@ -1,5 +1,7 @@
 """What a reward is: one callable with TRL's signature, and two richer methods that it may also have.
 
+Which keywords a reward takes is checked when it is built, and used at every call to pass on only those.
+
 A plain function is a reward as it is::
 
     def shorter(prompts, completions, **columns):
@@ -15,10 +17,15 @@ list of `{"role": ..., "content": ...}` messages and each completion is a list w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
+
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of, shown
 
 Message = dict[str, Any]
 Text = str | list[Message]
@@ -49,13 +56,10 @@ class Reward(Protocol):
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """Score n finished responses.
 
-        Args:
-            prompts: n texts, or n lists of chat messages.
-            completions: n texts, or n lists with one assistant message.
-            **columns: The prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
+        prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
+        columns: the prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
 
-        Returns:
-            n finite numbers, in the order of the completions. Higher is better.
+        Returns n finite numbers, in the order of the completions. Higher is better.
         """
         ...
 
@@ -73,3 +77,91 @@ def reward_name(reward: object) -> str:
     if name is None and hasattr(reward, "func"):  # functools.partial
         name = getattr(reward.func, "__name__", None)
     return str(name or type(reward).__name__)
+
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class _Keywords(NamedTuple):
+    """The keywords that a callable takes."""
+
+    names: frozenset[str]
+    required: frozenset[str]  # without a default
+    takes_all: bool  # has **kwargs
+    unfillable: tuple[str, ...]  # required positional-only parameters: no keyword reaches them
+
+
+_cache: WeakKeyDictionary[Any, _Keywords] = WeakKeyDictionary()
+
+
+def _keywords_of(function: Callable[..., Any]) -> _Keywords:
+    """Read a callable's signature (once: it is remembered as long as the callable lives)."""
+    key = getattr(function, "__func__", function)  # bound methods are made anew at every access
+    try:
+        known = _cache.get(key)
+    except TypeError:  # neither hashable nor weakly referable, such as a slotted or an `eq` dataclass instance
+        return _read(function)
+    if known is None:
+        known = _cache[key] = _read(function)
+    return known
+
+
+def _expected(judged: str = "completions") -> str:
+    return f"f(prompts, {judged}, **columns) -> list[float]"
+
+
+def _read(function: Callable[..., Any]) -> _Keywords:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the signature of {reward_name(function)!r} cannot be read ({message_of(error)}); "
+            f"wrap it in a function with the signature {_expected()}"
+        ) from error
+    no_default = [p for p in parameters if p.default is inspect.Parameter.empty]
+    return _Keywords(
+        names=frozenset(p.name for p in parameters if p.kind in _BY_KEYWORD),
+        required=frozenset(p.name for p in no_default if p.kind in _BY_KEYWORD),
+        takes_all=any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters),
+        unfillable=tuple(p.name for p in no_default if p.kind is inspect.Parameter.POSITIONAL_ONLY),
+    )
+
+
+def check_signature(function: object, judged: str = "completions") -> None:
+    """Raise `ConfigError` where `function` cannot be called with the keywords `prompts` and `judged`."""
+    expected = _expected(judged)
+    if not callable(function):
+        got = f"{type(function).__name__} {shown(function, 60)}"
+        raise ConfigError(f"a reward must be callable, got {got}; expected {expected}")
+    if inspect.isclass(function):
+        raise ConfigError(
+            f"got the class {function.__name__!r} as a reward; pass an instance: {function.__name__}(...)"
+        )
+    keywords = _keywords_of(function)
+    missing = [name for name in ("prompts", judged) if not keywords.takes_all and name not in keywords.names]
+    if missing or keywords.unfillable:
+        why = f"takes no keyword {missing[0]!r}" if missing else f"needs {keywords.unfillable[0]!r} by position"
+        raise ConfigError(
+            f"reward {reward_name(function)!r} has the signature {inspect.signature(function)}, which {why}; "
+            f"expected {expected}"
+        )
+
+
+def accepted_columns(
+    function: Callable[..., Any], columns: Mapping[str, Any], *, given: Iterable[str]
+) -> dict[str, Any]:
+    """The columns that `function` takes. `given` are the keywords that it gets anyway.
+
+    Raises ConfigError where the function requires a column that the prompts do not bring.
+    """
+    keywords = _keywords_of(function)
+    absent = keywords.required.difference(columns, given)
+    if absent:
+        has = ", ".join(sorted(columns)) or "none"
+        raise ConfigError(
+            f"reward {reward_name(function)!r} requires the column {min(absent)!r}, which the prompts do not "
+            f"have (columns: {has}); add it to the prompts' rows or give the parameter a default"
+        )
+    if keywords.takes_all:
+        return dict(columns)
+    return {name: values for name, values in columns.items() if name in keywords.names}

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textrl_env.errors import PromptError
+from textrl_env.errors import MissingExtra, PromptError, UnknownName
 from textrl_env.foreign_text import names_shown, shown
-from textrl_env.text.prompt_datasets import PREFIX, load_prompt_dataset
 from textrl_env.text.tokenization import check_messages, check_text
 
 PromptText = str | list[dict[str, Any]]
 Row = tuple[PromptText, dict[str, Any]]  # the prompt and its other columns
 
+PREFIX = "datasets:"  # of the name of a data set
 RESERVED_COLUMNS = ("prompts", "completions", "completion_ids")  # what a reward gets besides the columns
 
 
@@ -100,9 +100,8 @@ def load_rows(source: Any) -> PromptRows:
         return _checked_rows(_read_file(Path(source)))
     if not isinstance(source, Sequence) or isinstance(source, bytes):
         raise PromptError(
-            f"prompts must be a list, the path of a .jsonl or .txt file, or a datasets.Dataset (or its name, "
-            f"'{PREFIX}...'); "
-            f"got {type(source).__name__}"
+            "prompts must be a list, the path of a .jsonl or .txt file, or a datasets.Dataset (or its name, "
+            f"'{PREFIX}...'); got {type(source).__name__}"
         )
     if source and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in source):
         raise PromptError("got one chat where a list of chats is expected; put it in a list: [messages]")
@@ -130,7 +129,7 @@ def check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
 
 
 def check_columns(names: Iterable[Any], where: str) -> None:
-    """Raise PromptError where a column has a name that rewards get for something else, or none that is a text."""
+    """Raise PromptError where a column's name is no text, or one under which rewards get something else."""
     for name in names:
         if not isinstance(name, str):
             raise PromptError(f"{where} has a column {shown(name)}; the names of columns must be texts")
@@ -190,3 +189,50 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
             raise PromptError(f"{where} is nested too deep to be read") from None
         except ValueError as error:  # not JSON, or a number of more digits than Python reads
             raise PromptError(f"{where} is not JSON: {error}") from error
+
+
+def load_prompt_dataset(source: str) -> Any:
+    """Load the `datasets.Dataset` that `source` names, such as "datasets:my/prompts:validation".
+
+    The split is "train" where none is named. A folder is read with `load_from_disk` where `save_to_disk` wrote it, else
+    as a folder of data files. Anything else is a data set's id on the hub. No code of a data set is run.
+
+    Raises MissingExtra where the package datasets is not installed, UnknownName where the data set has no such split,
+    and PromptError where it cannot be loaded; the message says why.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtra("datasets", "datasets") from None
+    name, split = _name_and_split(source)
+    try:
+        folder = Path(name).expanduser()
+        # `save_to_disk` wrote one of these.
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            loaded = datasets.load_from_disk(str(folder))
+        else:
+            # From version 4 on there is no code to run; before, a data set's own script has to be refused.
+            refuse = {"trust_remote_code": False} if int(datasets.__version__.split(".")[0]) < 4 else {}
+            loaded = datasets.load_dataset(name, **refuse)
+    except Exception as error:
+        raise PromptError(
+            f"prompts {source!r}: the data set {name!r} cannot be loaded ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(loaded, dict):  # saved without splits
+        if split is not None:
+            raise PromptError(f"prompts {source!r}: the data set in {name!r} has no splits; leave out {':' + split!r}")
+        return loaded
+    split = split or "train"
+    if split not in loaded:
+        raise UnknownName(f"split of the data set {name!r}", split, loaded)
+    return loaded[split]
+
+
+def _name_and_split(source: str) -> tuple[str, str | None]:
+    """The id or folder, and the split where one is named. A colon before a slash is part of a path."""
+    whole = source.removeprefix(PREFIX)
+    name, colon, split = whole.rpartition(":")
+    has_split = bool(colon) and "/" not in split and "\\" not in split
+    if not (name and split if has_split else whole):
+        raise PromptError(f"prompts {source!r}: expected {PREFIX}<hub id or folder>[:split]")
+    return (name, split) if has_split else (whole, None)

@@ -1,19 +1,22 @@
-"""What a person sees while an episode runs."""
+"""What a person sees while an episode runs: its text in a terminal, or as a picture, which video recorders take."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
+from textrl_env.errors import MissingExtra
 from textrl_env.foreign_text import visible
-from textrl_env.text.picture import text_picture
 from textrl_env.text.tokenization import decode_response
 from textrl_env.trajectory import Trajectory
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 DIM, RESET = "\x1b[2m", "\x1b[0m"
+WIDTH, HEIGHT, MARGIN, FONT_SIZE, LINE_HEIGHT = 720, 480, 16, 18, 24
+Colour = tuple[int, int, int]
 GREY, BLACK, BLUE = (130, 130, 130), (0, 0, 0), (0, 70, 170)
 
 
@@ -73,3 +76,38 @@ class Renderer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Show what `state_dict` was taken of."""
         vars(self).update(state)
+
+
+def text_picture(parts: Sequence[tuple[str, Colour]]) -> np.ndarray:
+    """Coloured pieces of one text, wrapped, on white; the newest lines where not all fit. uint8 [480, 720, 3].
+
+    Raises MissingExtra where Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingExtra("plots", "pillow") from None
+    font: Any = ImageFont.load_default(FONT_SIZE)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
+    lines = _wrapped(parts, font)[-((HEIGHT - 2 * MARGIN) // LINE_HEIGHT) :]
+    for number, line in enumerate(lines):
+        for x, letter, colour in line:
+            draw.text((MARGIN + x, MARGIN + number * LINE_HEIGHT), letter, fill=colour, font=font)
+    return np.array(image)
+
+
+def _wrapped(parts: Sequence[tuple[str, Colour]], font: Any) -> list[list[tuple[float, str, Colour]]]:
+    """Lines of (x, letter, colour)."""
+    lines: list[list[tuple[float, str, Colour]]] = [[]]
+    x = 0.0
+    for text, colour in parts:
+        for letter in text:
+            width = font.getlength(letter) if letter.isprintable() else 0.0
+            if letter == "\n" or x + width > WIDTH - 2 * MARGIN:
+                lines.append([])
+                x = 0.0
+            if letter.isprintable():
+                lines[-1].append((x, letter, colour))
+                x += width
+    return lines

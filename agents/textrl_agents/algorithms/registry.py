@@ -10,13 +10,14 @@ import functools
 import importlib
 from typing import Any
 
-from textrl_agents.algorithms import built_in
+from textrl_agents.algorithms import built_in, libraries
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
 
 GROUP = "textrl.algorithms"
-LIBRARIES = ("sb3", "rllib", "trl")
+LIBRARIES = modules_in(libraries.__path__[0])
+"""Names of the RL libraries: of the files in `libraries/`, each of which says what an algorithm of it says."""
 _REGISTERED: dict[str, Algorithm] = {}
 
 

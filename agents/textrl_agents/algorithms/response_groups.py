@@ -1,13 +1,19 @@
-"""Several responses to each prompt: in groups, the best of one, and what all of them cost and score."""
+"""Several responses to each prompt: in groups, the best of each, what they cost, and pairs of better and worse."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from textrl_env.errors import ConfigError
 from textrl_env.trajectory import Trajectory
+
+if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
+    from textrl_agents.policy import Policy
+    from textrl_env import TextGenVectorEnv
 
 
 def groups(responses: Sequence[Trajectory]) -> list[list[Trajectory]]:
@@ -32,3 +38,59 @@ def means(responses: Sequence[Trajectory]) -> dict[str, float]:
         "kl": float(np.mean([response.kl_sum for response in responses])),
         "length": token_count(responses) / len(responses),
     }
+
+
+class Pair(NamedTuple):
+    """Two responses to one prompt; `chosen` has the higher score."""
+
+    chosen: Trajectory
+    rejected: Trajectory
+
+
+class CollectedPairs(NamedTuple):
+    """Pairs, and the tokens of all responses sampled for them."""
+
+    pairs: list[Pair]
+    tokens: int
+
+
+def collect_pairs(
+    policy: Policy,
+    env: TextGenVectorEnv,
+    generator: np.random.Generator,
+    *,
+    n: int,
+    budget: int,
+    parts: int = 4,
+    report: Callable[[int, list[Trajectory]], None] = lambda tokens, sampled: None,
+) -> CollectedPairs:
+    """Sample `n` responses to each of uniformly drawn prompts, and pair them, until `budget` tokens are generated.
+
+    parts: the budget is spent in as many; after each, `report` gets the tokens so far and the part's responses.
+    Raises ConfigError where every prompt's responses have equal scores.
+    """
+    from textrl_agents.rollout import collect, prompt_stream
+
+    prompts = prompt_stream(env.prompts, generator)
+    pairs: list[Pair] = []
+    tokens = 0
+    for part in range(1, parts + 1):
+        share = budget * part // parts - tokens
+        if share <= 0:  # the last part took more than its own
+            continue
+        sampled = collect(policy, env, prompts=prompts, repeats=n, budget=share)
+        tokens += token_count(sampled)
+        pairs += [pair for group in groups(sampled) if (pair := pair_of(group)) is not None]
+        report(tokens, sampled)
+    if not pairs:
+        raise ConfigError(
+            f"no pairs in {tokens} tokens: the {n} responses to each prompt have equal scores. "
+            "Raise the budget or n, or use a reward that tells responses apart."
+        )
+    return CollectedPairs(pairs, tokens)
+
+
+def pair_of(group: Sequence[Trajectory]) -> Pair | None:
+    """The best and the worst response, of equal ones the first; None where all have one score."""
+    pair = Pair(best(group), min(group, key=lambda response: response.score))
+    return pair if pair.chosen.score > pair.rejected.score else None

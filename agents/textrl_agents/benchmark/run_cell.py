@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.training.provenance import resident_bytes
 from textrl_agents.benchmark.results import failed, new_line

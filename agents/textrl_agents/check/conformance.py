@@ -11,7 +11,7 @@ import torch
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
+from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.policy import Policy
 from textrl_agents.rollout import collect

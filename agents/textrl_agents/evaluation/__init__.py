@@ -1,6 +1,5 @@
 """Fresh samples of a policy, judged and compared with the reference."""
 
-from textrl_agents.evaluation.evaluation import Evaluation, paired_difference
-from textrl_agents.evaluation.fresh_samples import evaluate
+from textrl_agents.evaluation.evaluation import Evaluation, evaluate, paired_difference
 
 __all__ = ["Evaluation", "evaluate", "paired_difference"]

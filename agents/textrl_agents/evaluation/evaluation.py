@@ -1,21 +1,33 @@
-"""What fresh samples measure, and how two measurements of the same prompts differ."""
+"""Fresh samples of a policy: what they measure, and how two measurements of the same prompts differ.
+
+The prompts depend on the seed alone, so two policies evaluated with one seed answer the same prompts, and their
+difference can be taken prompt by prompt.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
-from textrl_agents.evaluation.statistic import Statistic
+from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
+from textrl_agents.policy import Policy
+from textrl_agents.rollout import collect
+from textrl_agents.training.random_state import own_generator
 from textrl_agents.training.rlhf_metrics import FINISH_REASONS
-from textrl_env import TextGenVectorEnv
+from textrl_env import Task, TextGenVectorEnv
+from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
 from textrl_env.text.prompt_splits import LABELS
 from textrl_env.trajectory import Trajectory
+
+NORMAL_95 = 1.959964  # two-sided 95% quantile of the standard normal distribution
 
 MEASURES: dict[str, Callable[[Trajectory], float | None]] = {
     "score": lambda episode: episode.score,
@@ -25,6 +37,34 @@ MEASURES: dict[str, Callable[[Trajectory], float | None]] = {
     "length": len,  # tokens, with EOS
     "entropy": lambda episode: episode.surprisal,  # nats; its mean is the entropy of a response's distribution
 }
+
+
+class Statistic(NamedTuple):
+    """The mean of independent samples and its 95% interval, by the normal approximation."""
+
+    mean: float
+    std: float  # of one sample, with n - 1 in the denominator
+    half_width: float  # the interval is mean +- half_width
+    samples: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Statistic:
+        """Of at least two samples."""
+        array = np.asarray(values, dtype=np.float64)
+        std = float(array.std(ddof=1))
+        return cls(float(array.mean()), std, NORMAL_95 * std / math.sqrt(len(array)), len(array))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the mean."""
+        return self.mean - self.half_width, self.mean + self.half_width
+
+    def to_json(self) -> dict[str, float | int | list[float]]:
+        """Numbers and lists only."""
+        return {"mean": self.mean, "std": self.std, "ci95": list(self.interval), "samples": self.samples}
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half_width:.3f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +140,46 @@ class Evaluation:
         if samples:
             result["samples"] = [_as_sample(episode) for episode in self.episodes]
         return result
+
+
+def evaluate(
+    policy: Policy,
+    task: str | Task = "sentiment",
+    *,
+    env: TextGenVectorEnv | None = None,
+    episodes: int = 256,
+    seed: int = 0,
+    num_envs: int = EVAL_ROWS,
+    deterministic: bool | None = None,
+    **env_kwargs: Unpack[EnvArguments],
+) -> Evaluation:
+    """Sample at least `episodes` episodes, to ceil(episodes / rows) prompts of each row.
+
+    The prompts are the task's held-out ones, or those of `split`, where it has any; else its training prompts.
+    `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which prompts these
+    were.
+
+    env: an environment to use instead of building one from `task` and `env_kwargs`; in SAME_STEP and deferred mode.
+    deterministic: greedy decoding; None as the policy was trained to be decoded. The KL is then that of the greedy
+        policy, a point mass, and the entropy is 0.
+
+    Neither the caller's random state nor the policy changes. Raises TrainingDiverged where a log-probability is not
+    finite.
+    """
+    check_episodes(episodes)
+    if deterministic is None:
+        deterministic = policy.greedy
+    if env is None:
+        arguments = {"task": task, "sampling": policy.sampling, "device": policy.device, **env_kwargs}
+        with own_generator(seed):  # a model may draw its weights
+            env = heldout_env(arguments, episodes=episodes, rows=num_envs, split=env_kwargs.get("split"))
+    elif env_kwargs:
+        raise ConfigError(f"env is built already; give it these arguments itself: {', '.join(env_kwargs)}")
+    if env.autoreset_mode is not AutoresetMode.SAME_STEP or env.rules.kl_mode != "deferred":
+        raise ConfigError("evaluate needs an environment with autoreset_mode='SAME_STEP' and kl_mode='deferred'")
+    with own_generator(seed):
+        sampled = collect(policy, env, episodes=episodes, seed=seed, deterministic=deterministic)
+    return Evaluation.of(env, sampled, seed=seed, deterministic=deterministic)
 
 
 def check_episodes(episodes: Any) -> None:

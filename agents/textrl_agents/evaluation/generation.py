@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from textrl_agents.rollout import PromptQueue, respond
+from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.random_state import own_generator
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
@@ -43,8 +44,8 @@ def generate(
     Raises PromptError, and ConfigError where the prompts and `max_new_tokens` exceed the model's positions.
     """
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
+        if value is not None:
+            check_whole(name, value, 1)
     if seed is not None and not 0 <= seed < 2**64:
         raise ConfigError(f"seed must be a whole number in [0, 2**64), got {shown(seed)}")
     positions = actor_critic.lm.max_positions or 2**20

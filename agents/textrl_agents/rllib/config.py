@@ -11,8 +11,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 
 from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.libraries.rllib import SHARED, RLlibAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
-from textrl_agents.algorithms.rllib import SHARED, RLlibAlgorithm
 from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
 from textrl_agents.rllib.env_runner import TextEnvRunner

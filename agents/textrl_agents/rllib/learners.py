@@ -37,7 +37,7 @@ class _TextLearner:
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """RLlib's. Raises TrainingDiverged where it would go on with gradients of 0 in place of infinite ones."""
-        gradients = super().compute_gradients(loss_per_module, **kwargs)  # type: ignore[misc]
+        gradients: dict[str, Any] = super().compute_gradients(loss_per_module, **kwargs)  # type: ignore[misc]
         norms = (torch.linalg.vector_norm(gradient) for gradient in gradients.values() if gradient is not None)
         check_gradient_norms(norms, self._reward_range())
         return gradients

@@ -15,10 +15,12 @@ def policy_of(algorithm: Any) -> CausalLMActorCritic:
     """The actor-critic with the learners' present weights: a local learner's own, else a copy in this process."""
     group = algorithm.learner_group
     if group.is_local:
-        return group._learner.module[DEFAULT_MODULE_ID].unwrapped().actor_critic
-    module = algorithm.env_runner.module
-    module.set_state(group.get_weights()[DEFAULT_MODULE_ID])
-    return module.actor_critic
+        module = group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+    else:
+        module = algorithm.env_runner.module
+        module.set_state(group.get_weights()[DEFAULT_MODULE_ID])
+    policy: CausalLMActorCritic = module.actor_critic
+    return policy
 
 
 def export_policy(algorithm: Any, folder: str | Path) -> None:

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.algorithms.rllib import RLlibAlgorithm
+from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
 from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLMActorCritic

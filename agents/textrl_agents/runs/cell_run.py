@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from textrl_agents.algorithms.cell import Cell, Trained
-from textrl_agents.algorithms.cell_envs import judging_env
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy, judging_env
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.logs import MetricsFile

@@ -10,8 +10,8 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 from textrl_agents.algorithms.algorithm import load_object
+from textrl_agents.algorithms.libraries.sb3 import SB3Algorithm
 from textrl_agents.algorithms.registry import find_algorithm
-from textrl_agents.algorithms.sb3 import SB3Algorithm
 from textrl_agents.sb3.buffers.response_buffer import check_whole_responses
 from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.runs.progress_lines import ProgressLines

@@ -40,7 +40,7 @@ class CausalLMPolicy(ActorCriticPolicy):
     def __init__(
         self,
         observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Discrete,
+        action_space: gymnasium.spaces.Discrete[Any],
         lr_schedule: Schedule,
         use_sde: bool = False,
         *,
@@ -175,7 +175,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         save_policy_folder(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMPolicy:  # type: ignore[override]
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMPolicy:
         """Read a folder that `save` wrote."""
         core, arguments = load_policy_folder(cls, Path(path), device)
         policy = cls(**arguments, **cls._parts_of(core))

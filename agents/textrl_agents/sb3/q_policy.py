@@ -80,7 +80,7 @@ class TokenQuantileNetwork(TokenQNetwork):
 
     def forward(self, obs: Any) -> torch.Tensor:
         states = self.states(obs)
-        spread = self.spread(states.hidden.to(self.spread.weight.dtype)).float()
+        spread: torch.Tensor = self.spread(states.hidden.to(self.spread.weight.dtype)).float()
         return self.q_values(states)[:, None, :] + spread[:, :, None]
 
 
@@ -98,7 +98,7 @@ class CausalLMQPolicy(BasePolicy):
     def __init__(
         self,
         observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Discrete,
+        action_space: gymnasium.spaces.Discrete[Any],
         lr_schedule: Schedule,
         *,
         q_scale: float = 1.0,
@@ -162,7 +162,7 @@ class CausalLMQPolicy(BasePolicy):
             save_file(online.spread.state_dict(), folder / SPREAD_FILE)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMQPolicy:  # type: ignore[override]
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> CausalLMQPolicy:
         """Read a folder that `save` wrote; the target network is a copy of the other. Raises ModelError."""
         folder = Path(path)
         core, arguments = load_policy_folder(cls, folder, device)

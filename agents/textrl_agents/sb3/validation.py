@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.algorithms.sb3 import SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import SB3Algorithm
 from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from textrl_agents.algorithms.initial_policy import initial_policy
+from textrl_agents.algorithms.cell_setup import initial_policy
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
-from textrl_agents.trl.session import trl_session
+from textrl_agents.trl.trainer import trl_session
 from textrl_env import TextGenVectorEnv
 
 GENERATIONS = 4  # responses to each prompt

@@ -9,8 +9,8 @@ if importlib.util.find_spec("trl") is None:
 
 from textrl_agents.trl.offline import train_offline
 from textrl_agents.trl.online import OnlineRun, train_online
-from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
 from textrl_agents.trl.reward import EnvironmentReward
+from textrl_agents.trl.rows import prompt_dataset, prompt_processor
 
 __all__ = [
     "EnvironmentReward",

@@ -9,16 +9,23 @@ from typing import Any
 from datasets import Dataset
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.algorithms.trl import TRLAlgorithm
-from textrl_agents.training.learning_rate import default_learning_rate
-from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
-from textrl_agents.trl.rows import Pair
-from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
+from textrl_agents.algorithms.cell_setup import trained_weights
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
+from textrl_agents.algorithms.response_groups import Pair
+from textrl_agents.training.learning_rate import learning_schedule
+from textrl_agents.trl.trainer import (
+    StopOnDivergence,
+    build_trainer,
+    train_in_place,
+    trl_algorithm,
+    trl_arguments,
+    trl_session,
+)
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 
-REFUSED = ("remove_unused_columns", "max_length", "max_completion_length", "precompute_ref_log_probs")
+REFUSED = ("max_length", "max_completion_length", "precompute_ref_log_probs")
 
 
 def train_offline(
@@ -32,47 +39,35 @@ def train_offline(
 ) -> None:
     """Train `policy` in place on `pairs` by the offline trainer that TRL calls `algorithm`, such as "dpo".
 
-    env: its reference is the trainer's. settings: fields of TRL's config.
+    env: brings the reference. settings: fields of TRL's config.
     Raises UnknownName and ConfigError for what cannot be set.
     """
     about = trl_algorithm(algorithm, is_online=False)
     if not pairs:
         raise ConfigError(f"{algorithm} needs at least one pair, got none")
-    trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+    decided = {
+        "learning_rate": learning_schedule(None, trained_weights(policy)).peak,
+        "max_length": env.rules.max_length,
+        **about.defaults,
+    }
     with trl_session() as folder:
         arguments = trl_arguments(
-            load_trl(about.config_class),
-            about.name,
-            settings or {},
-            folder=folder,
-            seed=seed,
-            device=policy.device,
-            decided={
-                "learning_rate": default_learning_rate(trained),
-                "max_length": env.rules.max_length,
-                "remove_unused_columns": False,
-                **about.defaults,
-            },
-            refused=REFUSED,
+            about, settings or {}, folder=folder, seed=seed, policy=policy, decided=decided, refused=REFUSED
         )
         tokenizer = copy.deepcopy(env.tokenizer)
         if tokenizer.pad_token is None:  # DPO's trainer does this by itself, ORPO's does not
             tokenizer.pad_token = tokenizer.eos_token
-        trainer = load_trl(about.trainer_class)(
-            model=policy.model,
-            args=arguments,
+        trainer = build_trainer(
+            about,
+            policy,
+            arguments,
             train_dataset=_placeholder(tokenizer),
             processing_class=tokenizer,
             callbacks=[StopOnDivergence()],
             **_reference(about, env, policy),
         )
         trainer.train_dataset = Dataset.from_list(load_object(about.rows)(pairs))
-        silence(trainer)
-        try:
-            trainer.train()
-        finally:
-            restore(policy.model)
-            policy.clear_cache()
+        train_in_place(trainer, policy)
 
 
 def _placeholder(tokenizer: Any) -> Dataset:
@@ -82,7 +77,7 @@ def _placeholder(tokenizer: Any) -> Dataset:
 
 
 def _reference(algorithm: TRLAlgorithm, env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, Any]:
-    """The reference model: a copy, for the trainer changes its `forward`. A peft model is its own."""
+    """A copy of the reference model, since the trainer changes its `forward`. A peft model brings its own."""
     if not algorithm.has_reference or hasattr(policy.model, "disable_adapter"):
         return {}
     return {"ref_model": copy.deepcopy(env.kl_penalty.require_reference().lm.model)}

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-from textrl_agents.training.learning_rate import WarmupSchedule
-from textrl_agents.trl.arguments import load_trl, trl_algorithm, trl_arguments
-from textrl_agents.trl.prompts import prompt_dataset, prompt_processor
+from textrl_agents.algorithms.cell import Record
+from textrl_agents.algorithms.cell_setup import trained_weights
+from textrl_agents.training.learning_rate import WarmupSchedule, learning_schedule
 from textrl_agents.trl.reward import EnvironmentReward
-from textrl_agents.trl.session import StopOnDivergence, restore, silence, trl_session
+from textrl_agents.trl.rows import prompt_dataset, prompt_processor
+from textrl_agents.trl.trainer import (
+    StopOnDivergence,
+    build_trainer,
+    train_in_place,
+    trl_algorithm,
+    trl_arguments,
+    trl_session,
+)
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.kl import FixedKL
 from textrl_env.models import CausalLMActorCritic
 
-# The learning rate follows the tokens that are spent, since how many steps they last is not known beforehand.
-SCHEDULED = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "warmup_ratio",
-    "num_train_epochs",
+# What no user may set.
+DECIDED = (
+    # The learning rate follows the tokens that are spent, since how many steps they last is not known beforehand.
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "num_train_epochs"),
+    # The environment decides these.
+    *("max_completion_length", "max_new_tokens", "max_length", "temperature", "top_k", "top_p", "min_p"),
 )
-OF_THE_ENVIRONMENT: tuple[str, ...] = ("max_completion_length", "max_new_tokens", "max_length", "remove_unused_columns")
-OF_THE_ENVIRONMENT += ("temperature", "top_k", "top_p", "min_p")
-DECIDED = (*SCHEDULED, *OF_THE_ENVIRONMENT)  # what no user may set
 BATCH = 64  # responses of a step
 GENERATIONS = 4  # responses to each prompt
 PAIRED = 2  # responses to each prompt where the config cannot say: online DPO's
 DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
-
-Point = Callable[..., None]  # record(tokens, score=, kl=, length=)
 
 
 class OnlineRun:
@@ -47,7 +47,7 @@ class OnlineRun:
     algorithm: what TRL calls it, such as "grpo". settings: fields of TRL's config. folder: for what TRL writes.
     budget: tokens to generate. It stops where another round (all steps on one batch of responses) of the last one's
         size would exceed them; one round is always done.
-    schedule: the learning rate over the budget; None for one that fits the model's size.
+    schedule: the learning rate over the budget; None for one that fits the model's size. record: see Record.
     """
 
     def __init__(
@@ -61,25 +61,16 @@ class OnlineRun:
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         schedule: WarmupSchedule | None = None,
-        record: Point = lambda tokens, **means: None,
+        record: Record = lambda tokens, **means: None,
     ):
         about = trl_algorithm(algorithm, is_online=True)
         _check(about.name_in_library, env)
-        if schedule is None:
-            trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-            schedule = WarmupSchedule.of(None, trained)
-        self.arguments = trl_arguments(
-            load_trl(about.config_class),
-            about.name,
-            settings or {},
-            folder=folder,
-            seed=seed,
-            device=policy.device,
-            decided={**_defaults(env, policy), **about.defaults, "learning_rate": schedule.peak, "max_steps": 1},
-            refused=DECIDED,
+        schedule = schedule or learning_schedule(None, trained_weights(policy))
+        decided = {**_defaults(env, policy), **about.defaults, "learning_rate": schedule.peak, "max_steps": 1}
+        arguments = trl_arguments(
+            about, settings or {}, folder=folder, seed=seed, policy=policy, decided=decided, refused=DECIDED
         )
-        arguments = self.arguments
-        self.budget = budget
+        self.arguments, self.budget = arguments, budget
         generations = getattr(arguments, "num_generations", PAIRED)
         self.batch = getattr(arguments, "generation_batch_size", generations * arguments.train_batch_size)
         passes = getattr(arguments, "steps_per_generation", 1) * getattr(arguments, "num_iterations", 1)
@@ -90,18 +81,15 @@ class OnlineRun:
         self.policy = policy
         if env.model_name is None and arguments.beta != 0 and not hasattr(policy.model, "disable_adapter"):
             _name(policy.model, Path(folder, "reference"))
-        self.trainer = load_trl(about.trainer_class)(
-            model=policy.model,
+        self.trainer = build_trainer(
+            about,
+            policy,
+            arguments,
             reward_funcs=self.reward,
-            args=arguments,
-            train_dataset=prompt_dataset(
-                env.prompts,
-                at_least=DATASET_BATCHES * self.batch // generations,
-            ),
+            train_dataset=prompt_dataset(env.prompts, at_least=DATASET_BATCHES * self.batch // generations),
             processing_class=prompt_processor(env.prompts),
             callbacks=[_Budget(self, record), StopOnDivergence(lambda: self.reward.last_range)],
         )
-        silence(self.trainer)
         self.trainer.create_optimizer()
         shape = WarmupSchedule(1.0, schedule.warmup, schedule.final)
         self.trainer.lr_scheduler = LambdaLR(self.trainer.optimizer, lambda step: shape(1 - self.share_at_next_step))
@@ -120,17 +108,13 @@ class OnlineRun:
 
     def train(self) -> None:
         """Train until the budget is spent. The policy is then as it was, with other weights."""
-        try:
-            self.trainer.train()
-        finally:
-            restore(self.policy.model)
-            self.policy.clear_cache()
+        train_in_place(self.trainer, self.policy)
 
 
 class _Budget(TrainerCallback):
     """Stops at the end of the last round that the budget has room for, and reports each batch of responses."""
 
-    def __init__(self, run: OnlineRun, record: Point):
+    def __init__(self, run: OnlineRun, record: Record):
         self.run, self.record = run, record
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -159,15 +143,14 @@ def train_online(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     schedule: WarmupSchedule | None = None,
-    record: Point = lambda tokens, **means: None,
+    record: Record = lambda tokens, **means: None,
 ) -> int:
     """Train `policy` by TRL's trainer `algorithm` until `budget` tokens were generated; returns how many were.
 
     env: gives prompts, reward, limits, sampling and KL coefficient; its own model is the reference.
     Raises UnknownName and ConfigError for what cannot be set, and for an environment that TRL cannot do justice to.
     """
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(trl_session())
+    with trl_session() as folder:
         run = OnlineRun(
             algorithm,
             env,
@@ -197,7 +180,6 @@ def _defaults(env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, A
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "remove_unused_columns": False,
         **({"generation_kwargs": {"suppress_tokens": banned}} if banned else {}),
     }
 

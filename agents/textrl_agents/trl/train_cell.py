@@ -9,17 +9,15 @@ import numpy as np
 import torch
 
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.algorithms.cell_envs import training_env
-from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
-from textrl_agents.algorithms.preference_pairs import collect_pairs
-from textrl_agents.algorithms.response_groups import means
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.cell_setup import initial_policy, trained_weights, training_env
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
+from textrl_agents.algorithms.response_groups import collect_pairs, means
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl import train_offline, train_online
-from textrl_agents.trl.arguments import check_names, load_trl, setting_names, trl_algorithm
 from textrl_agents.trl.offline import REFUSED
 from textrl_agents.trl.online import DECIDED
+from textrl_agents.trl.trainer import check_names, trl_algorithm
 from textrl_env.trajectory import Trajectory
 
 CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
@@ -37,11 +35,10 @@ def train(cell: Cell, record: Record) -> Trained:
 
 def check_settings(algorithm: TRLAlgorithm, settings: Mapping[str, Any]) -> None:
     """Raise UnknownName for a setting that `train` does not take."""
-    config_class = load_trl(algorithm.config_class)
     if algorithm.is_online:
-        check_names(algorithm.name, settings, [*setting_names(config_class, DECIDED), "learning_rate"])
+        check_names(algorithm, settings, refused=DECIDED, ours=["learning_rate"])
     else:
-        check_names(algorithm.name, settings, [*setting_names(config_class, REFUSED), "n"])
+        check_names(algorithm, settings, refused=REFUSED, ours=["n"])
 
 
 def _online(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:

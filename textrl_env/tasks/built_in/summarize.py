@@ -15,8 +15,7 @@ from random import Random
 from typing import Any
 
 from textrl_env.language.phrases import Phrases
-from textrl_env.language.topics import NUMBERS
-from textrl_env.language.words import CITIES, PEOPLE, THINGS, VEHICLES, WEEKDAYS
+from textrl_env.language.words import CITIES, DAYS, NUMBERS, PEOPLE, THINGS, VEHICLES
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
 from textrl_env.tasks.format import Format, Row
 from textrl_env.tasks.task import Task
@@ -33,7 +32,7 @@ SIDE_FACTS = (
 OPENING = "{name} went to {city} on {day}."
 PURCHASE = "{name} bought a {thing} there."
 SUMMARY = "{name} went to {city} on {day} and bought a {thing}."
-VALUES = {"name": PEOPLE, "city": CITIES, "day": WEEKDAYS, "thing": THINGS}
+VALUES = {"name": PEOPLE, "city": CITIES, "day": DAYS, "thing": THINGS}
 """The facts that a summary keeps, and what each can be."""
 
 PHRASES = Phrases(
@@ -134,7 +133,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"rouge1": (rouge1, 0.4), "rougeL": (rouge_lcs, 0.4), "brevity": (brevity, 0.2)}),
     gold=FunctionReward(facts_kept, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=64,
     max_new_tokens=40,
     description="summarize a passage in one sentence",

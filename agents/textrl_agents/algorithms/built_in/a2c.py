@@ -3,7 +3,7 @@
 Mnih et al. 2016 (https://arxiv.org/abs/1602.01783), in its synchronous form. The class is SB3's.
 """
 
-from textrl_agents.algorithms.sb3 import CRITIC, LOSS, ON_POLICY, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(

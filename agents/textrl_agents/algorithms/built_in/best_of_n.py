@@ -77,8 +77,7 @@ def kl_bound(n: int) -> float:
 
 def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained; `tokens` grows with each evaluation by what all its candidates cost."""
-    from textrl_agents.algorithms.cell_envs import training_env
-    from textrl_agents.algorithms.initial_policy import initial_policy
+    from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 
     chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, BestOfNSettings).n)
     trained = Trained(chooser.policy, tokens=0)

@@ -3,7 +3,7 @@
 Mnih et al. 2015 (https://doi.org/10.1038/nature14236). The class is SB3's; `textrl_agents.sb3.q_policy` is the policy.
 """
 
-from textrl_agents.algorithms.sb3 import VALUE, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import VALUE, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = SB3Algorithm(

@@ -62,8 +62,7 @@ def train(cell: Cell, record: Record) -> Trained:
     import numpy as np
     import torch
 
-    from textrl_agents.algorithms.cell_envs import training_env
-    from textrl_agents.algorithms.initial_policy import initial_policy, trained_weights
+    from textrl_agents.algorithms.cell_setup import initial_policy, trained_weights, training_env
     from textrl_agents.rollout import collect, prompt_stream
     from textrl_agents.training.divergence import GradientGuard
     from textrl_agents.training.learning_rate import learning_schedule

@@ -4,7 +4,7 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347); of language models Zieg
 (https://arxiv.org/abs/1909.08593). The class is SB3's.
 """
 
-from textrl_agents.algorithms.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(

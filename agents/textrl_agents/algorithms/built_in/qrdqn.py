@@ -3,7 +3,7 @@
 Dabney et al. 2018 (https://arxiv.org/abs/1710.10044). The class is sb3-contrib's.
 """
 
-from textrl_agents.algorithms.sb3 import SB3_CONTRIB, VALUE, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import SB3_CONTRIB, VALUE, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = SB3Algorithm(

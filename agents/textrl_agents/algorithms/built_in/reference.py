@@ -15,8 +15,7 @@ class ReferenceSettings:
 
 def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained and nothing generated."""
-    from textrl_agents.algorithms.cell_envs import training_env
-    from textrl_agents.algorithms.initial_policy import initial_policy
+    from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 
     settings_of(cell, ReferenceSettings)
     return Trained(initial_policy(training_env(cell, rows=1)), tokens=0)

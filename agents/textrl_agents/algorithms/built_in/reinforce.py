@@ -3,7 +3,7 @@
 Williams 1992 (https://doi.org/10.1007/BF00992696). The baseline is the value head. A small class on top of SB3's PPO.
 """
 
-from textrl_agents.algorithms.sb3 import LOSS, ON_POLICY, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import LOSS, ON_POLICY, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(

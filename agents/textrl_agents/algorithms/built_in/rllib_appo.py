@@ -3,7 +3,7 @@
 Espeholt et al. 2018 (https://arxiv.org/abs/1802.01561) and Luo et al. 2020 (https://arxiv.org/abs/1912.00167).
 """
 
-from textrl_agents.algorithms.rllib import RLlibAlgorithm
+from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
 from textrl_agents.algorithms.tuned_rates import FALLING, HALF
 
 ALGORITHM = RLlibAlgorithm(

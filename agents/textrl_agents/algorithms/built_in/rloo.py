@@ -4,7 +4,7 @@ Kool et al. 2019 (https://openreview.net/forum?id=r1lgTGL5DE); of language model
 (https://arxiv.org/abs/2402.14740). A small class on top of SB3's PPO.
 """
 
-from textrl_agents.algorithms.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(

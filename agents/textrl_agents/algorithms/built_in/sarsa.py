@@ -3,7 +3,7 @@
 Haarnoja et al. 2017 (https://arxiv.org/abs/1702.08165); `textrl_agents.sb3.own.tabular` says what it converges to.
 """
 
-from textrl_agents.algorithms.sb3 import SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import SB3Algorithm
 
 ALGORITHM = SB3Algorithm(
     name="sarsa",

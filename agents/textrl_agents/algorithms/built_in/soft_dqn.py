@@ -4,7 +4,7 @@ Haarnoja et al. 2017 (https://arxiv.org/abs/1702.08165). The class is SB3's DQN;
 soft backup.
 """
 
-from textrl_agents.algorithms.sb3 import VALUE, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import VALUE, SB3Algorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = SB3Algorithm(

@@ -3,7 +3,7 @@
 Yu et al. 2025 (https://arxiv.org/abs/2503.14476). TRL lacks its dynamic sampling and its penalty on long responses.
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = TRLAlgorithm(

@@ -3,7 +3,7 @@
 Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290).
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 
 ALGORITHM = TRLAlgorithm(
     name="trl_dpo",

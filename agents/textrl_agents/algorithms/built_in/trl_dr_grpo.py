@@ -3,7 +3,7 @@
 Liu et al. 2025 (https://arxiv.org/abs/2503.20783): the loss is divided by a constant, and advantages are not scaled.
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = TRLAlgorithm(

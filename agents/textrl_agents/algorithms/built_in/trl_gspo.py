@@ -3,7 +3,7 @@
 Zheng et al. 2025 (https://arxiv.org/abs/2507.18071).
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = TRLAlgorithm(

@@ -4,7 +4,7 @@ Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306). Of the responses to a
 reward, and the worst is not.
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 
 ALGORITHM = TRLAlgorithm(
     name="trl_kto",

@@ -4,7 +4,7 @@ Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta` holds it near the ref
 kl_coef. The reward prefers without doubt, where DPO's model of a preference has some, so that more than this is needed.
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 
 ALGORITHM = TRLAlgorithm(
     name="trl_online_dpo",

@@ -3,7 +3,7 @@
 Hong et al. 2024 (https://arxiv.org/abs/2403.07691). It takes no reference.
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 
 ALGORITHM = TRLAlgorithm(
     name="trl_orpo",

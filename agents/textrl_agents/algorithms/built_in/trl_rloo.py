@@ -3,7 +3,7 @@
 Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740).
 """
 
-from textrl_agents.algorithms.trl import TRLAlgorithm
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.tuned_rates import FALLING
 
 ALGORITHM = TRLAlgorithm(

@@ -4,7 +4,7 @@ Schulman et al. 2015 (https://arxiv.org/abs/1502.05477). The class is sb3-contri
 gradients in one backward pass.
 """
 
-from textrl_agents.algorithms.sb3 import ON_POLICY, SB3_CONTRIB, SB3Algorithm
+from textrl_agents.algorithms.libraries.sb3 import ON_POLICY, SB3_CONTRIB, SB3Algorithm
 
 SEPARATE_TRUNK = {"value_trunk": "separate"}
 

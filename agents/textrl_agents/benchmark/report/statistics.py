@@ -33,8 +33,8 @@ ResampledStatistic = Callable[..., np.ndarray]
 class IntervalEstimate:
     """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds.
 
-    It may rest on three values, so the normal approximation of `evaluation.statistic.Statistic`, which has hundreds of
-    samples of one run, will not do.
+    It may rest on three values, so the normal approximation of `evaluation.Statistic`, which has hundreds of samples of
+    one run, will not do.
     """
 
     value: float

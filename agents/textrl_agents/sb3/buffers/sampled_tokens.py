@@ -33,7 +33,7 @@ class SampledToken(np.int64):
     def token(self) -> int:
         return int(self)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, ...]:
         return SampledToken, (self.token, self.log_prob)
 
 

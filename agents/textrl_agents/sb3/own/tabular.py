@@ -19,26 +19,22 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
+from textrl_agents.policy import LogitStates, Policy
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTensor
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_env.errors import ConfigError
 from textrl_env.models import PackedEpisodes, Vocabulary
-from textrl_env.models.actor_critic import ActionEvaluation, Step
+from textrl_env.models.actor_critic import Step
 from textrl_env.tasks.enumeration import MAX_RESPONSES
 
 
-class TabularPolicy(BasePolicy):
-    """`softmax(Q / temperature)` over a table with a row for each state seen; a state not seen has Q = 0.
-
-    It has what an evaluation needs of a CausalLMActorCritic: `step`, `evaluate`, `vocabulary`, `device`, `greedy`.
-    """
-
-    greedy = False
+class TabularPolicy(BasePolicy, Policy):
+    """`softmax(Q / temperature)` over a table with a row for each state seen; a state not seen has Q = 0."""
 
     def __init__(
         self,
         observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Discrete,
+        action_space: gymnasium.spaces.Discrete[Any],
         lr_schedule: Schedule,
         *,
         temperature: float,
@@ -54,9 +50,6 @@ class TabularPolicy(BasePolicy):
     def actor_critic(self) -> TabularPolicy:
         return self
 
-    def clear_cache(self) -> None:
-        """Nothing is cached."""
-
     def rows(self, observations: np.ndarray) -> np.ndarray:
         """int64 [N], the table's rows of observations int64 [N, L] right-padded with -1; new states get new rows."""
         return np.array([self._row(ids[ids >= 0]) for ids in observations])
@@ -70,7 +63,8 @@ class TabularPolicy(BasePolicy):
     def log_probs(self, rows: np.ndarray) -> np.ndarray:
         """float64 [N, V]"""
         scaled = self.q[rows] / self.temperature
-        return scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+        log_probs: np.ndarray = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+        return log_probs
 
     def get_extra_state(self) -> dict[str, torch.Tensor]:
         """The table as tensors: part of `state_dict`, and so of what SB3 saves."""
@@ -89,7 +83,8 @@ class TabularPolicy(BasePolicy):
 
     def soft_values(self, rows: np.ndarray) -> np.ndarray:
         """V(s) = temperature * log sum exp(Q(s, .) / temperature), float64 [N]."""
-        return self.temperature * np.logaddexp.reduce(self.q[rows] / self.temperature, axis=1)
+        values: np.ndarray = self.temperature * np.logaddexp.reduce(self.q[rows] / self.temperature, axis=1)
+        return values
 
     def draw(self, rows: np.ndarray, *, deterministic: bool = False) -> np.ndarray:
         """Tokens int64 [N], with torch's generator as every policy here."""
@@ -106,15 +101,15 @@ class TabularPolicy(BasePolicy):
         columns = (tokens, chosen.astype(np.float32), self.soft_values(rows).astype(np.float32))
         return Step(*(torch.from_numpy(column) for column in columns))
 
-    def evaluate(self, packed: PackedEpisodes) -> ActionEvaluation:
+    def states(self, shown: torch.Tensor | PackedEpisodes) -> LogitStates:
         """As CausalLMActorCritic's, without gradients."""
-        ids, places = packed.input_ids.cpu().numpy(), zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)
-        rows = np.array([self._row(ids[row, : column + 1]) for row, column in places])
-        log_probs = self.log_probs(rows)
-        chosen = log_probs[np.arange(len(rows)), packed.actions.cpu().numpy()]
-        entropy = -(np.exp(log_probs) * log_probs).sum(axis=1)
-        columns = (self.soft_values(rows), chosen, entropy)
-        return ActionEvaluation(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+        if isinstance(shown, PackedEpisodes):
+            ids, places = shown.input_ids.cpu().numpy(), zip(shown.rows.tolist(), shown.columns.tolist(), strict=True)
+            rows = np.array([self._row(ids[row, : column + 1]) for row, column in places])
+        else:
+            rows = self.rows(shown.cpu().numpy())
+        columns = (self.log_probs(rows), self.soft_values(rows))
+        return LogitStates(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
     def forward(self, obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
         return self._predict(obs, deterministic)
@@ -290,9 +285,11 @@ class SARSA(QLearning):
         super().__init__(policy, env, learning_rate, 0.0, **arguments)
 
     def _rate(self, visits: int) -> float:
-        return max(super()._rate(visits), visits**-0.6)
+        rate: float = visits**-0.6
+        return max(super()._rate(visits), rate)
 
     def _following(self, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
         assert isinstance(self.policy, TabularPolicy)
-        each = np.arange(len(rows))
-        return self.policy.q[rows, actions] - self.policy.temperature * self.policy.log_probs(rows)[each, actions]
+        log_probs = self.policy.log_probs(rows)[np.arange(len(rows)), actions]
+        values: np.ndarray = self.policy.q[rows, actions] - self.policy.temperature * log_probs
+        return values
