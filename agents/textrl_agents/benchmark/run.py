@@ -17,10 +17,10 @@ from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
-from textrl_agents.training.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.extras import require
+from textrl_agents.training.provenance import cores
 from textrl_agents.training.terminal import StopSignals
 from textrl_agents.training.trust import require_trust
 from textrl_env.errors import ConfigError
