@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 # Folders that the tree names without listing what is in them.
-WHOLE = {"algorithms", "built_in", "commands", "formats"}
+WHOLE = {"built_in", "commands", "libraries"}
 # What a block is known by -> shorter, in the test, what it says of sizes; the rest runs as it stands.
 SHORTER: dict[str, dict[str, str]] = {
     "gym.make_vec": {},

@@ -281,3 +281,32 @@ def test_minibatches_are_dealt_anew_in_every_epoch(algo: str):
     assert all(len(deal) > 1 and set.union(*deal) == set.union(*deals[0]) for deal in deals)
     first, second, third = ({frozenset(minibatch) for minibatch in deal} for deal in deals)
     assert first != second != third != first
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5])
+def test_ratios_are_1_after_a_rollout_that_was_broken_off(stop: int):
+    """SB3 goes on from an observation that is one step old. What it draws from it stands by itself, so that no token is
+    put into a state that the policy did not see."""
+    agent = agent_of("exact", n_steps=6, learning_rate=0.0)
+    agent.learn(24)
+    agent.learn(1000, reset_num_timesteps=False, callback=lambda *_: agent.num_timesteps < 24 + 4 * stop)
+    agent.train = lambda: None
+    for _ in range(2):
+        agent.learn(24, reset_num_timesteps=False)
+        (batch,) = agent.rollout_buffer.get(None)
+        assert len(batch.actions) == 24
+        _, log_probs, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
+        torch.testing.assert_close((log_probs - batch.old_log_prob).exp(), torch.ones(24), atol=1e-5, rtol=0)
+
+
+def test_a_second_environment_is_followed_from_its_own_beginning():
+    """Its first rollout may be broken off after as many steps as the first environment had taken."""
+    agent = agent_of("exact", n_steps=3, learning_rate=0.0)
+    agent.learn(12)
+    agent.set_env(TextVecEnv(num_envs=4, task="exact", device="cpu"))
+    agent.learn(1000, callback=lambda *_: agent.num_timesteps < 12)
+    agent.train = lambda: None
+    agent.learn(12, reset_num_timesteps=False)
+    (batch,) = agent.rollout_buffer.get(None)
+    _, log_probs, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
+    torch.testing.assert_close((log_probs - batch.old_log_prob).exp(), torch.ones(12), atol=1e-5, rtol=0)

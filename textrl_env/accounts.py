@@ -19,7 +19,7 @@ from textrl_env.kl import KLPenalty, Sampler
 from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.trajectory import Trajectory
 
-# An episode whose next stretch does not come for so many settlements was lost with whoever sampled it.
+# Settlements after which an episode without a new stretch is forgotten: the process that sampled it is gone.
 FORGET_AFTER = 100
 
 
@@ -30,7 +30,7 @@ def charge_kl(
     *,
     packed: PackedEpisodes | None = None,
 ) -> None:
-    """Fill in `kl` of trajectories by `penalty`'s estimator, and take it off their rewards at their own `kl_coef`.
+    """Fill in the `kl` of trajectories by `penalty`'s estimator, and take it off their rewards at their own `kl_coef`.
 
     Their `log_probs` must be known. policy: what sampled them; needed by the "full" estimator alone. packed: the
     trajectories' actions, where they are packed already.
@@ -57,7 +57,8 @@ class Stretch(NamedTuple):
 class KLAccounts:
     """Puts the stretches of episodes together, and charges them where the environment has not.
 
-    penalty: scores them, and adapts its coefficient to what they cost. deferred: False where the environment charges.
+    penalty: scores them, and adapts its coefficient to what they cost. deferred: whether the environment's `kl_mode` is
+    "deferred", so that the KL is charged here.
     """
 
     def __init__(self, penalty: KLPenalty, *, deferred: bool):
@@ -78,9 +79,9 @@ class KLAccounts:
             charge_kl([stretch.trajectory for stretch in stretches], self.penalty, policy, packed=packed)
 
     def settle(self, stretches: Sequence[Stretch]) -> list[Trajectory]:
-        """Put stretches to their episodes, whose end comes last; returns the episodes that are over, whole.
+        """Add stretches to their episodes, in the order given; returns the whole episodes that are over.
 
-        The coefficient then adapts to those that have terminated. An episode that a time limit cut off has no score.
+        The coefficient then adapts to those that have terminated. One that a time limit cut off does not count.
         """
         self._settlements += 1
         over = []

@@ -12,10 +12,8 @@ from textrl_env.actions import TokenAction, parse_action
 from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.pickling import Portable
-from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
 from textrl_env.text.rendering import RENDER_MODES, Renderer
@@ -115,7 +113,7 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         self.action_space = gymnasium.spaces.Discrete(self.rules.vocabulary.size)
 
     def _assemble(self) -> None:
-        self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
+        super()._assemble()
         self._mdp = TokenMDP(self.rules, 1)
         self._renderer = Renderer(self.rules.tokenizer) if self.render_mode is not None else None
 
@@ -126,16 +124,6 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         super()._load_parts_state(state)
         if self._renderer is not None:
             self._renderer.load_state_dict(state["renderer"])
-
-    @property
-    def kl_penalty(self) -> KLPenalty:
-        """Scores whole episodes against the reference; holds the coefficient."""
-        return self.rules.kl_penalty
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's Hugging Face tokenizer."""
-        return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
         """bool [V]: the ids that the tokenizer knows. sb3-contrib's MaskablePPO asks for it by this name."""

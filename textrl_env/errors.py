@@ -40,8 +40,9 @@ class ConfigError(TextRLError, ValueError):
 
 
 class UnknownName(ConfigError, LookupError):
-    """A name that is not registered. The message suggests the nearest and lists the known ones; of more than `LISTED`
-    of them, the similar ones.
+    """A name that is not registered. The message suggests the nearest, and lists the known ones.
+
+    Where more than `LISTED` are known, it lists the similar ones.
     """
 
     LISTED = 40

@@ -19,8 +19,9 @@ def visible(text: str) -> str:
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """The `repr` of a value in at most `limit` characters, also where it has none: a user's class may fail in it, and
-    an integer of thousands of digits does.
+    """The `repr` of a value in at most `limit` characters.
+
+    Never raises. The `repr` of a user's class may fail, and that of an integer of thousands of digits does.
     """
     if isinstance(value, (str, bytes)):
         value = value[: limit + 1]  # a text of many megabytes is not copied to show its beginning
@@ -39,7 +40,7 @@ def names_shown(names: Iterable[Any], limit: int = 300) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an exception that foreign code raised, on a terminal's terms; its `__str__` may fail too."""
+    """The message of an exception that foreign code raised, safe for a terminal; also where its `__str__` fails."""
     try:
         text = visible(str(error))
     except Exception:

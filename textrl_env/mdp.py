@@ -21,12 +21,14 @@ from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
-from textrl_env.text.prompts import Prompt, PromptSet
+from textrl_env.text.prompts import Prompt, PromptSet, columns_of
 from textrl_env.text.stopping import StopStrings
 from textrl_env.text.tokenization import decode_responses
 from textrl_env.trajectory import Trajectory
 
+# What an episode's KL is charged by; "auto" is undecided until the first action.
 UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
+_INITIAL_CHARGE = dict(zip(KL_MODES, (UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED), strict=True))
 
 # What a TokenMDP knows of its rows besides their prompts.
 _ROW_ARRAYS = (
@@ -36,7 +38,7 @@ _ROW_ARRAYS = (
 
 
 def check_limit(name: str, value: Any) -> None:
-    """Raise ConfigError unless `value` counts tokens."""
+    """Raise ConfigError unless `value` is a whole number >= 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
 
@@ -115,13 +117,7 @@ class TokenMDP:
         self._is_eos = np.zeros(rules.vocabulary.size, dtype=bool)
         self._is_eos[rules.vocabulary.eos_ids] = True
         self._scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
-        # The charge of an episode whose log-probs are not seen yet.
-        self._initial_charge = {
-            "auto": UNDECIDED,
-            "log_ratio": LOG_RATIO,
-            "cross_entropy": CROSS_ENTROPY,
-            "deferred": DEFERRED,
-        }[rules.kl_mode]
+        self._initial_charge = _INITIAL_CHARGE[rules.kl_mode]
 
     def reset_rows(
         self, rows: Sequence[int] | np.ndarray, prompts: Sequence[Prompt], groups: Sequence[int] | None = None
@@ -269,10 +265,7 @@ class TokenMDP:
         scores = np.zeros(self.num_rows)
         if not rows:
             return scores
-        prompts = [self._prompt(row) for row in rows]
-        ids = [self._response_ids(row, tokens).tolist() for row in rows]
-        texts = [prompt.text for prompt in prompts]
-        newest = score_newest_tokens(self.rules.reward, texts, ids, _columns(prompts))
+        newest = score_newest_tokens(self.rules.reward, *self._judged(rows, tokens))
         if newest is not None:
             scores[rows] = newest
         return scores
@@ -293,12 +286,10 @@ class TokenMDP:
         self, ended: list[int], reasons: list[str], tokens: np.ndarray, token_scores: np.ndarray | None
     ) -> list[Outcome]:
         """Score the rows that end now, all in one call of the reward."""
-        prompts = [self._prompt(row) for row in ended]
-        ids = [self._response_ids(row, tokens) for row in ended]
-        texts = [prompt.text for prompt in prompts]
-        after_text = [isinstance(text, str) for text in texts]
+        prompts, ids, columns = self._judged(ended, tokens)
+        after_text = [isinstance(prompt, str) for prompt in prompts]
         responses = decode_responses(self.rules.tokenizer, ids, after_text=after_text)
-        call = (texts, responses, [response.tolist() for response in ids], _columns(prompts))
+        call = prompts, responses, ids, columns
         scored = score_episodes(self.rules.reward, *call)
         gold = None if self.rules.gold is None else score_episodes(self.rules.gold, *call).scores
         earlier = self.token_scores if token_scores is None else self.token_scores + token_scores
@@ -313,7 +304,7 @@ class TokenMDP:
         return outcomes
 
     def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
-        """The row's episode so far. outcome: where it has terminated."""
+        """The row's episode so far. outcome: None unless it has terminated."""
         length = self.lengths[row]
         is_action = self.is_action[row, :length].copy()
         columns: dict[str, Any] = {
@@ -339,9 +330,13 @@ class TokenMDP:
         assert prompt is not None  # only running rows are asked
         return prompt
 
+    def _judged(
+        self, rows: Sequence[int], tokens: np.ndarray
+    ) -> tuple[list[Any], list[list[int]], dict[str, list[Any]]]:
+        """What a reward gets of `rows`: prompts, response ids with the newest of `tokens`, and columns."""
+        prompts = [self._prompt(row) for row in rows]
+        ids = [self._response_ids(row, tokens).tolist() for row in rows]
+        return [prompt.text for prompt in prompts], ids, columns_of(prompts)
+
     def _response_ids(self, row: int, tokens: np.ndarray) -> np.ndarray:
         return np.append(self.ids[row][self.is_action[row]], tokens[row])
-
-
-def _columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
-    return {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}

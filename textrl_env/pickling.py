@@ -1,4 +1,4 @@
-"""Environments that can be pickled and copied: their arguments and the state of their episodes travel, no weights."""
+"""What both environments share: their parts, and how they are pickled and copied without weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import dataclasses
 from typing import Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, TokenMDP
+from textrl_env.tasks.assembly import assemble
+from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 
 
 class Portable:
-    """An environment made of `assemble(**self._arguments)`, as pickle and `copy.deepcopy` see it.
+    """An environment made of `assemble(**self._arguments)`.
 
     A pickle holds the arguments, so the model by its name, and the state. It is assembled again where it is loaded, and
     then steps as the original would: the same prompts, episodes in flight, generators and KL coefficient. A deep copy
@@ -23,13 +26,25 @@ class Portable:
     _ASSEMBLED = ("task", "rules", "prompts", "model_name", "_mdp", "_groups", "_renderer")
 
     _arguments: dict[str, Any]
+    task: Task
     rules: EpisodeRules
     prompts: PromptSet
+    model_name: str | None
     _mdp: TokenMDP
+
+    @property
+    def kl_penalty(self) -> KLPenalty:
+        """Scores whole episodes against the reference; holds the coefficient."""
+        return self.rules.kl_penalty
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
+        return self.rules.tokenizer
 
     def _assemble(self) -> None:
         """Make the parts that `_ASSEMBLED` names, from `_arguments`."""
-        raise NotImplementedError
+        self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
 
     def _parts_state(self) -> dict[str, Any]:
         """Return what has changed in the assembled parts since they were made."""

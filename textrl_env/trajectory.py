@@ -28,7 +28,7 @@ class Trajectory:
     is_action: np.ndarray  # bool [T]; never the first id, since an action follows a state
     log_probs: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], nats, the policy's when it acted
     rewards: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M]
-    kl: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], nats: what `kl_coef` weighs of each action
+    kl: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], nats, before `kl_coef`
     values: np.ndarray = field(default_factory=lambda: UNKNOWN)  # float [M], of the states before the actions
     kl_coef: float = 0.0
     group: int | None = None  # of the responses to one prompt, where prompts are served in groups
@@ -87,7 +87,7 @@ class Trajectory:
         self.rewards = (self.rewards - self.kl_coef * kl).astype(self.rewards.dtype)
 
     def extended(self, other: Trajectory) -> Trajectory:
-        """Return this stretch and another of the same episode as one; what else is known is of the later one."""
+        """Join this stretch and another of the same episode; every field but the columns is the later one's."""
         earlier, later = (self, other) if len(self.ids) <= len(other.ids) else (other, self)
         order = np.concatenate([np.flatnonzero(each.is_action) for each in (earlier, later)]).argsort(kind="stable")
         is_action = later.is_action.copy()
@@ -97,13 +97,13 @@ class Trajectory:
         }
         return replace(later, is_action=is_action, **columns)
 
-    def with_actions(self, is_action: np.ndarray, **columns: np.ndarray) -> Trajectory:
-        """The same episode, where these ids alone count as actions; columns: what is known of them."""
-        known: dict[str, Any] = {name: columns.get(name, UNKNOWN) for name in COLUMNS}
-        return replace(self, is_action=is_action, **known)
+    def with_actions(self, ids: np.ndarray, is_action: np.ndarray) -> Trajectory:
+        """What is known of this episode, with these ids and actions; no columns."""
+        unknown: dict[str, Any] = dict.fromkeys(COLUMNS, UNKNOWN)
+        return replace(self, ids=ids, is_action=is_action, **unknown)
 
     def with_last_state(self) -> Trajectory:
-        """The same ids, with an arbitrary action behind them, so that a state ends where they do; no columns."""
+        """The same ids and an arbitrary action behind them, so that the last state is one of an action; no columns."""
         return Trajectory(np.append(self.ids, 0), np.append(self.is_action, True))
 
     def info(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_device_name(device: Any) -> None:
-    """Raise ConfigError for what is no text, UnknownName for one that no device of torch is called.
+    """Raise ConfigError unless `device` is a text, and UnknownName unless torch has a kind of device by that name.
 
-    Whether it is there is not asked.
+    Does not look whether this machine has the device.
     """
     if not isinstance(device, str):
         raise ConfigError(f"device must be a name, such as 'auto', 'cpu' or 'cuda:1', got {shown(device)}")
@@ -27,7 +27,7 @@ def check_device_name(device: Any) -> None:
 
 
 def check_dtype_name(dtype: Any) -> None:
-    """Raise ConfigError for what is no text, UnknownName for one that is none of `DTYPE_NAMES`."""
+    """Raise ConfigError unless `dtype` is a text, and UnknownName unless it is one of `DTYPE_NAMES`."""
     if not isinstance(dtype, str):
         raise ConfigError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, got {shown(dtype)}")
     if dtype not in DTYPE_NAMES:
@@ -46,8 +46,7 @@ def check_seed(seed: Any) -> int | None:
 def user_path(path: str | Path) -> Path:
     """`path` with `~` as a home folder; nothing need be there.
 
-    Raises ConfigError where the system can have no such file, as with names of thousands of characters, and for what is
-    no path.
+    Raises ConfigError for what is no path, or for one that the system cannot have, such as thousands of characters.
     """
     try:
         expanded = Path(path).expanduser()

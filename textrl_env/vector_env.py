@@ -15,10 +15,8 @@ from textrl_env.arguments import EnvArguments
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
-from textrl_env.kl import KLPenalty
 from textrl_env.mdp import TokenMDP, Transition, check_limit
 from textrl_env.pickling import Portable
-from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptGroups, restored_generator
 from textrl_env.user_values import check_seed
@@ -77,7 +75,7 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.
         self._awaiting_reset = np.ones(self.num_envs, dtype=bool)
 
     def _assemble(self) -> None:
-        self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
+        super()._assemble()
         self._mdp = TokenMDP(self.rules, self.num_envs, self.max_episode_steps)
         self._groups = PromptGroups(self.prompts, self.group_size) if self.group_size > 1 else None
 
@@ -90,19 +88,9 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.
             self._groups.load_state_dict(state["groups"])
 
     @property
-    def kl_penalty(self) -> KLPenalty:
-        """Scores whole episodes against the reference; holds the coefficient."""
-        return self.rules.kl_penalty
-
-    @property
     def kl_coefs(self) -> np.ndarray:
         """float64 [N]: the KL coefficient of each row's current episode."""
         return self._mdp.kl_coefs
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's Hugging Face tokenizer."""
-        return self.rules.tokenizer
 
     def action_masks(self) -> np.ndarray:
         """bool [N, V]: the ids that the tokenizer knows, the same in every row."""

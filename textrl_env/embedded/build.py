@@ -1,4 +1,4 @@
-"""`python -m textrl_env.embedded.build`: makes the embedded tokenizer, policy and reward model from nothing.
+"""Make the embedded tokenizer, policy and reward model from nothing: `python -m textrl_env.embedded.build`.
 
 The text is written by the grammar, so nothing is downloaded. The same seed, thread count and library versions
 give the same files. They are made in a temporary folder and put in place at the end, so a build that fails or
@@ -44,7 +44,7 @@ METRICS = "metrics.json"
 
 
 def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: int, held_out: int) -> dict[str, Any]:
-    """Makes all assets, writes them to `out` and returns what stands in its metrics.json.
+    """Make all assets, write them to `out`, and return what stands in its metrics.json.
 
     `steps` and `reward_steps` are updates of the two models, `per_source` the texts of each source for each
     prompt, `held_out` the size of the samples that are measured.
@@ -157,7 +157,7 @@ def write_assets(
     reward: PreTrainedModel,
     metrics: dict[str, Any],
 ) -> None:
-    """Writes both folders, the metrics and the list of hashes, beside `out` first, then into it."""
+    """Write both folders, the metrics and the list of hashes, beside `out` first, then into it."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".assets-", dir=out) as scratch:
         made = Path(scratch)

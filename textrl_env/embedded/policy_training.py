@@ -20,6 +20,8 @@ TRAINED_LENGTH = 256
 """Longer documents are cut here in training; dialogues of three long answers are the only ones that are."""
 BATCH_TOKENS = 2560
 LEARNING_RATE = 4e-3
+SAMPLE_ROWS = 256
+"""Prompts that are completed in one batch."""
 
 
 def optimise(
@@ -126,12 +128,11 @@ def sample_completions(
     prompts: list[str],
     *,
     max_new_tokens: int = 128,
-    rows: int = 256,
 ) -> list[str]:
     """One completion of each prompt, sampled at temperature 1 from torch's global generator."""
     completions: list[str] = []
-    for start in tqdm(range(0, len(prompts), rows), desc="samples", unit="batch", disable=None, leave=False):
-        inputs = tokenizer(prompts[start : start + rows], return_tensors="pt", padding=True, padding_side="left")
+    for start in tqdm(range(0, len(prompts), SAMPLE_ROWS), desc="samples", unit="batch", disable=None, leave=False):
+        inputs = tokenizer(prompts[start : start + SAMPLE_ROWS], return_tensors="pt", padding=True, padding_side="left")
         output = model.generate(  # type: ignore[misc]
             **inputs, max_new_tokens=max_new_tokens, do_sample=True, top_k=0
         )

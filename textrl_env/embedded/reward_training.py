@@ -45,9 +45,7 @@ def candidates(
     prompts: list[str],
     per_source: int,
 ) -> list[list[Candidate]]:
-    """For each of the `review_prompts`: `per_source` texts of the grammar, as many of the policy, half as many
-    spoilt.
-    """
+    """Continue each prompt by `per_source` texts of the grammar, as many of the policy and half as many spoilt ones."""
     repeated = [prompt for prompt in prompts for _ in range(per_source)]
     sampled = sample_completions(policy, tokenizer, repeated)
     pools = []

@@ -14,6 +14,11 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
 
 
+def words_of(text: str) -> list[str]:
+    """The text's runs of letters, digits and underscores, in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
 class Phrases:
     """Templates over slots, each of which may become one of its options; an option may have slots itself.
 

@@ -1,10 +1,10 @@
-"""What of a model's configuration makes a state depend on how long its context is, beyond the tokens themselves."""
+"""The settings of a model that make a state depend on how long its context is, and not on the tokens alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Settings of published decoder models that let a token attend to no more than so many others.
+# Settings of published decoder models that limit how many tokens one may attend to.
 WINDOWS = (
     "sliding_window",
     "sliding_window_size",
@@ -20,7 +20,7 @@ UNLIMITED = {"full_attention", "attention", "global"}
 
 
 def limited_window(config: Any, max_length: int) -> str | None:
-    """Which window of the model is shorter than `max_length` tokens, in words; None where none is.
+    """Say which window of the model is shorter than `max_length` tokens; None where none is.
 
     config: the text configuration of a Hugging Face model.
     """

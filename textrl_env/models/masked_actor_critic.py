@@ -23,8 +23,8 @@ from textrl_env.models.storage.loading import load_model
 from textrl_env.models.storage.pretrained import quiet_loading
 
 MASK_FOLDER = "mask"  # in the policy's
-# Subtracted from the logits of masked tokens. Not infinite, because the mask's edge can fall elsewhere in the last bit
-# when a sequence is run as a whole: such a token keeps a finite log-probability, and none is ever drawn at e^-50.
+# Subtracted from the logits of masked tokens. Not infinite: where a sequence is run as a whole, rounding can move the
+# mask's edge by a token, which then keeps a finite log-probability. At e^-50 none is ever drawn.
 PENALTY = 50.0
 
 

@@ -44,7 +44,7 @@ class PackedEpisodes:
 def pack(trajectories: Sequence[Trajectory], device: torch.device | str) -> PackedEpisodes:
     """Pack the actions of trajectories (at least one each), one sequence a trajectory, in their order."""
     positions = [np.flatnonzero(trajectory.is_action) for trajectory in trajectories]
-    # What follows the last action is no state of any.
+    # No action follows the last one, so it ends no state.
     lengths = np.array([place[-1] for place in positions], dtype=np.int64)
     padded = np.zeros((len(trajectories), lengths.max(initial=1) + 1), dtype=np.int64)
     for row, (trajectory, length) in enumerate(zip(trajectories, lengths.tolist(), strict=True)):

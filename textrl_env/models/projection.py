@@ -27,7 +27,7 @@ class TokenStatistics(NamedTuple):
 
 
 class _Entropy(torch.autograd.Function):
-    """`entropy_of` whose backward pass is spared where nothing weighs it, as known when it would run.
+    """`entropy_of`, whose backward pass is skipped where the entropy's gradient is 0.
 
     An update multiplies the entropy by a coefficient that is 0 in most runs and may change at any time.
     """
@@ -63,7 +63,7 @@ def token_statistics(
     """Log-probabilities of `actions` and entropies, with gradients to `hidden` and the head.
 
     hidden: [M, H] of the state's last token. actions: int64 [M]. project: [m, H] -> logits [m, V].
-    entropy: whether to give it. Its backward pass is spared where its coefficient is 0.
+    entropy: whether to give it.
     chunk_elements: logits held at a time; None projects all tokens at once.
     """
     everything_possible = banned is None and not sampling.truncates

@@ -16,7 +16,7 @@ import torch
 
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoder import SlotDecoder
-from textrl_env.models.packing import SCORING_TOKENS, PackedEpisodes, state_hidden
+from textrl_env.models.packing import PackedEpisodes, packed_states
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
 from textrl_env.models.sampling import SamplingParams, log_softmax_in_support, warp
 from textrl_env.models.vocabulary import Vocabulary
@@ -31,8 +31,6 @@ class Reference:
         at policy = reference, the KL at a token is -log of the mass that the policy keeps there.
     max_length: tokens of the longest observation.
     """
-
-    max_tokens = SCORING_TOKENS
 
     def __init__(self, model: Any, vocabulary: Vocabulary, sampling: SamplingParams, max_length: int):
         adapter_off = hasattr(model, "disable_adapter")
@@ -56,19 +54,13 @@ class Reference:
     @torch.no_grad()
     def episode_log_probs(self, packed: PackedEpisodes) -> torch.Tensor:
         """log pi_ref of every action of whole episodes, float32 [M], by one forward over each."""
-        hidden = state_hidden(self.lm, packed, max_tokens=self.max_tokens)
+        hidden, size = packed_states(self.lm, packed), self.lm.vocab_size
         return token_statistics(
-            hidden,
-            packed.actions,
-            self.lm.project,
-            self.sampling,
-            self.banned,
-            self.lm.vocab_size,
-            entropy=False,
+            hidden, packed.actions, self.lm.project, self.sampling, self.banned, size, entropy=False
         ).log_probs
 
     @torch.no_grad()
     def distributions(self, packed: PackedEpisodes, rows: int) -> Iterator[torch.Tensor]:
         """log pi_ref of every id at every transition, float32 [m, V] for `rows` of them at a time."""
-        for part in state_hidden(self.lm, packed, max_tokens=self.max_tokens).split(rows):
+        for part in packed_states(self.lm, packed).split(rows):
             yield warp(self.lm.project(part), self.sampling, self.banned).log_softmax(dim=-1)

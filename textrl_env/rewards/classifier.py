@@ -36,21 +36,18 @@ class ClassifierReward:
     The classifier is frozen and stays on its device. Rows are sorted by length into batches, so that little
     is padded, and n scores come back in one transfer.
 
-    Args:
-        model: A folder, a Hugging Face id, or a loaded classifier (which is frozen and put into eval mode).
-        tokenizer: A folder, an id or a loaded tokenizer (which is copied); by default the one in the model's
-            folder.
-        device: `"auto"` (a GPU where there is one; a loaded classifier stays where it is) or a torch device.
-        dtype: `"auto"` (the checkpoint's own on a GPU, float32 on a CPU; a loaded classifier keeps its own),
-            `"float32"`, `"bfloat16"`, `"float16"` or a torch dtype. Scores are float32 logits in any case.
-        batch_size: Rows of one forward pass.
-        label: The label whose logit is the score, by name or index; needed where the classifier has several.
-        max_length: Tokens of a row; by default what the tokenizer and the model allow.
+    model: a folder, a Hugging Face id, or a loaded classifier (which is frozen and put into eval mode).
+    tokenizer: a folder, an id or a loaded tokenizer (which is copied); by default the one in the model's folder.
+    device: `"auto"` (a GPU where there is one; a loaded classifier stays where it is) or a torch device.
+    dtype: `"auto"` (the checkpoint's own on a GPU, float32 on a CPU; a loaded classifier keeps its own), `"float32"`,
+        `"bfloat16"`, `"float16"` or a torch dtype. Scores are float32 logits in any case.
+    batch_size: rows of one forward pass.
+    label: the label whose logit is the score, by name or index; needed where the classifier has several.
+    max_length: tokens of a row; by default what the tokenizer and the model allow.
 
-    Raises:
-        ModelError: The folder is missing, has no tokenizer, or has no trained classification head.
-        UnknownName: No such label, device or dtype.
-        ConfigError: `label` is needed, or another argument cannot work.
+    Raises ModelError where the folder is missing, has no tokenizer, or has no trained classification head; UnknownName
+    for a label, device or dtype that there is not; and ConfigError where `label` is needed or another argument cannot
+    work.
     """
 
     def __init__(

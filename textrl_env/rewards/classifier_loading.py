@@ -29,9 +29,8 @@ _TOKENIZER_FILES = (
 def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> torch.nn.Module:
     """`AutoModelForSequenceClassification` from a folder or id; code that comes with a model is never run.
 
-    Raises:
-        ModelError: There is no such model, or it has no trained classification head. (Transformers would make
-            up a random head for a plain language model and go on.)
+    Raises ModelError where there is no such model, or where it has no trained classification head. (Transformers would
+    make up a random head for a plain language model and go on.)
     """
     source = _source(model)
     try:
@@ -52,8 +51,7 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
 def load_tokenizer(tokenizer: Any) -> Any:
     """A tokenizer from a folder or id, or a copy of a loaded one, so that its settings can be changed.
 
-    Raises:
-        ModelError: The folder has no tokenizer, or it cannot be loaded.
+    Raises ModelError where the folder has no tokenizer, or it cannot be loaded.
     """
     if not isinstance(tokenizer, (str, os.PathLike)):
         return copy.deepcopy(tokenizer)
@@ -74,9 +72,8 @@ def load_tokenizer(tokenizer: Any) -> Any:
 def label_index(config: Any, label: str | int | None) -> int:
     """The index of the label whose logit is the score.
 
-    Raises:
-        ConfigError: There are several labels and none was chosen, or the index is out of range.
-        UnknownName: No label has this name; the message lists them and suggests the nearest.
+    Raises ConfigError where there are several labels and none was chosen, or the index is out of range; UnknownName,
+    which lists the labels, where none has this name.
     """
     names = [str(config.id2label.get(index, index)) for index in range(config.num_labels)]
     if label is None:
@@ -115,16 +112,11 @@ def settle_padding(config: Any, tokenizer: Any) -> int | None:
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
     ]
-    usable = [
-        i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < _vocabulary(text_config)
-    ]
+    size = int(getattr(text_config, "vocab_size", 0))
+    usable = [i for i in (*candidates, *tokenizer.all_special_ids) if i is not None and 0 <= i < size]
     pad_id: int | None = usable[0] if usable else None
     text_config.pad_token_id = pad_id
     return pad_id
-
-
-def _vocabulary(config: Any) -> int:
-    return int(getattr(config, "vocab_size", 0))
 
 
 def _source(model: str | os.PathLike[str]) -> str:

@@ -24,13 +24,10 @@ class CompositeReward:
     itself adds them as `name/component`. Each part gets its own copies of the arguments and its own checks,
     so an error names the part it came from.
 
-    Args:
-        parts: A list of `reward` or `(reward, weight)`, or a dict from names to these. Weights are 1 by
-            default. In a list a reward's name is its `__name__`; a name that comes again gets `_2`, `_3`, ...
-            behind it.
+    parts: a list of `reward` or `(reward, weight)`, or a dict from names to these. Weights are 1 by default. In a list
+        a reward's name is its `__name__`; a name that comes again gets `_2`, `_3`, ... behind it.
 
-    Raises:
-        ConfigError: There are no parts, a part is not callable, or a weight is not a finite number.
+    Raises ConfigError where there are no parts, a part is not callable, or a weight is not a finite number.
     """
 
     def __init__(self, parts: Sequence[Part] | Mapping[str, Part], *, name: str = "composite"):

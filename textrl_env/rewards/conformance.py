@@ -33,20 +33,13 @@ def check_reward(
 ) -> Scores:
     """Call a reward as the environment will, and say what would go wrong.
 
-    Args:
-        reward: A function or `Reward`.
-        prompts: n >= 2 prompts; by default four texts, among their completions an empty and a long one.
-        completions: Their completions.
-        columns: The prompts' other columns, n values each.
+    prompts, completions: at least two of each; by default four texts, with an empty completion and a long one.
+    columns: the prompts' other columns, a value for each prompt.
 
-    Returns:
-        The scores, if all is well. Warns (`UserWarning`) where two calls give different scores.
-
-    Raises:
-        InvalidScore: Not n finite numbers; or a sample's score depends on which others are in its batch.
-        RewardRaised: It raised.
-        RewardError: It changed its arguments.
-        ConfigError: It cannot be called with these arguments.
+    Returns the scores, if all is well. Warns (`UserWarning`) where two calls give different scores. Raises InvalidScore
+    where they are not finite numbers, one for each completion, or where a score depends on which others are in its
+    batch; RewardRaised where the reward raised; RewardError where it changed its arguments; and ConfigError where it
+    cannot be called with these.
     """
     name = reward_name(reward)
     columns = columns or {}

@@ -16,13 +16,11 @@ class FunctionReward:
     that one that hangs raises `RewardTimeout` after `timeout` seconds; the next call works again. `async def` functions
     are awaited.
 
-    Args:
-        function: Takes `prompts` and `completions` by keyword and returns one number per completion.
-        name: Its name in errors and logs; by default the function's own.
-        timeout: Seconds that one call may take; None for no limit.
+    function: takes `prompts` and `completions` by keyword and returns one number per completion.
+    name: its name in errors and logs; by default the function's own.
+    timeout: seconds that one call may take; None for no limit.
 
-    Raises:
-        ConfigError: The function does not take `prompts` and `completions` by keyword, or the limit is not above 0.
+    Raises ConfigError where the function does not take these keywords, or the limit is not above 0.
     """
 
     _judged: ClassVar[str] = "completions"  # the keyword of what is scored

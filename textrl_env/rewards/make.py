@@ -28,15 +28,12 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     - a function `f(prompts, completions, **columns) -> list[float]`, which becomes a `FunctionReward`,
     - `"path/to/file.py:function"`, the same for a function in a file (the file is run),
     - the folder of a sequence classifier, its Hugging Face id or the loaded module: a `ClassifierReward`,
-    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a
-      `CompositeReward`,
+    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a `CompositeReward`,
     - a reward object with `detailed` or `score_tokens`, or a `FunctionReward`: returned as it is. Any other callable is
       treated as a function, so that it gets a time limit.
 
-    Raises:
-        UnknownName: No reward has this name; the message suggests the nearest.
-        ConfigError: A function with the wrong signature, a file without the function, or a malformed list.
-        ModelError: A folder that holds no usable classifier.
+    Raises UnknownName where no reward has this name; ConfigError for a function with the wrong signature, a file
+    without the function or a malformed list; and ModelError for a folder that holds no usable classifier.
     """
     if isinstance(spec, (str, os.PathLike)):
         return _from_text(os.fspath(spec), kwargs)

@@ -56,13 +56,10 @@ class Reward(Protocol):
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """Score n finished responses.
 
-        Args:
-            prompts: n texts, or n lists of chat messages.
-            completions: n texts, or n lists with one assistant message.
-            **columns: The prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
+        prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
+        columns: the prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
 
-        Returns:
-            n finite numbers, in the order of the completions. Higher is better.
+        Returns n finite numbers, in the order of the completions. Higher is better.
         """
         ...
 
@@ -155,8 +152,7 @@ def accepted_columns(
 ) -> dict[str, Any]:
     """The columns that `function` takes. `given` are the keywords that it gets anyway.
 
-    Raises:
-        ConfigError: The function requires a column that the prompts do not bring.
+    Raises ConfigError where the function requires a column that the prompts do not bring.
     """
     keywords = _keywords_of(function)
     absent = keywords.required.difference(columns, given)

@@ -26,8 +26,7 @@ GROUP = "textrl.rewards"
 def register_reward(name: str, factory: Callable[..., Reward]) -> None:
     """Let `make_reward(name, **kwargs)` give `factory(**kwargs)`. A name that is taken is replaced.
 
-    Raises:
-        ConfigError: The name is empty or could be taken for a path, or the factory is not callable.
+    Raises ConfigError where the name is empty or could be taken for a path, or the factory is not callable.
     """
     if not isinstance(name, str) or not name or any(mark in name for mark in "/\\:"):
         raise ConfigError(f"a reward's name must be a text without '/', '\\' and ':', got {shown(name)}")
@@ -53,9 +52,8 @@ def is_built_in(name: Any) -> bool:
 def make_registered(name: str, **kwargs: Any) -> Reward:
     """The reward registered as `name`, or the one that an installed package brings under that name.
 
-    Raises:
-        UnknownName: None is; the message suggests the nearest.
-        ConfigError: Its factory does not take these arguments, or the package's entry point is broken.
+    Raises UnknownName where there is none, and ConfigError where its factory does not take these arguments or the
+    package's entry point is broken.
     """
     factory = _factories.get(name)
     if factory is None:

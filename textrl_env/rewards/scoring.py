@@ -31,22 +31,16 @@ def score_episodes(
 ) -> Scores:
     """Score n finished episodes in one call of the reward.
 
-    Args:
-        reward: A `Reward`; its `detailed` is used if it has one.
-        prompts: n texts, or n lists of chat messages.
-        completions: n texts, or n lists with one assistant message. The text of a response to a chat prompt
-            is put into an assistant message here, so the caller may pass plain text for both.
-        completion_ids: n lists of response ids; passed on where the reward takes `completion_ids`.
-        columns: The prompts' other columns, n values each; passed on where the reward takes them.
+    reward: a `Reward`; its `detailed` is used if it has one.
+    prompts: n texts, or n lists of chat messages.
+    completions: n texts, or n lists with one assistant message. The text of a response to a chat prompt is put into an
+        assistant message here, so the caller may pass plain text for both.
+    completion_ids: n lists of response ids; passed on where the reward takes `completion_ids`.
+    columns: the prompts' other columns, n values each; passed on where the reward takes them.
 
-    Returns:
-        `Scores`: float64 [n], and the components where the reward has several.
-
-    Raises:
-        InvalidScore: It did not return n finite real numbers.
-        RewardRaised: It raised; the original error is the cause.
-        RewardError: As raised by the reward itself, such as `RewardTimeout`.
-        ConfigError: It requires a column that is not there.
+    Raises InvalidScore where it did not return n finite real numbers; RewardRaised where it raised, with the original
+    error as the cause; a RewardError that the reward itself raised, such as RewardTimeout; and ConfigError where it
+    requires a column that is not there.
     """
     if len(prompts) == 0:
         return Scores(np.empty(0), {})
@@ -75,14 +69,10 @@ def score_newest_tokens(
 ) -> np.ndarray | None:
     """The score of each row's newest token, or None where the reward does not score tokens.
 
-    Args:
-        reward: A `Reward`; its `score_tokens` is called if it has one that is not None.
-        prompts: The n running rows' prompts.
-        completion_ids: Their n response ids so far, newest last.
-        columns: The prompts' other columns, n values each.
+    reward: its `score_tokens` is called if it has one that is not None. prompts: of the n running rows. completion_ids:
+        their n response ids so far, newest last. columns: the prompts' other columns, n values each.
 
-    Returns:
-        float64 [n] or None. Errors as for `score_episodes`.
+    Returns float64 [n] or None. Raises what `score_episodes` raises.
     """
     call = getattr(reward, "score_tokens", None)
     if call is None:

@@ -27,9 +27,8 @@ class TimeLimit:
     call starts a fresh one. With `MOST_HANGING` of them no further call is made until one has ended.
     Only a call into C that never lets go of the interpreter lock escapes the limit.
 
-    Args:
-        seconds: The limit of one call; None calls directly, with no limit and no thread.
-        name: What is being called, for the error message.
+    seconds: the limit of one call; None calls directly, with no limit and no thread. name: what is called, for
+        messages.
     """
 
     def __init__(self, seconds: float | None, name: str):
@@ -45,10 +44,8 @@ class TimeLimit:
     def call(self, function: Callable[..., Any], arguments: dict[str, Any], samples: int) -> Any:
         """`function(**arguments)`; a coroutine is run to its end.
 
-        Raises:
-            RewardTimeout: It took longer than the limit (`samples` is named in the message), or `MOST_HANGING` earlier
-                calls have not ended yet.
-            Exception: Whatever the function raises, with its own traceback.
+        Raises RewardTimeout where it took longer than the limit (the message names `samples`), or where `MOST_HANGING`
+        earlier calls have not ended yet; and whatever the function raises, with its own traceback.
         """
         if self.seconds is None:
             return _run(function, arguments)
@@ -62,8 +59,7 @@ class TimeLimit:
             weakref.finalize(self, worker.jobs.put, None).atexit = False
         worker.jobs.put((contextvars.copy_context(), function, arguments))
         try:
-            # A timed wait wakes up for signals, so Ctrl-C works here. It abandons the worker just as a
-            # timeout does.
+            # A timed wait wakes up for signals, so Ctrl-C works here. It abandons the worker just as a timeout does.
             value, error = worker.results.get(timeout=self.seconds)
         except Empty:
             worker.jobs.put(None)

@@ -136,7 +136,7 @@ def _own(given: T | None, of_task: T) -> T:
 
 
 def _serves_all(arguments: EnvArguments) -> bool:
-    """Prompts of the caller's own, without a split: what was trained on them all holds none of them out."""
+    """Whether all prompts that the caller gave are served, so that none of them is held out."""
     return arguments.get("prompts") is not None and arguments.get("split") is None
 
 
@@ -163,9 +163,9 @@ def _kl_penalty(task: Task, parts: ModelParts, arguments: EnvArguments) -> KLPen
 
 
 def _model_name(task: Task, arguments: EnvArguments) -> str | None:
-    """By which another copy of the model can be loaded.
+    """The name by which another copy of the model can be loaded.
 
-    None with an adapter: the policy is the very module that the reference runs without it.
+    None with an adapter: policy and reference then share one module.
     """
     given = _own(arguments.get("model"), task.model)
     return str(given) if isinstance(given, (str, Path)) and arguments.get("lora") is None else None

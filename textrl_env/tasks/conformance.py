@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import best_split
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
-from textrl_env.text.prompts import PromptSet
+from textrl_env.text.prompts import PromptSet, columns_of
 
 COMPLETIONS = (
     "",
@@ -42,11 +41,10 @@ def check_task(task: str | Task) -> None:
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
     scores.
 
-    Raises:
-        ConfigError: A part cannot be made, or the limits do not fit the model; UnknownName where there is no such task.
-        PromptError: A prompt cannot be encoded, or the splits' columns differ.
-        RewardError: The reward or the gold score failed; the message names it, and says which it is.
-        MissingExtra: A package that the task needs is not installed.
+    Raises UnknownName where there is no such task; ConfigError where a part cannot be made or the limits do not fit the
+    model; PromptError where a prompt cannot be encoded or the splits' columns differ; RewardError where the reward or
+    the gold score failed (the message says which); and MissingExtra where a package that the task needs is not
+    installed.
     """
     task = get_task(task)
     splits = [split for split in SPLITS if split == "train" or best_split(task, split) == split]
@@ -110,10 +108,8 @@ def _check_rewards(task: Task, split: str, parts: Assembly) -> None:
     """Reward and gold score on every sample completion, each to another prompt while there are enough."""
     places = np.linspace(0, len(parts.prompts) - 1, len(COMPLETIONS)).astype(int)
     prompts = [parts.prompts[int(place)] for place in places]
-    columns: dict[str, list[Any]] = {
-        name: [prompt.columns[name] for prompt in prompts] for name in parts.prompts.column_names
-    }
-    columns["completion_ids"] = parts.rules.tokenizer(list(COMPLETIONS), add_special_tokens=False).input_ids
+    completion_ids = parts.rules.tokenizer(list(COMPLETIONS), add_special_tokens=False).input_ids
+    columns = {**columns_of(prompts), "completion_ids": completion_ids}
     for role, given in (("reward", task.reward), ("gold score", task.gold)):
         if given is None:
             continue

@@ -28,10 +28,8 @@ SIZES = {"train": 256, "heldout": 64, "validation": 64}
 def task_of(data_set: str) -> Task:
     """Make the task of a data set, with the data set's default settings.
 
-    Raises:
-        MissingExtra: reasoning_gym is not installed.
-        UnknownName: It has no such data set; the message suggests the nearest.
-        ConfigError: The data set has no default settings that work.
+    Raises MissingExtra where reasoning_gym is not installed, UnknownName where it has no such data set, and ConfigError
+    where the data set has no default settings that work.
     """
     problems = _data_set(data_set, "train")
     return Task(
@@ -43,7 +41,6 @@ def task_of(data_set: str) -> Task:
         reward=FunctionReward(functools.partial(_scores, data_set, solved=False), name=data_set),
         gold=FunctionReward(functools.partial(_scores, data_set, solved=True), name=f"{data_set}_solved"),
         requires={"reasoning_gym": "reasoning-gym"},
-        kl_coef=0.05,
         max_prompt_tokens=320,
         max_new_tokens=64,
         description=f"solve problems of reasoning_gym's {problems.category} data set {data_set}",

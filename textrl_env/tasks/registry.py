@@ -20,7 +20,7 @@ from textrl_env.tasks.format import Format
 from textrl_env.tasks.task import Task
 
 BUILT_IN = modules_in(Path(__file__).parent / "built_in")
-"""Names of the tasks that ship: of the files in `built_in/`, none of which is imported for it."""
+"""Names of the tasks that ship: the files in `built_in/`. None is imported to list them."""
 FAMILIES = {"reasoning_gym": "textrl_env.tasks.reasoning_gym"}
 """What stands before the colon in a name such as "reasoning_gym:chain_sum" -> the module whose `task_of` makes the task
 from what stands behind it.

@@ -129,7 +129,7 @@ def check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
 
 
 def check_columns(names: Iterable[Any], where: str) -> None:
-    """Raise PromptError where a column has a name that rewards get for something else, or none that is a text."""
+    """Raise PromptError where a column's name is no text, or one under which rewards get something else."""
     for name in names:
         if not isinstance(name, str):
             raise PromptError(f"{where} has a column {shown(name)}; the names of columns must be texts")
@@ -192,16 +192,13 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def load_prompt_dataset(source: str) -> Any:
-    """The `datasets.Dataset` that `source` names, such as "datasets:my/prompts:validation"; the split is "train" where
-    none is named.
+    """Load the `datasets.Dataset` that `source` names, such as "datasets:my/prompts:validation".
 
-    A folder is read with `load_from_disk` where `save_to_disk` wrote it, else as a folder of data files; anything else
-    is a data set's id on the hub. No code of a data set is run.
+    The split is "train" where none is named. A folder is read with `load_from_disk` where `save_to_disk` wrote it, else
+    as a folder of data files. Anything else is a data set's id on the hub. No code of a data set is run.
 
-    Raises:
-        MissingExtra: The package datasets is not installed.
-        UnknownName: The data set has no such split.
-        PromptError: It cannot be loaded; the message says why.
+    Raises MissingExtra where the package datasets is not installed, UnknownName where the data set has no such split,
+    and PromptError where it cannot be loaded; the message says why.
     """
     try:
         import datasets

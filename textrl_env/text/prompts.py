@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,25 +26,27 @@ class Prompt:
     index: int  # its place in the set; -1 where it is not from one
 
 
+def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The columns of prompts of one set (at least one), as a reward gets them: name -> a value for each prompt."""
+    return {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
+
+
 class PromptSet:
     """A fixed set of prompts, each encoded when it is first used.
 
-    Args:
-        source: One of
-            - a list of texts, or of chats (lists of `{"role", "content"}` messages),
-            - a list of dicts `{"prompt": text or chat, ...}`, whose other values are passed on to the reward,
-            - the path of a `.jsonl` file with one such text, chat or dict a line, or of a `.txt` file with a
-              text a line (empty lines are skipped),
-            - a `datasets.Dataset` with a column `prompt`, or its name, `"datasets:<hub id or folder>[:split]"`.
-        tokenizer: A Hugging Face tokenizer; needs a chat template where there are chats.
-        max_prompt_tokens: The longest prompt, in tokens.
-        overflow: What is done with a longer one: `"truncate"` drops its oldest tokens, but for a BOS in
-            front; `"error"` raises `PromptTooLong`.
-        split: Which prompts these are: a key of `textrl_env.text.prompt_splits.LABELS`.
+    source: one of
+        - a list of texts, or of chats (lists of `{"role", "content"}` messages),
+        - a list of dicts `{"prompt": text or chat, ...}`, whose other values are passed on to the reward,
+        - the path of a `.jsonl` file with one such text, chat or dict a line, or of a `.txt` file with a text a line
+          (empty lines are skipped),
+        - a `datasets.Dataset` with a column `prompt`, or its name, `"datasets:<hub id or folder>[:split]"`.
+    tokenizer: a Hugging Face tokenizer; needs a chat template where there are chats.
+    max_prompt_tokens: the longest prompt, in tokens.
+    overflow: what is done with a longer one. `"truncate"` drops its oldest tokens, but for a BOS in front; `"error"`
+        raises PromptTooLong.
+    split: which prompts these are, a key of `textrl_env.text.prompt_splits.LABELS`.
 
-    Raises:
-        PromptError: The source is empty or malformed; the message names the row, and the file's line where it
-            is one.
+    Raises PromptError where the source is empty or malformed; the message names the row, and the line of a file.
     """
 
     def __init__(
@@ -102,12 +104,10 @@ class PromptSet:
     def encode(self, text: PromptText, columns: Mapping[str, Any] | None = None) -> Prompt:
         """A prompt that is not from the set, under the same rules; its index is -1.
 
-        Args:
-            text: A text or a list of chat messages.
-            columns: Its other values, under the names that the set's rows have: one batch may hold both.
+        text: a text or a list of chat messages. columns: its other values, under the names that the set's rows have,
+            since one batch may hold both.
 
-        Raises:
-            PromptError: It is neither a text nor a well-formed chat, or its columns are not the set's.
+        Raises PromptError where it is neither a text nor a well-formed chat, or its columns are not the set's.
         """
         columns = dict(columns or {})
         check_row(text, columns, "the prompt")

@@ -26,13 +26,8 @@ _SPACE_MARK = "\u2581"  # how SentencePiece vocabularies write a space
 def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
     """The ids of a text prompt: what the tokenizer puts in front (BOS), then the text, and nothing behind it.
 
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        text: Any text. Control tokens that it spells are encoded as text.
-
-    Raises:
-        PromptError: The text holds half of a surrogate pair.
-        EmptyPrompt: There is no text, and the tokenizer has no BOS token that could stand in for it.
+    Control tokens that `text` spells are encoded as text. Raises PromptError where it holds half of a surrogate pair,
+    and EmptyPrompt where it is empty and the tokenizer has no BOS token that could stand in for it.
     """
     plain = _encode(tokenizer, text)
     if not plain:
@@ -84,19 +79,13 @@ def check_messages(messages: Any) -> None:
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer: str | None = None) -> Ids:
     """The ids of a chat in the tokenizer's own template.
 
-    Args:
-        tokenizer: A Hugging Face tokenizer with a chat template.
-        messages: `[{"role": ..., "content": ...}, ...]`. The template's control tokens become control tokens;
-            control tokens spelled inside a message become text.
-        answer: None ends with the template's generation prompt, which is what a policy continues. A string is
-            added as the assistant's message, which is what a reward model reads.
+    messages: `[{"role": ..., "content": ...}, ...]`. The template's control tokens become control tokens; control
+        tokens spelled inside a message become text. Where none is, the ids are exactly those of `apply_chat_template`.
+    answer: None ends with the template's generation prompt, which is what a policy continues. A string is added as the
+        assistant's message, which is what a reward model reads.
 
-    Returns:
-        Where no message spells a control token: exactly what `apply_chat_template` gives.
-
-    Raises:
-        PromptError: The tokenizer has no chat template, the messages are malformed, or the template refuses
-            them.
+    Raises PromptError where the tokenizer has no chat template, the messages are malformed, or the template refuses
+    them.
     """
     check_messages(messages)
     if getattr(tokenizer, "chat_template", None) is None:
@@ -150,16 +139,11 @@ def _encode_with_hidden(
 def decode_response(tokenizer: Any, ids: Iterable[int], *, after_text: bool = True) -> str:
     """The text of a response, decoded once from all of its ids.
 
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        ids: Response ids. Special tokens, and ids that the tokenizer does not know, are skipped.
-        after_text: The response continues a text, so that prompt + response must be the whole text: the
-            leading space that SentencePiece decoders strip is kept. False for chats, where a turn's first
-            space is not part of it.
-
-    Returns:
-        Text. A character whose bytes are incomplete at the end becomes U+FFFD; nothing here raises for any
-        ids.
+    ids: special tokens, and ids that the tokenizer does not know, are skipped. Any ids are taken: a character whose
+        bytes are incomplete at the end becomes U+FFFD.
+    after_text: whether the response continues a text, so that prompt + response must be the whole text. Then the
+        leading space is kept that SentencePiece decoders strip. False for chats, where a turn's first space is not part
+        of it.
     """
     return decode_responses(tokenizer, [ids], after_text=after_text)[0]
 
@@ -262,9 +246,8 @@ _blind_copies: WeakKeyDictionary[Any, tuple[int, tuple[Any, dict[str, str], dict
 def _blind_copy(tokenizer: Any, control: dict[str, Any]) -> tuple[Any, dict[str, str], dict[int, int]]:
     """A copy of the tokenizer that knows each control token under another spelling only.
 
-    Returns:
-        The copy, {control token's text: its stand-in}, {stand-in's id: control token's id}. A stand-in strips
-        the spaces around it exactly as its original does.
+    Returns the copy, {control token's text: its stand-in}, and {stand-in's id: control token's id}. A stand-in strips
+    the spaces around it exactly as its original does.
     """
     size = len(tokenizer)
     cached = _blind_copies.get(tokenizer)

@@ -1,4 +1,4 @@
-"""Show a benchmark's progress: a line for each cell that is done, and what runs as a bar, or as lines in a file."""
+"""A benchmark's progress: a line for each cell that is done, and a bar for what runs; in a file, lines alone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NAMED = 3  # running cells that are named; the others are only counted
 class CellProgress:
     """Shows cells on stderr, so that stdout is left to results.
 
-    Where stderr is no terminal (a file, nohup, Slurm) there is also a line for each cell that starts, and one that says
-    what runs after `LINE_SECONDS` without any. enabled: False shows nothing.
+    Where stderr is no terminal (a file, nohup, Slurm) each cell that starts has a line too, and after `LINE_SECONDS`
+    without a line there is one that says what runs. enabled: False shows nothing.
     """
 
     def __init__(self, total: int, *, done: int = 0, enabled: bool = True, console: Console | None = None):
@@ -59,7 +59,7 @@ class CellProgress:
         self._describe()
 
     def waiting(self) -> None:
-        """Show what runs, where that is due. To be called now and then while cells run."""
+        """Show what runs, where that is due. Call it now and then while cells run."""
         now = time.monotonic()
         if self._shows_lines and self._running and now - self._shown_at >= LINE_SECONDS:
             names = [f"{name} ({(now - self._since[key]) / 60:.0f} min)" for key, name in self._running.items()]
@@ -77,8 +77,7 @@ class CellProgress:
             self.failed += 1
             text, style = f"FAILED: {' '.join(str(line['error']).split())}", "red"
         if self.enabled:
-            where = f"[{self._done}/{self._total}] {name}: {text}"
-            self._print(where, style)
+            self._print(f"[{self._done}/{self._total}] {name}: {text}", style)
         self._progress.advance(self._task)
         self._describe()
 
@@ -90,6 +89,5 @@ class CellProgress:
         names = list(self._running.values())
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         failed = f"{self.failed} failed; " if self.failed else ""
-        self._progress.update(
-            self._task, description=escape(visible(f"{failed}{'; '.join(names[:NAMED])}{more}" or "waiting"))
-        )
+        text = f"{failed}{'; '.join(names[:NAMED])}{more}" or "waiting"
+        self._progress.update(self._task, description=escape(visible(text)))

@@ -102,9 +102,9 @@ class Plan:
     @property
     def cells(self) -> list[Cell]:
         """All cells, seed by seed: a benchmark that is stopped early has then compared every algorithm."""
-        same = {"env": dict(self.env), "eval_episodes": self.eval_episodes, "device": self.device, "split": self.split}
+        env, judging = dict(self.env), (self.eval_episodes, self.device, self.split)
         return [
-            Cell(each.algorithm, each.task, seed, each.budget, dict(each.settings), **same)
+            Cell(each.algorithm, each.task, seed, each.budget, dict(each.settings), env, *judging)
             for seed in range(self.seeds)
             for each in self.pairings
         ]

@@ -14,14 +14,17 @@ from textrl_env.user_values import user_path
 
 
 def plugin_files(paths: Iterable[str | Path]) -> tuple[str, ...]:
-    """Where the files are, whatever folder a process works in. Raises ConfigError where one is no Python file."""
+    """Return absolute paths, for processes in any folder. Raises ConfigError where one is no Python file."""
     return tuple(str(_file(path)) for path in paths)
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
     """Run each file once in this process. Raises ConfigError where one is missing or fails."""
-    for path in paths:
-        _load(_file(path))
+    for path in map(_file, paths):
+        # By its path too: two files may have one name, and the same file must not register twice.
+        name = f"textrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if name not in sys.modules:
+            run_python_file(path, name, "plug-in")
 
 
 def _file(path: str | Path) -> Path:
@@ -31,10 +34,3 @@ def _file(path: str | Path) -> Path:
             f"plug-in {shown(str(found), 300)} is not a Python file; give the file that registers your algorithm"
         )
     return found
-
-
-def _load(path: Path) -> None:
-    # By its path too: two files may have one name, and the same file must not register twice.
-    name = f"textrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        run_python_file(path, name, "plug-in")

@@ -28,8 +28,8 @@ from textrl_agents.benchmark.results import failed, new_line
 from textrl_env.foreign_text import message_of
 
 POLL_SECONDS = 0.2
-LEAVE_SECONDS = 10.0  # for a process to end after its result, or after SIGTERM
-TAIL_BYTES = 4000  # of what a process that died has printed
+LEAVE_SECONDS = 10.0  # that a process has to end after its result, or after SIGTERM
+TAIL_BYTES = 4000  # that are kept of what a failed process has printed
 # The server that cells are forked from imports these. None of them starts a thread, which a fork would lose.
 PRELOADED = ("textrl_agents.benchmark.run_cell", "transformers.models.llama.modeling_llama", "textrl_agents.sb3")
 
@@ -56,7 +56,7 @@ class CellPool:
     ) -> None:
         """Call `finished` with each cell's line as it comes.
 
-        Where `stop_requested` says so, and on an exception, the cells in flight are ended without a line. No process
+        When `stop_requested` says so, and on an exception, the cells in flight are ended and have no line. No process
         is left.
         """
         context = _context()
@@ -68,7 +68,7 @@ class CellPool:
                     cell = waiting.popleft()
                     running.append(_CellProcess(context, cell, self.plugins, self.logs, self.time_limit))
                     started(cell)
-                # Wake up now and then: no message comes when a signal was noted or a time limit has passed.
+                # Wake up now and then: neither a signal nor a time limit sends a message.
                 connection.wait([waited for worker in running for waited in worker.waitables], POLL_SECONDS)
                 for worker in list(running):
                     line = worker.result()
@@ -101,7 +101,7 @@ class _CellProcess:
 
     @property
     def waitables(self) -> list[Any]:
-        """What `connection.wait` takes: something comes, or the process ends."""
+        """What `connection.wait` waits on: a result, or the end of the process."""
         return [self._results, self.process.sentinel]
 
     def result(self) -> dict[str, Any] | None:
@@ -184,7 +184,7 @@ def _tail(log: Path) -> str:
 
 
 def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], log: str) -> None:
-    """Run a cell, as its process does."""
+    """Run a cell in its own process."""
     with contextlib.suppress(AttributeError, OSError):  # Windows has no process groups
         os.setsid()  # Ctrl-C in the terminal goes to the benchmark alone, and what this process starts ends with it
     threading.Thread(target=_end_with_the_benchmark, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster, one a trial of Ray Tune; their lines come back to this process as they are done."""
+"""Cells on a Ray cluster: each is a trial of Ray Tune, and sends its line back to this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.training.terminal import errors_only
 
-# Tune's own records of the trials, removed at the end: what is to be kept is in results.jsonl.
+# Tune's own records of the trials. They are removed at the end: results.jsonl holds what is to be kept.
 TUNE_FOLDER = "ray_tune"
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # else CSV, JSON and TensorBoard files of every trial
@@ -40,7 +40,7 @@ class StoppedOnRequest(Exception):
 
 
 def runs_in_a_trial(cell: Cell) -> bool:
-    """Not where the algorithm uses Ray itself: its own actors would wait for CPUs that the trials hold."""
+    """Whether the algorithm does not use Ray itself: its own actors would wait for CPUs that the trials hold."""
     return "ray" not in get_algorithm(cell.algorithm).requires
 
 
@@ -56,7 +56,7 @@ def run_cells_with_tune(
     address: str | None = None,
     **ray_arguments: Any,
 ) -> None:
-    """Call `finished` with each cell's line, as they come.
+    """Call `finished` with each cell's line as it comes.
 
     Each trial holds one CPU and, where the cluster has GPUs and the cells may use one, a share of it.
     jobs: trials at once; None for as many as there are CPUs. address, ray_arguments: see `ray_session`.
@@ -71,7 +71,7 @@ def run_cells_with_tune(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # Ray's remarks on its own deprecated modules
-        callback = _Lines(cells, started, finished, stop_requested)
+        callback = _TrialCallback(cells, started, finished, stop_requested)
         tuner = tune.Tuner(
             tune.with_resources(_trial, trial_resources(cells, jobs)),
             param_space={
@@ -92,7 +92,7 @@ def run_cells_with_tune(
 
 
 def _trial(config: dict[str, Any]) -> None:
-    """A cell in Tune's process."""
+    """Run a cell in Tune's process."""
     load_plugins(config["plugins"])
     from textrl_agents.benchmark.run_cell import run_cell
 
@@ -100,8 +100,8 @@ def _trial(config: dict[str, Any]) -> None:
     tune.report({"line": json.dumps(run_cell(Cell(**config["cell"])), default=str)})
 
 
-class _Lines(tune.Callback):  # type: ignore[misc]  # Ray is not followed by the type checker
-    """Hears of trials in the driver."""
+class _TrialCallback(tune.Callback):  # type: ignore[misc]  # Ray is not followed by the type checker
+    """Passes on in this process what happens to the trials."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class _Lines(tune.Callback):  # type: ignore[misc]  # Ray is not followed by the
         self._times: dict[str, datetime] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles itself into its folder, for a resume that is never asked for."""
+        """Return nothing: Tune pickles its callbacks for a resume that is never asked for."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -147,7 +147,7 @@ class _Lines(tune.Callback):  # type: ignore[misc]  # Ray is not followed by the
 
 
 def trial_resources(cells: Sequence[Cell], jobs: int | None) -> dict[str, float]:
-    """One CPU, and so much of a GPU that as many trials as wanted, or as there are CPUs, run at once."""
+    """Return what a trial holds: one CPU, and a share of a GPU that lets `jobs` trials, or one a CPU, run at once."""
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
     if not gpus or all(cell.device.startswith("cpu") for cell in cells):

@@ -1,4 +1,4 @@
-"""`results.jsonl`: one JSON object for each cell that was run. A process that is killed costs one line at most.
+"""`results.jsonl`: one JSON object for each cell that was run. A killed process costs one line at most.
 
 {"algorithm", "task", "seed", "budget", "key", "status": "done" or "failed", "error", "tokens", "metrics", "curve", ...}
 A cell that failed and was tried again has several lines; the last one counts.
@@ -54,7 +54,7 @@ class ResultsFile:
         self.path = Path(path)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line, which is on the disk when this returns. Where it cannot be written the file stays as it was."""
+        """Add a line, and return when it is on the disk. Where it cannot be written the file stays as it was."""
         data = (json.dumps(line, allow_nan=False, default=str) + "\n").encode()
         with self.path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -153,7 +153,7 @@ def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str
 
 
 def _title(cell: Cell) -> str:
-    """The task's name, or what is asked and judged where prompts or reward are not the task's own."""
+    """The task's name; with own prompts or an own reward, what is asked and judged instead."""
     try:
         return own_task(**cell.env_arguments).name
     except Exception:  # the cell fails for the same reason, and tells it
@@ -161,7 +161,7 @@ def _title(cell: Cell) -> str:
 
 
 def _kl_coef(cell: Cell) -> float | None:
-    """The coefficient that the cell starts with; None where there is no such task."""
+    """The KL coefficient that the cell starts with; None where there is no such task."""
     value = cell.env.get("kl_coef")
     if value is None:
         try:

@@ -1,4 +1,4 @@
-"""`textrl bench run`: runs the cells of a plan, and writes each line as it comes. Stopped anywhere, it can go on.
+"""`textrl bench run`: run the cells of a plan, and write each line as it comes. It can be stopped anywhere and go on.
 
 benchmark.yaml   what is run, with every setting
 results.jsonl    a line for each cell that was run
@@ -52,9 +52,9 @@ def run_benchmark(
     """Run the cells of a plan that `out` has no result of; return the last line of each cell, in the plan's order.
 
     plan: None goes on with the plan in `out`. A plan that adds cells to it is welcome; any other is refused.
-    jobs: cells side by side; None for one a core, and one alone on a GPU. time_limit: seconds of a cell.
-    ray: run on a Ray cluster, that of `ray_address` or a local one with `ray_arguments` (see `ray_session`).
-    trust: whether to run the Python that the plan in `out` names where `plan` is None; as for `resume`.
+    jobs: cells side by side; None for one a core, and one alone on a GPU. time_limit: seconds that a cell may take.
+    ray: whether to run on a Ray cluster, that of `ray_address` or a local one with `ray_arguments` (see `ray_session`).
+    trust: where `plan` is None, whether to run the Python that the plan in `out` names; None asks at a terminal.
 
     A cell that is done is never run twice; one that failed is tried again. Raises ConfigError where another run writes
     this folder, or where nothing says what to run; BenchmarkStopped on Ctrl-C and SIGTERM.
@@ -151,7 +151,7 @@ class _CellRunner:
 
 
 def _benchmark_folder(out: str | Path, plan: Plan | None) -> Path:
-    """Return the folder to write to. Raises ConfigError where it can be none, or holds no benchmark to go on with."""
+    """Return the folder to write to. Raises ConfigError where it cannot be one, or has no benchmark to go on with."""
     folder = user_path(out)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")

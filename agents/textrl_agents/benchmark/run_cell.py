@@ -1,4 +1,4 @@
-"""One cell from its description to its line of results: built, trained, evaluated."""
+"""Run one cell, from its description to its line of results: build, train, evaluate."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ POINTS = 100  # of a learning curve; some algorithms record every update
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train and evaluate; the line for `results.jsonl`.
+    """Train and evaluate; return the line for `results.jsonl`.
 
-    An error of the algorithm, its task or its settings is a line with the status "failed"; nothing but Ctrl-C and
-    `sys.exit` is raised. On a CPU torch runs on one thread, here and afterwards: cells run side by side.
+    An error of the algorithm, its task or its settings gives a line with the status "failed"; only Ctrl-C and
+    `sys.exit` are raised. On a CPU torch runs on one thread, here and afterwards: cells run side by side.
     """
     line = new_line(cell, started=datetime.now(UTC))
     curve = LearningCurve()
@@ -48,23 +48,23 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 
 class LearningCurve:
-    """Takes an algorithm's points; what `Record` is."""
+    """Keeps the points that an algorithm records. It is a `Record`."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, float | None]] = []
         self.tokens = 0
 
     def __call__(self, tokens: int, *, score: float, kl: float | None, length: float) -> None:
-        """kl: None or NaN where the algorithm cannot tell, as one that learns values and no policy."""
+        """Keep a point. kl: None or NaN where the algorithm cannot tell it, as one that learns values and no policy."""
         self.tokens = int(tokens)
-        # A mean over no episode is NaN: none has ended since the last point, so there is nothing to draw.
+        # NaN is the mean over no episode: none has ended since the last point, so there is nothing to draw.
         if not (math.isfinite(score) and math.isfinite(length)):
             return
         known = float(kl) if kl is not None and math.isfinite(kl) else None
         self.points.append({"tokens": int(tokens), "score": float(score), "kl": known, "length": float(length)})
 
     def thinned(self) -> list[dict[str, float | None]]:
-        """At most POINTS points: means of as many neighbours as it takes, at the tokens of the last of them."""
+        """Return at most POINTS points. Each is a mean of neighbours, at the tokens of the last of them."""
         size = max(1, math.ceil(len(self.points) / POINTS))
         return [_mean_point(self.points[start : start + size]) for start in range(0, len(self.points), size)]
 
@@ -136,7 +136,7 @@ def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) ->
     exact = _exact_value(env)
     if exact is not None and trained.evaluation is None:
         metrics["normalized"] = exact.normalized(trained.policy, deterministic=trained.deterministic)
-    elif exact is not None:  # what samples in a way of its own has no probability to enumerate: by its samples
+    elif exact is not None:  # what answers in a way of its own has no probabilities to enumerate, but samples
         gained = metrics["objective"] - exact.reference_value
         metrics["normalized"] = gained / (exact.optimal_value - exact.reference_value)
     broken = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
@@ -146,7 +146,7 @@ def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) ->
 
 
 def _exact_value(env: TextGenVectorEnv) -> ExactValue | None:
-    """Of a task that can be enumerated."""
+    """The exact values of a task that can be enumerated; None for any other."""
     try:
         return ExactValue(env.rules, env.prompts)
     except ConfigError:

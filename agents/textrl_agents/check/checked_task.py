@@ -1,4 +1,4 @@
-"""What `textrl check` runs on: a task with the user's model and reward in place of its own."""
+"""The task that `textrl check` runs on: its model and its reward may be the user's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, 
 from textrl_agents.sb3.phases import SB3Phases
 from textrl_env.tasks.assembly import assemble
 
-# Of log-probabilities, in nats; relative for those beyond one nat, whose rounding grows with them. Two ways to compute
-# one number round at different places: in fp32 near the sixth digit; fp16 keeps 11 bits and bf16 8 bits of each state.
+# Of log-probabilities, in nats; relative for those beyond one nat, whose rounding errors grow with them. Two ways to
+# compute a number round differently: in fp32 near the sixth digit; fp16 keeps 11 bits of each state, bf16 8.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROWS, STEPS = 4, 24
 KL_COEF = 0.1  # instead of the task's own, which may be 0, where a missing charge would not show
-NOISE = 0.2  # of each weight matrix's own spread: enough to make a policy that is clearly not the reference
+NOISE = 0.2  # relative to each weight matrix's spread: enough for a policy that is clearly not the reference
 
 
 class CheckedTask:

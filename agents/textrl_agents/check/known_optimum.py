@@ -1,8 +1,4 @@
-"""Stock PPO of SB3 and of RLlib on the task `exact`, whose optimum is known: the settings that reach it.
-
-A policy gradient closes the last percents by averaging noise away. What counts is many fresh samples: small rollouts,
-two epochs on each, and a learning rate that falls to 0.
-"""
+"""Stock PPO of SB3 and of RLlib on the task `exact`, whose optimum is known, with the settings tuned to it."""
 
 from __future__ import annotations
 
@@ -13,32 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from stable_baselines3.common.logger import Logger
 
+from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.sb3 import CausalLMPolicy, make_agent
-from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.enumeration import ExactValue
 
-SB3_ITERATIONS = 250
-SB3_SETTINGS: dict[str, Any] = {
-    "n_envs": 128,
-    "n_steps": 20,
-    "batch_size": 640,
-    "n_epochs": 2,
-    "clip_range": 0.1,
-    "vf_coef": 0.5,
-    "learning_rate": WarmupSchedule(3e-3, final=0.0),
-}
-RLLIB_ITERATIONS = 150
-RLLIB_SETTINGS: dict[str, Any] = {
-    "num_envs_per_env_runner": 128,
-    "rollout_fragment_length": 20,
-    "minibatch_size": 640,
-    "num_epochs": 2,
-    "clip_param": 0.1,
-    "vf_loss_coeff": 0.5,
-    "lr": WarmupSchedule(3e-3, final=0.0),
-}
+# What counts is many fresh samples: a policy gradient closes the last percents by averaging noise away.
+SB3_ITERATIONS, RLLIB_ITERATIONS = 250, 150
 
 
 class ExactResult(NamedTuple):
@@ -60,12 +38,13 @@ def train_exact_with_sb3(
     """Train SB3's PPO on `exact` and compute its policy's exact value.
 
     iterations: rollouts, each followed by an update. env_kwargs: more arguments of the environment.
-    overrides: `make_agent`'s arguments, on top of SB3_SETTINGS.
+    overrides: `make_agent`'s arguments, on top of the tuned ones.
     One thread is the fastest for a model as small as this; it uses as many as torch is set to.
     """
     start = time.perf_counter()
     env = {"task": "exact", "device": device, **(env_kwargs or {})}
-    agent = make_agent("ppo", seed=seed, env_kwargs=env, **{**SB3_SETTINGS, **overrides})
+    tuned = get_algorithm("ppo").settings_for("exact")
+    agent = make_agent("ppo", seed=seed, env_kwargs=env, **{**tuned, **overrides})
     agent.set_logger(Logger(folder=None, output_formats=[]))
     agent.learn(iterations * agent.n_steps * agent.n_envs)
     seconds = time.perf_counter() - start
@@ -74,15 +53,13 @@ def train_exact_with_sb3(
 
 
 def train_exact_with_rllib(
-    seed: int = 0, *, iterations: int = RLLIB_ITERATIONS, device: str | torch.device = "auto", **overrides: Any
+    seed: int = 0, *, iterations: int = RLLIB_ITERATIONS, device: str | torch.device = "auto"
 ) -> ExactResult:
-    """Train RLlib's PPO on `exact` and compute its policy's exact value.
-
-    iterations: batches, each followed by an update. overrides: `make_config`'s arguments, on top of RLLIB_SETTINGS.
-    """
+    """Train RLlib's PPO on `exact` and compute its policy's exact value. iterations: batches, each with an update."""
     start = time.perf_counter()
     env = {"task": "exact", "device": str(device)}
-    algorithm, policy = train_rllib_ppo(env, seed, iterations, **{**RLLIB_SETTINGS, **overrides})
+    tuned = get_algorithm("rllib_ppo").settings_for("exact")
+    algorithm, policy = train_rllib_ppo(env, seed, iterations, **tuned)
     seconds = time.perf_counter() - start
     return ExactResult(algorithm, _normalized(policy, env), seconds)
 

@@ -1,4 +1,4 @@
-"""`textrl check`: whether everything that alignment rests on holds for this model and this reward.
+"""The checks of `textrl check`: whether what alignment rests on holds for this model and this reward.
 
 Each check measures, on the user's own model, an error that would silently spoil a training run: a cache that does not
 fit, padding that leaks, a KL that is not the one trained.
@@ -78,7 +78,7 @@ def ratio(checked: CheckedTask) -> Found:
 
 
 def kl_at_start(checked: CheckedTask) -> Found:
-    """The policy is the reference before its first update. Nothing is cut here: the KL of a cut is not 0."""
+    """Before its first update the policy is the reference. Nothing is cut here: the KL of a cut is not 0."""
     _, buffer, env = one_rollout(checked.agent(sampling=dataclasses.replace(checked.sampling, top_k=0, top_p=1.0)))
     (batch,) = buffer.get()
     assert isinstance(batch.observations, PackedEpisodes)
@@ -150,7 +150,7 @@ def stepwise_and_deferred(checked: CheckedTask) -> Found:
 
 
 def reward_identity(checked: CheckedTask) -> Found:
-    """The rewards that PPO trains on sum up to `score - kl_coef * kl_sum` over each episode."""
+    """The rewards that PPO trains on sum to `score - kl_coef * kl_sum` in each episode."""
     policy_kwargs = {"model": checked.perturbed_model()}
     _, buffer, env = one_rollout(checked.agent(reward=checked.rules.reward, policy_kwargs=policy_kwargs))
     assert env.env.transition is not None
@@ -181,7 +181,7 @@ def round_trip(checked: CheckedTask) -> Found:
     def returns(text: str) -> bool:
         return decode_response(tokenizer, encode_prompt_text(tokenizer, text), after_text=False) == text
 
-    # A small alphabet is no fault. It is one to lose characters that the tokenizer can write one by one.
+    # A small alphabet is no fault. To lose characters that the tokenizer can write one by one is a fault.
     writable = [text for text in texts if all(writes(character) for character in set(text))]
     lost = [text for text in writable if not returns(text)]
     detail = f"{len(writable)} texts" + (f"; changed: {lost[0]!r}" if lost else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,13 +13,10 @@ from textrl_agents.commands.options import (
     Threads,
     check_names,
     print_json,
+    print_table,
     set_threads,
     told_on_stderr,
 )
-from textrl_env.foreign_text import visible
-
-if TYPE_CHECKING:
-    from textrl_agents.check.self_check import CheckResult
 
 
 def check(
@@ -43,20 +40,7 @@ def check(
     if as_json:
         print_json([result.as_json() for result in results])
     else:
-        _print(results)
+        rows = [(each.name, each.ok, f"{each.value:.3g}", f"{each.limit:.3g}", each.detail) for each in results]
+        print_table(("check", "ok", "value", "limit", "detail"), rows, numbers=("value", "limit"))
     if not all(result.ok for result in results):
         raise typer.Exit(1)
-
-
-def _print(results: list[CheckResult]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for column in ("check", "ok", "value", "limit", "detail"):
-        table.add_column(column, justify="right" if column in ("value", "limit") else "left")
-    for result in results:
-        ok = Text("yes", "green") if result.ok else Text("NO", "bold red")
-        table.add_row(Text(result.name), ok, f"{result.value:.3g}", f"{result.limit:.3g}", Text(visible(result.detail)))
-    Console().print(table)

@@ -39,7 +39,7 @@ EvaluationSplit = Annotated[
     ),
 ]
 Episodes = Annotated[int, typer.Option(min=2, help="Responses to sample.")]
-Seed = Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")]
+SamplingSeed = Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")]
 ReferenceModel = Annotated[
     str | None,
     typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
@@ -54,7 +54,7 @@ def evaluate(
     task: TaskName = None,
     split: EvaluationSplit = "heldout",
     episodes: Episodes = 256,
-    seed: Seed = 0,
+    seed: SamplingSeed = 0,
     reference: ReferenceModel = None,
     reward: RewardName = None,
     greedy: Greedy = False,

@@ -104,13 +104,9 @@ def _require_plain_sampling(folder: Path) -> None:
 
 
 def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> Any:
-    from textrl_agents.runs.run_folder import load_policy
+    from textrl_agents.runs.run_folder import load_policy, plain_policy
 
-    if folder is not None:
-        _require_plain_sampling(folder)
-        return load_policy(folder, device=device, dtype=dtype)
-    from textrl_env.models import CausalLMActorCritic, load_model
-
-    loaded = load_model(str(model), device=device, dtype=dtype)
-    limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
-    return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))
+    if folder is None:
+        return plain_policy(str(model), device=device, dtype=dtype)
+    _require_plain_sampling(folder)
+    return load_policy(folder, device=device, dtype=dtype)

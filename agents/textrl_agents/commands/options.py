@@ -1,24 +1,26 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how they print."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from textrl_env.foreign_text import CONTROLS
+from textrl_env.foreign_text import CONTROLS, visible
 
 DEVICE_HELP = "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."
 DTYPE_HELP = "float32, bfloat16 or float16; auto: float32 on a CPU, else the model's own."
 
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Dtype = Annotated[str, typer.Option(help=DTYPE_HELP)]
+# None where the flag is not given: a file of settings may then name it.
+DeviceIfGiven = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
+DtypeIfGiven = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: one per core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python that the folder's settings name, such as a reward in a file.")
 ]
@@ -43,7 +45,7 @@ def check_names(
 
 @contextlib.contextmanager
 def told_on_stderr() -> Iterator[Callable[[str], None]]:
-    """Give a function that tells what is being done: in place in a terminal, as lines elsewhere."""
+    """Yield a function that tells what is being done: in place in a terminal, as lines elsewhere."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -67,3 +69,32 @@ def print_json(value: Any) -> None:
     """Print one JSON document on stdout. Control characters, which a terminal would obey, are escaped as JSON does."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     typer.echo(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | bool]],
+    *,
+    title: str = "",
+    numbers: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> None:
+    """Print a table on stdout. What models and users wrote is shown as text, and a bool as yes or NO.
+
+    numbers: the columns that are aligned to the right. whole: those whose cells are never broken over lines.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def cell(value: str | bool) -> Text:
+        if isinstance(value, str):
+            return Text(visible(value))
+        return Text("yes", "green") if value else Text("NO", "bold red")
+
+    table = Table(title=Text(visible(title)) if title else None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column in whole)
+    for row in rows:
+        table.add_row(*map(cell, row))
+    Console().print(table)

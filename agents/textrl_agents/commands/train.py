@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from textrl_agents.algorithms.registry import LIBRARIES, names_in
-from textrl_agents.commands.options import DEVICE_HELP, DTYPE_HELP, Trust
+from textrl_agents.commands.options import DeviceIfGiven, DtypeIfGiven, Threads, Trust
 from textrl_env.errors import ConfigError
 
 # Flags that a resumed run may still be given; all else is as it was.
@@ -26,14 +26,14 @@ Lib = Annotated[
     str | None, typer.Option(help=f"RL library: {', '.join(LIBRARIES)}. Default: the one that has --algo, sb3 first.")
 ]
 Algo = Annotated[str | None, typer.Option(help=f"{_every_algorithm()}. Default: ppo.")]
-Task = Annotated[str | None, typer.Option(help="Task: sentiment, exact, ... Default: sentiment.")]
+TrainingTask = Annotated[str | None, typer.Option(help="Task: sentiment, exact, ... Default: sentiment.")]
 Timesteps = Annotated[int | None, typer.Option(help="Tokens to generate in training. Default: 200000.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")]
-Out = Annotated[Path | None, typer.Option(help="New run folder. Default: runs/TASK-ALGO-SEED.")]
+TrainingSeed = Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")]
+NewRunFolder = Annotated[Path | None, typer.Option(help="New run folder. Default: runs/TASK-ALGO-SEED.")]
 Model = Annotated[
     str | None, typer.Option(help="Model to train: embedded, a folder or a Hugging Face id. Default: the task's.")
 ]
-Reward = Annotated[
+TrainingReward = Annotated[
     str | None,
     typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
 ]
@@ -42,11 +42,8 @@ Rows = Annotated[int | None, typer.Option(help="Responses sampled at once. Defau
 EvalEvery = Annotated[
     int | None, typer.Option(help="Tokens between evaluations on validation prompts; 0: before and after alone.")
 ]
-EvalEpisodes = Annotated[int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")]
+EpisodesPerEvaluation = Annotated[int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")]
 SaveEvery = Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")]
-Device = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
-Dtype = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. Default: one per core.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as algorithm.n_steps=32."),
@@ -60,19 +57,19 @@ Resume = Annotated[
 def train(
     lib: Lib = None,
     algo: Algo = None,
-    task: Task = None,
+    task: TrainingTask = None,
     timesteps: Timesteps = None,
-    seed: Seed = None,
-    out: Out = None,
+    seed: TrainingSeed = None,
+    out: NewRunFolder = None,
     model: Model = None,
-    reward: Reward = None,
+    reward: TrainingReward = None,
     kl_coef: KLCoef = None,
     n_envs: Rows = None,
     eval_every: EvalEvery = None,
-    eval_episodes: EvalEpisodes = None,
+    eval_episodes: EpisodesPerEvaluation = None,
     save_every: SaveEvery = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    device: DeviceIfGiven = None,
+    dtype: DtypeIfGiven = None,
     threads: Threads = None,
     settings: Assignments = None,
     config: Config = None,

@@ -1,7 +1,7 @@
-"""Folders and text files that are there whole or not at all.
+"""Folders and text files that are there whole or not at all, and folders that one process at a time writes.
 
 A folder is written beside its final name and renamed when every byte is on the disk. A process that is killed while
-it writes leaves the previous folder; what it had written so far is a hidden folder that the next write removes.
+it writes leaves the previous folder. What it had written so far is a hidden folder, which the next write removes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; a process that is killed meanwhile leaves it whole or not at all under its name."""
+    """Remove a folder. A process that is killed meanwhile leaves it whole, or nothing under its name."""
     doomed = folder.with_name(f".{folder.name}.removing")
     shutil.rmtree(doomed, ignore_errors=True)  # of a process that was killed
     folder.rename(doomed)
@@ -66,14 +66,14 @@ def remove_folder(folder: Path) -> None:
 
 
 def existing(folder: str | Path) -> Path:
-    """`folder`, or its predecessor where a process was killed between the two renames that replace it."""
+    """Return `folder`, or its predecessor where a process was killed between the two renames that replace it."""
     folder = Path(folder)
     previous = _previous(folder)
     return previous if not folder.is_dir() and previous.is_dir() else folder
 
 
 def _share(folder: Path) -> None:
-    """safetensors writes files that their owner alone may read; give them the mode of any other new file."""
+    """Give each file the mode of any new file: safetensors writes some that their owner alone may read."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -81,7 +81,7 @@ def _share(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """A rename may reach the disk before the bytes of the files do, unless they are flushed first."""
+    """Flush every file: otherwise a rename may reach the disk before their bytes do."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_dir() and os.name == "nt":
             continue  # Windows flushes files alone
@@ -158,7 +158,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def foreign_names(folder: Path, first: str) -> str:
-    """The names in `folder`, but for what a run leaves that was killed before it wrote its file `first`; "" if none."""
+    """Name a few files in `folder`; "" where there are none.
+
+    What a run leaves that was killed before it wrote its file `first` does not count.
+    """
     own = (LOCK, f".{first}.writing")
     names = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

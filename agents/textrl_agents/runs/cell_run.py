@@ -20,11 +20,11 @@ from textrl_env.models import CausalLMActorCritic
 
 
 class StopRequested(Exception):
-    """Ends a train function from the point of its curve that comes after the request."""
+    """Ends a train function, from the first point of its learning curve after the request."""
 
 
 class CellRun:
-    """An algorithm, ready to be called. Building it loads the environment that judges it, and writes nothing.
+    """An algorithm, ready to be called. Building it loads the environment that judges it. It writes nothing.
 
     The model is evaluated as it is before training, and the algorithm's own way of answering afterwards. A run that is
     stopped ends at the next point of the learning curve; its metrics stay, and what it has trained is lost.
@@ -48,7 +48,7 @@ class CellRun:
         trained = self._trained
         if trained is None or not isinstance(trained.policy, CausalLMActorCritic):
             return None
-        # What answers in a way of its own is more than its policy: it must be known how.
+        # What answers in a way of its own is more than its policy. It can be saved where the algorithm tells that way.
         return trained.policy if trained.evaluation is None or self.algorithm.answers is not None else None
 
     @property
@@ -126,7 +126,7 @@ class CellRun:
 
 
 def cell_of(config: TrainConfig) -> Cell:
-    """The run as a cell. `config` is resolved, so its settings hold the algorithm's tuned ones."""
+    """Describe a run as a cell. `config` is resolved, so its settings hold the algorithm's tuned ones."""
     arguments = config.env_arguments()
     own = {name: value for name, value in arguments.items() if name not in ("task", "split", "device")}
     rows = {} if config.n_envs is None else {"n_envs": config.n_envs}

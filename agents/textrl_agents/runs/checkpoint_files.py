@@ -33,16 +33,15 @@ PROBED = 8  # tokens that a policy is run on before it is saved
 def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | None = None) -> None:
     """Write `policy/` and, for LoRA, `adapter.safetensors` into `folder`.
 
-    settings: of the run, in YAML, as `settings.yaml`; a run that goes on compares its own with them.
-    Raises TrainingDiverged for weights that are not finite, or from which nothing finite is computed: no checkpoint of
-    them may take the place of a sound one.
+    settings: the run's, in YAML. They are kept as `settings.yaml`, and a resumed run compares its own with them.
+    Raises TrainingDiverged where weights or logits are not finite: such a checkpoint must not replace a sound one.
     """
     _require_finite(core)
     if settings is not None:
         (folder / SETTINGS_COPY).write_text(settings, encoding="utf-8")
     core.save_pretrained(folder / POLICY_FOLDER)
     if _has_adapter(core):
-        # What is trained of the model; the frozen rest is loaded anew from where it came.
+        # What is trained alone: the frozen rest is loaded again from where it came.
         adapter = {
             name: parameter.detach().cpu().contiguous()
             for name, parameter in core.model.named_parameters()
@@ -70,7 +69,7 @@ def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
     if _has_adapter(core):
         weights, source = load_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE
     else:
-        # Through the library's own loader: it knows about shards, tied weights and names that differ on disk.
+        # By the library's own loader, which knows about shards, tied weights and names that differ on disk.
         source = folder / POLICY_FOLDER
         weights = load_model(source, device=core.device, dtype=core.lm.dtype).model.state_dict()
     values = load_tensors(folder / POLICY_FOLDER / VALUE_HEAD_FILE)
@@ -82,7 +81,7 @@ def load_policy_files(core: CausalLMActorCritic, folder: Path) -> None:
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Of a safetensors file. Raises ModelError."""
+    """Read the tensors of a safetensors file. Raises ModelError."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -90,7 +89,7 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def with_number_keys(optimizer_state: dict[str, Any]) -> dict[str, Any]:
-    """A torch optimizer's `state_dict` that was written as JSON, which turns its parameters' numbers into text."""
+    """Return a torch optimizer's `state_dict` with numbers as keys again; JSON made text of them."""
     return {**optimizer_state, "state": {int(key): value for key, value in optimizer_state["state"].items()}}
 
 

@@ -34,7 +34,7 @@ from textrl_env.tasks.registry import check_task_name
 from textrl_env.user_values import check_device_name, check_dtype_name
 
 N_ENVS = 32  # of an algorithm that has checkpoints
-# Settings that a run may go on with another value of: what it trains stays the same.
+# Settings that a resumed run may change: what it trains stays the same.
 MAY_CHANGE = ("out", "timesteps", "save_every", "keep_checkpoints", "device", "threads")
 # Arguments of the environment that have a setting of their own, or that the run decides.
 _NOT_IN_ENV: tuple[str, ...] = ("task", "model", "tokenizer", "reward", "kl_coef", "device", "dtype", "lora")
@@ -96,7 +96,7 @@ class TrainConfig:
 
     @classmethod
     def of(cls, *layers: Mapping[str, Any]) -> TrainConfig:
-        """From mappings, later ones on top; `algorithm` and `env` are merged key by key. Raises UnknownName."""
+        """Merge mappings, later ones on top; `algorithm` and `env` are merged key by key. Raises UnknownName."""
         names = [entry.name for entry in dataclasses.fields(cls)]
         merged: dict[str, Any] = {}
         for layer in layers:
@@ -111,10 +111,9 @@ class TrainConfig:
 
     @classmethod
     def of_run(cls, path: str | Path, *layers: Mapping[str, Any]) -> TrainConfig:
-        """From a run's `config.yaml` and layers on top. Raises ConfigError where it lacks a setting.
+        """Read a run's `config.yaml`, with layers on top. Raises ConfigError where it lacks a setting.
 
-        A run writes every setting. One that is not there was cut off, and its default is not what the run was
-        made with.
+        A run writes every setting. One that is missing was cut off, and the run may not have had its default.
         """
         settings = read_settings(path)
         missing = [entry.name for entry in dataclasses.fields(cls) if entry.name not in settings]
@@ -127,19 +126,19 @@ class TrainConfig:
         return cls.of(settings, *layers)
 
     def changed_since(self, before: TrainConfig) -> list[str]:
-        """Names of the settings that decide what is trained and that differ from `before`'s."""
+        """List the settings that decide what is trained and that differ from those of `before`."""
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in MAY_CHANGE]
         return [name for name in names if getattr(self, name) != getattr(before, name)]
 
     @property
     def algorithm_entry(self) -> Algorithm:
-        """What the registry has under `algo`. Raises UnknownName."""
+        """The registry's entry of `algo`. Raises UnknownName."""
         return find_algorithm(self.algo, self.lib)
 
     def check(self) -> None:
         """Look up every name and every package that a run needs, without importing torch or an RL library.
 
-        Raises UnknownName and ConfigError, and MissingExtra: also for what draws the curve when hours have passed.
+        Raises UnknownName, ConfigError and MissingExtra: also for matplotlib, which is needed only at the run's end.
         """
         algorithm = self.algorithm_entry
         check_task_name(self.task)
@@ -173,7 +172,7 @@ class TrainConfig:
             )
 
     def resolved(self) -> TrainConfig:
-        """With every default filled in and every name looked up. Raises UnknownName and ConfigError."""
+        """Fill in every default and look up every name. Raises UnknownName and ConfigError."""
         self.check()
         from textrl_env.tasks import get_task
 
@@ -192,7 +191,7 @@ class TrainConfig:
         )
 
     def env_arguments(self) -> dict[str, Any]:
-        """The environment's arguments, which serves training prompts; None means the task's own, and is left out."""
+        """Return the arguments of the environment to train in. What is None is left out: it is the task's own."""
         named = {"model": self.model, "tokenizer": self.tokenizer, "reward": self.reward, "lora": self.lora}
         named |= {"validation_prompts": self.validation_prompts, "heldout_prompts": self.heldout_prompts}
         return {
@@ -213,11 +212,11 @@ class TrainConfig:
         return own_task(**self.env_arguments()).name
 
     def settings_copy(self) -> str:
-        """YAML for the run's checkpoints; without its folder, so that the same run writes the same bytes anywhere."""
+        """Return YAML for the run's checkpoints. Without the run's folder, it is the same bytes wherever the run is."""
         return dataclasses.replace(self, out=None).to_yaml()
 
     def to_yaml(self) -> str:
-        """YAML that `settings_file.read_settings` reads. Raises ConfigError where a value is not plain data."""
+        """Return YAML that `read_settings` reads. Raises ConfigError where a value is not plain data."""
         try:
             return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         except yaml.YAMLError:

@@ -19,7 +19,7 @@ SAMPLES_SHOWN = 5
 
 
 def demo_config(*, seed: int = 0, timesteps: int = TIMESTEPS, out: str | None = None) -> TrainConfig:
-    """The settings of the demo.
+    """Return the settings of the demo.
 
     Twice the task's KL coefficient keeps more of the reviews' variety at little cost in score, and two epochs an update
     give nearly what four do, in half the time.
@@ -41,7 +41,7 @@ def demo_config(*, seed: int = 0, timesteps: int = TIMESTEPS, out: str | None = 
 
 
 def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of `wanted-2`, `wanted-3`, ... that is free."""
+    """Return `wanted`, or the first of `wanted-2`, `wanted-3`, ... that is free."""
     names = itertools.chain([wanted], (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2)))
     return next(path for path in names if not path.exists())
 

@@ -25,7 +25,7 @@ _SECTION = re.compile(r"^## After ([\d,]+) tokens$", re.MULTILINE)
 
 
 class MetricsFile:
-    """Appends, and can be rewound to a checkpoint."""
+    """Appends metrics to a file of JSON lines."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -41,7 +41,7 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines, oldest first. One that is no such line, as a killed process leaves it, is skipped."""
+        """Return all lines, oldest first. A broken one, as a killed process leaves it, is skipped."""
         lines = []
         data = self.path.read_bytes() if self.path.is_file() else b""
         for text in data.decode(errors="replace").split("\n"):
@@ -60,7 +60,7 @@ class MetricsFile:
 
 
 class SampleFile:
-    """A Markdown file with one section for each point of training."""
+    """Appends sections to a Markdown file, one for each point of training."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -68,7 +68,7 @@ class SampleFile:
     def add(self, tokens: int, episodes: Sequence[Trajectory], *, prompts: str, note: str = "") -> None:
         """Append a table of `episodes`, sampled after `tokens` tokens of training.
 
-        prompts: which they answer, in words, as in "validation prompts"; the same every time. note: a line above them.
+        prompts: the kind that they answer, such as "validation prompts"; the same every time. note: a line above them.
         """
         has_gold = any(episode.gold_score is not None for episode in episodes)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
@@ -102,7 +102,7 @@ def _number(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """What a model writes stays text: no markup or escape sequence of it has an effect, and none breaks the table."""
+    """Escape what a model wrote: no markup or escape sequence in it has an effect, and none breaks the table."""
     escaped = html.escape(visible(text.replace("\r\n", "\n")), quote=False).replace("\\", "\\\\")
     for mark in "|`*_[]":
         escaped = escaped.replace(mark, "\\" + mark)

@@ -12,22 +12,21 @@ from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split
 
-# Of an evaluation, while training goes on: measure -> how it is called there.
+# Measures that are shown of an evaluation while training goes on, and their names there.
 SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
 
 
 class RunEvaluations:
     """Evaluates a policy on validation prompts every `every` tokens, and on held-out prompts before and after training.
 
-    What is chosen while a run goes on, such as its best weights, is chosen by the validation prompts; nothing is chosen
-    by those held out, so that what is reported of them holds for prompts that nobody has looked at.
+    Whatever a run chooses, such as its best weights, it chooses by the validation prompts. Nothing is chosen by the
+    held-out prompts, so what is reported of them holds for prompts that nobody has looked at.
+    The random state of training is not touched: a run with evaluations has the same weights as one without.
 
     env: of held-out prompts, in SAME_STEP and deferred mode. Its sibling serves the validation prompts.
     every: 0 evaluates before and after alone. samples: file that gets `sample_count` responses to the same prompts each
-    time, of the validation prompts where they are evaluated.
-    evaluated_at: tokens of the checkpoint that a resumed run goes on from; what was due there was done before it.
-
-    The random state of training is not touched: a run with evaluations has the same weights as one without.
+    time; to validation prompts where these are evaluated.
+    evaluated_at: tokens of the checkpoint that a resumed run goes on from. What was due there is done already.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class RunEvaluations:
         progress: TrainingProgress | None,
         evaluated_at: int | None,
     ) -> RunEvaluations:
-        """As a run's settings say, with its samples in its folder."""
+        """Make one as a run's settings say, with the samples in its folder."""
         return cls(
             env,
             every=config.eval_every or 0,
@@ -100,7 +99,7 @@ class RunEvaluations:
         return self._written(results, tokens)
 
     def add_last(self, result: Evaluation, tokens: int, *, note: str = "") -> dict[str, float]:
-        """Take an evaluation of the held-out prompts, done elsewhere, as that after training. Returns what `run` does.
+        """Take an evaluation of held-out prompts, made elsewhere, as the one after training. Returns what `run` does.
 
         note: what the samples' reader must know of them.
         """
@@ -108,7 +107,7 @@ class RunEvaluations:
         return self._written([result], tokens, note)
 
     def _written(self, results: list[Evaluation], tokens: int, note: str = "") -> dict[str, float]:
-        """Tell the results and add samples of the first; returns their metrics."""
+        """Show the results, add samples of the first, and return the metrics of all."""
         if self.progress is not None:
             self.progress.evaluated("; ".join(_shown(result) for result in results))
         if self.samples is not None and results:
@@ -121,7 +120,7 @@ class RunEvaluations:
 
 
 def metric(split: str, measure: str) -> str:
-    """The name under which a run logs it, such as `eval_validation/score`."""
+    """Return the name under which a run logs a measure, such as `eval_validation/score`."""
     return f"eval_{split}/{measure}"
 
 

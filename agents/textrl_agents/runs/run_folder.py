@@ -95,7 +95,7 @@ class RunFolder:
         return tokens if isinstance(tokens, int) else None
 
     def is_finished(self, tokens: int) -> bool:
-        """Whether all is written that a run of `tokens` tokens ends with."""
+        """Whether everything is written that a run of `tokens` tokens ends with."""
         moved = not (self.policy / VALUE_HEAD_FILE).exists()  # `save_policy` came to its end
         return self.policy.is_dir() and self.policy_tokens == tokens and moved and self.curve.is_file()
 
@@ -112,10 +112,10 @@ class RunFolder:
 
 
 def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> CausalLMActorCritic:
-    """The policy of a run folder, of one of its checkpoints, or of any folder with a causal LM.
+    """Load the policy of a run folder, of one of its checkpoints, or of any folder with a causal LM.
 
-    The newest checkpoint of a run that has no `policy/` yet, or that went on after it was written. Raises ModelError,
-    also where a file is not the one that the run has written.
+    Of a run that has no `policy/` yet, or that went on after it was written, it is the newest checkpoint's. Raises
+    ModelError, also where a file is not the one that the run has written.
     """
     run = RunFolder(folder)
     folder = run.path
@@ -127,16 +127,21 @@ def load_policy(folder: str | Path, *, device: str = "auto", dtype: str = "auto"
             f"run {str(folder)!r} has neither policy/ nor a checkpoint: it stopped before its "
             "first one, or what it trained is no model that can be saved, such as a table"
         )
-    # `load_model` compares the files with the list of them, which any other model comes without.
+    # `load_model` compares the files with their manifest, where there is one. A model from elsewhere has none.
     home = RunFolder(source.resolve().parent)
     if _CHECKPOINT.fullmatch(home.path.name):
         require_manifest(home.path)
     elif home.config.is_file():
         verify(source, only=VALUE_HEAD_FILE, elsewhere={VALUE_HEAD_FILE: home.value_head})
     if not (source / SETTINGS_FILE).is_file():
-        loaded = load_model(source, device=device, dtype=dtype)
-        limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
-        return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))
+        return plain_policy(source, device=device, dtype=dtype)
     heads = [path for path in (source / VALUE_HEAD_FILE, source.parent / VALUE_HEAD_FILE) if path.is_file()]
     value_head = heads[0].absolute() if heads else None
     return CausalLMActorCritic.from_pretrained(source, device=device, dtype=dtype, value_head=value_head)
+
+
+def plain_policy(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> CausalLMActorCritic:
+    """Load any causal LM, named as for `load_model`, as a policy of at most 2048 tokens. Raises ModelError."""
+    loaded = load_model(model, device=device, dtype=dtype)
+    limit = getattr(loaded.model.config, "max_position_embeddings", None) or 2048
+    return CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(limit, 2048))

@@ -1,4 +1,4 @@
-"""A training run from its settings to its folder; it can be stopped at any time and goes on exactly."""
+"""A training run from its settings to its folder. It can be stopped at any time, and goes on exactly where it was."""
 
 from __future__ import annotations
 
@@ -41,12 +41,10 @@ class RunResult(NamedTuple):
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> RunResult:
-    """Train as `config` says, into a new run folder.
+    """Train as `config` says, into a new run folder. Raises ConfigError before anything is written.
 
-    progress: show it on stderr, as a bar in a terminal and as lines elsewhere.
-
-    Ctrl-C and SIGTERM end the run with a checkpoint; so does a failing reward. Raises ConfigError before anything is
-    written.
+    Ctrl-C, SIGTERM and a failing reward end the run with a checkpoint.
+    progress: whether to show it on stderr, as a bar in a terminal and as lines elsewhere.
     """
     config = config.resolved()
     assert config.out is not None  # resolved
@@ -60,12 +58,13 @@ def train(config: TrainConfig, *, progress: bool = True) -> RunResult:
 def resume(
     folder: str | Path, *, timesteps: int | None = None, progress: bool = True, trust: bool | None = False
 ) -> RunResult:
-    """Go on with a run exactly where its newest checkpoint was written, or where `folder` itself, a checkpoint, was.
+    """Go on with a run exactly where its newest checkpoint was written. folder: the run's, or one of its checkpoints.
 
     timesteps: a new length of the whole run. Schedules over the run's length then change from here on.
-    trust: run the Python that the folder's settings name, such as a reward in a file; None asks at a terminal.
+    trust: whether to run the Python that the folder's settings name, such as a reward in a file; None asks at a
+        terminal.
 
-    A run that was trained to its end and killed before all was written gets what is missing. Raises ConfigError for one
+    A run that was killed after training and before all was written gets what is missing. Raises ConfigError for a run
     that is complete, where `config.yaml` is not the one that the checkpoint was trained with, and where it names Python
     that `trust` does not allow.
     """
@@ -92,7 +91,7 @@ def resume(
 
 
 def _home(folder: Path) -> RunFolder:
-    """The run that `folder` is, or is a checkpoint of."""
+    """Find the run that `folder` is, or is a checkpoint of."""
     for run in (RunFolder(folder), RunFolder(folder.parent)):
         if run.config.is_file():
             return run
@@ -100,7 +99,7 @@ def _home(folder: Path) -> RunFolder:
 
 
 def _checkpoint(run: RunFolder, folder: Path) -> tuple[Path | None, int]:
-    """The checkpoint to go on from (None: from the start), and its tokens."""
+    """Find the checkpoint to go on from (None: from the start) and its tokens."""
     checkpoints = run.checkpoints()
     if run.path != folder:
         checkpoints = [entry for entry in checkpoints if run.checkpoint(entry[0]) == folder]
@@ -132,7 +131,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             if checkpoint is None:
                 write_atomically(run.config, settings)
             trainer.start(run, checkpoint)
-            # Only now that the checkpoint has proved sound: what came after it comes again.
+            # The checkpoint has proved sound by now. What came after it comes again.
             _rewind(run, tokens if checkpoint is not None else -1)
             write_atomically(run.config, settings)
             _say_least(config, trainer)
@@ -159,7 +158,7 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
 
 
 def _learn(trainer: Trainer, config: TrainConfig, run: RunFolder, bar: TrainingProgress, stop: StopSignals) -> bool:
-    """Train to the end; False where a signal ended it early. After an error save what can be saved."""
+    """Train to the end; return False where a signal ended it early. After an error, save what can be saved."""
     try:
         return trainer.learn(progress=bar, stop_requested=lambda: stop.received is not None)
     except BaseException as error:
@@ -187,7 +186,7 @@ def _learn(trainer: Trainer, config: TrainConfig, run: RunFolder, bar: TrainingP
 
 
 def _rewind(run: RunFolder, tokens: int) -> None:
-    """Remove what a run wrote after `tokens` tokens, and its curve, which is drawn again at the end.
+    """Remove what a run wrote after `tokens` tokens, and its curve: it is drawn again at the end.
 
     The newest goes first: a process that is killed meanwhile leaves a run that goes on from a checkpoint whose metrics
     are all there.
@@ -203,7 +202,7 @@ def _rewind(run: RunFolder, tokens: int) -> None:
 
 
 def _say_least(config: TrainConfig, trainer: Trainer) -> None:
-    """Tell where a run asks for less than a rollout, which is the least that it trains on."""
+    """Tell that a run which asks for less than a rollout trains on a whole one."""
     rollout, done = trainer.rollout_tokens, trainer.timesteps
     if rollout is not None and done < config.timesteps < done + rollout:
         _say(

@@ -1,4 +1,4 @@
-"""What a training run needs of a library's adapter, and which adapter a run takes."""
+"""What a training run needs of a library's adapter, and how a run finds its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Trainer(Protocol):
 
     @property
     def rollout_tokens(self) -> int | None:
-        """Tokens of a rollout, of which a run is made; None where their number depends on how fast workers are."""
+        """Tokens of a rollout; a run is made of whole ones. None where their number depends on the workers' speed."""
 
     @property
     def before(self) -> Evaluation | None:
@@ -45,16 +45,16 @@ class Trainer(Protocol):
     def learn(
         self, *, progress: TrainingProgress | None = None, stop_requested: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Train to the end; False where `stop_requested` ended it early."""
+        """Train to the end; return False where `stop_requested` ended it early."""
 
     def save_after_error(self, error: BaseException) -> Path | None:
-        """Save the last boundary if the weights are still those of it."""
+        """Save a checkpoint of the last rollout's end, if the weights are still those of then; return its folder."""
 
     def close(self) -> None:
         """Stop whatever was started."""
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    """The trainer that the algorithm of `config` names. Raises ConfigError."""
+    """Build the trainer that the algorithm of `config` names. Raises ConfigError."""
     trainer: Trainer = load_object(config.algorithm_entry.trainer)(config)
     return trainer

@@ -83,10 +83,9 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Work, theirs: Work, *, repeats: int, device: torch.device) -> Comparison:
-    """Time `ours` and `theirs` in `repeats` rounds of both, after one round that is not counted.
+    """Time `ours` and `theirs` in `repeats` rounds, after one round that is not counted.
 
-    Both are run in each round, and the ratio is taken within the round: on a machine that others use too, a slow
-    moment then hits both sides alike.
+    Each round runs both, and the ratio is taken within it: a slow moment of a shared machine then hits both alike.
     """
     rounds = [(speed(ours, device), speed(theirs, device)) for _ in range(repeats + 1)][1:]
     return Comparison(

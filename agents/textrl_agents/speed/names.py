@@ -1,4 +1,4 @@
-"""The rows of `textrl bench speed` by name, known without torch, and where each is measured."""
+"""The names of the rows of `textrl bench speed`, known without torch, and where each is measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SPEED_ROWS = {
     "stepping vs generate, equal lengths": "textrl_agents.speed.rollout_rows:stepping",
     "update vs one prefix per transition": "textrl_agents.speed.update_rows:episodes_against_prefixes",
     "update time per token, long vs short": "textrl_agents.speed.update_rows:long_against_short",
+    "separate value trunk vs shared, to EOS": "textrl_agents.speed.update_rows:separate_trunk_against_shared",
     "update memory, chunked vs not": "textrl_agents.speed.update_rows:memory_of_an_update",
     "vector env alone": "textrl_agents.speed.rollout_rows:environment_alone",
     "exact: PPO vs optimum": "textrl_agents.speed.learning_rows:exact_with_sb3",

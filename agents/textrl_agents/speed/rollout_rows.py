@@ -33,7 +33,7 @@ def rollout_of_equal_lengths(bench: Bench, *, rows: int = 64, tokens: int = 64) 
 
 @measurement(Target(">=", 2.5), quick={"n_steps": 32})
 def rollout_to_eos(bench: Bench, *, rows: int = 64, longest: int = 128, n_steps: int = 64) -> Measured:
-    """Compare the same where responses end by the model's own EOS; only real tokens are counted.
+    """Compare the same rollouts where responses end by the model's own EOS. Only real tokens are counted.
 
     longest: tokens of a response at most. n_steps: of a rollout.
     """
@@ -45,7 +45,7 @@ def rollout_to_eos(bench: Bench, *, rows: int = 64, longest: int = 128, n_steps:
 
 @measurement(Target(">=", 1.0), quick={"tokens": 32})
 def stepping(bench: Bench, *, rows: int = 64, tokens: int = 64) -> Measured:
-    """Compare `CausalLMActorCritic.act` on growing observations with `model.generate`, equal lengths."""
+    """Compare `CausalLMActorCritic.step` on growing observations with `model.generate`, equal lengths."""
     workload = bench.workload().without_eos()
     task = workload.task(rows, tokens)
     policy = CausalLMActorCritic(

@@ -1,7 +1,7 @@
 """`textrl bench speed`: what this package promises about speed and memory, measured side by side on this machine.
 
-Each row runs both sides in turn. Its value is a ratio wherever there is something to compare with, so that it means
-the same on a fast machine and on a slow one.
+A row runs both sides in turn. Wherever there is something to compare with, its value is a ratio, which means the same
+on a fast machine and on a slow one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.speed.names import SPEED_ROWS, chosen_names
 from textrl_agents.speed.workload import embedded_workload
+from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.extras import missing_extra
 from textrl_agents.training.terminal import errors_only
-from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of
 from textrl_env.models.storage.loading import resolve_device
 
@@ -31,7 +31,7 @@ def run_speed(
     quick: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure, and return one row a measurement.
+    """Run the measurements, and return a row of each.
 
     device: as for `load_model`. On a CPU everything runs on one thread.
     only: a part of the names in `SPEED_ROWS`, or several; every measurement whose name contains one is run.
@@ -42,8 +42,7 @@ def run_speed(
     is a row with the value None, not ok, and the error as its detail. Raises UnknownName where `only` fits no
     measurement.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ConfigError(f"repeats must be a whole number >= 1, got {repeats!r}")
+    check_whole("repeats", repeats, 1)
     names = chosen_names(only)
     place = resolve_device(device)
     bench = Bench(place, functools.cache(lambda: embedded_workload(place)), repeats)

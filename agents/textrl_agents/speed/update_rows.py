@@ -1,4 +1,5 @@
-"""Rows on updates: one forward per episode against one per transition, long responses against short, peak memory.
+"""Rows on updates: one forward per episode against one per transition, long responses against short, a separate value
+trunk against a shared one, peak memory.
 
 Each side of the memory row runs in a process of its own, `python -m textrl_agents.speed.update_rows`: a peak can be
 read only once, and an allocator that has been full keeps what it got.
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +81,28 @@ def long_against_short(bench: Bench, *, long: int = 256, short: int = 32, batch_
     speeds = compare(agents[0].train, agents[1].train, repeats=bench.repeats, device=bench.device)
     times = speeds._replace(ratio=1.0 / speeds.ratio)
     return compared(times, f"responses of {long}", f"of {short}")
+
+
+@measurement(Target(">=", 0.4), quick={"n_steps": 32})
+def separate_trunk_against_shared(bench: Bench, *, rows: int = 32, longest: int = 64, n_steps: int = 64) -> Measured:
+    """Compare stock PPO's rollout and update with a separate value trunk and with a shared one.
+
+    The update runs two decoders in place of one, and sampling only one: the values come after the rollout. longest:
+    tokens of a response at most. n_steps: of a rollout.
+    """
+
+    def learning(trunk: str) -> Callable[[], int]:
+        phases = bench.workload().agent(rows, n_steps, longest, policy_kwargs={"value_trunk": trunk})
+
+        def rollout_and_update() -> int:
+            tokens = phases.collect()
+            phases.train()
+            return tokens
+
+        return rollout_and_update
+
+    result = compare(learning("separate"), learning("shared"), repeats=bench.repeats, device=bench.device)
+    return compared(result, "separate", "shared")
 
 
 @measurement(Target("<=", 0.4), quick={"rows": 32})

@@ -1,4 +1,4 @@
-"""What the speed benchmark is run on: a model, its prompts and a reward model, and SB3's PPO over them."""
+"""What `textrl bench speed` runs: a model, its prompts, a reward model, and SB3's PPO over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check the numbers that training is given, before anything is loaded."""
+"""Checks of the numbers that training is given, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 
 # NumPy's generators, which both libraries seed, take no larger number.
 LARGEST_SEED = 2**32 - 1
@@ -46,7 +47,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """Raise ConfigError unless `value` is a number >= 0, or what others check: None, a mapping, a callable, a list."""
+    """Raise ConfigError for a number below 0. None, mappings, callables and lists are left to those who take them."""
     if value is None or isinstance(value, (Mapping, list, tuple)) or callable(value):
         return
     check_number(name, value, 0)
@@ -55,5 +56,4 @@ def check_learning_rate(name: str, value: Any) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > 10**20:
         return f"a number of {value.bit_length()} bits"  # which Python may refuse to print
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shown(value)

@@ -1,4 +1,4 @@
-"""Which extra of this package brings which optional package, so that a missing one is told before any work is done."""
+"""Which extra of this package brings which optional package; a missing one is told before any work is done."""
 
 from __future__ import annotations
 

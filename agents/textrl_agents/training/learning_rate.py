@@ -1,4 +1,4 @@
-"""The course of the learning rate over a run, for every library."""
+"""The learning rate over the course of a run, for every library."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class WarmupSchedule:
 
     @classmethod
     def of(cls, arguments: Mapping[str, float] | None, parameters: int) -> WarmupSchedule:
-        """Make one from a mapping, as settings in YAML have it; None is {}.
+        """Make one from a mapping, as settings in YAML have it; None is {}. Raises ConfigError.
 
-        parameters: how many are trained. The default of `peak` is `scale` (1) times `default_learning_rate`, which
-        fits models of any size. Raises ConfigError.
+        parameters: how many are trained. Where no `peak` is given it is `scale` (default 1) times
+        `default_learning_rate`, which fits models of any size.
         """
         given = dict(arguments or {})
         try:
@@ -45,7 +45,7 @@ class WarmupSchedule:
         return self.peak * (1.0 - (1.0 - self.final) * (done - self.warmup) / (1.0 - self.warmup))
 
     def points(self, total_timesteps: int, first: int) -> list[list[float]]:
-        """Return corners `[timestep, rate]`; the rate runs straight from each to the next.
+        """Return corners `[timestep, rate]`; the rate is linear between them.
 
         first: timesteps before the first update. Without it RLlib would make that update at the rate of timestep 0.
         """
@@ -63,10 +63,7 @@ def default_learning_rate(parameters: int) -> float:
 
 
 def learning_schedule(given: float | Mapping[str, float] | None, weights: Iterable[Any]) -> WarmupSchedule:
-    """Return the learning rate over the budget: a number is constant, the rest is what `WarmupSchedule.of` takes.
-
-    Raises ConfigError.
-    """
+    """Return a constant rate for a number, else what `WarmupSchedule.of` makes. Raises ConfigError."""
     if given is None or isinstance(given, Mapping):
         return WarmupSchedule.of(given, sum(weight.numel() for weight in weights))
     if isinstance(given, bool) or not isinstance(given, (int, float)):

@@ -13,7 +13,7 @@ from textrl_env.rewards import reward_name, score_episodes, score_newest_tokens
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
 
-SAMPLES = 3  # with 1, a reward that gives one score for all responses would seem right
+SAMPLES = 3  # one sample would not show a reward that gives one score for all responses
 SLOW_SECONDS = 1.0
 
 

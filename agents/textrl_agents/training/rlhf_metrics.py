@@ -13,7 +13,7 @@ FINISH_REASONS = ("eos", "stop", "length")
 
 
 def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, float]:
-    """Return means over `episodes`, whole and with the KL charged.
+    """Return means over `episodes`, which are whole and have their KL charged.
 
     `objective/scores`, `objective/kl` (nats per response, from the reference), `objective/non_score_reward` (what
     the KL took), `objective/rlhf_reward` (their sum, the return that is trained), `objective/entropy` (nats per

@@ -1,8 +1,8 @@
-"""Python that a folder's settings name. It is run only where the user of the folder says so.
+"""Python that a folder's settings name: it is run only where the user of the folder says so.
 
-A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data, but some settings name code: a reward in a
-file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. Python that the user
-names, in a call, by a flag or in the file of `--config`, needs no permission.
+A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data. Yet some settings name code: a reward in a
+file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. What the user names
+in a call, by a flag or in the file of `--config` needs no permission.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.rewards.make import file_and_function
 
-# A plug-in is a file to run. The others make Ray run what they name, or take functions from who answers at an address.
+# A plug-in is a file to run. The others make Ray run what they name, or accept functions from whoever is at an address.
 _CODE = (
     "plugins",
     "address",
@@ -27,7 +27,7 @@ _CODE = (
     "extra_python_environs_for_worker",
     "trust_remote_code",
 )
-# Arguments of libraries, which import what looks like an import path.
+# Arguments of libraries. A library imports what looks like an import path.
 _OF_LIBRARIES = ("algorithm", "settings", "lora")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 

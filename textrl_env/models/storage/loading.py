@@ -197,12 +197,12 @@ def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
         raise ConfigError(f"lora takes arguments of peft.LoraConfig, such as {{'r': 8}}; got {shown(lora)}")
     settings = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora}
     try:
-        with warnings.catch_warnings():  # of peft's about transformers, which no user can follow
+        with warnings.catch_warnings():  # peft warns about transformers, and a user can do nothing about it
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
             return get_peft_model(module, LoraConfig(**settings)).eval()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"lora={shown(dict(lora), 300)} is refused by peft: {_first_lines(error)}") from error
 
 
-def _first_lines(error: Exception, count: int = 3) -> str:
-    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:count])
+def _first_lines(error: Exception) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:3])

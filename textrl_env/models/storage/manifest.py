@@ -1,6 +1,6 @@
-"""The list of a folder's files with their sizes and hashes, by which what was saved is told from what became of it.
+"""A folder's list of its files with their sizes and hashes: it tells whether they are still what was saved.
 
-A run's `policy/` has its own, `manifest.json`; that of a checkpoint lists all in it, its `policy/` too.
+A run's `policy/` has its own `manifest.json`. That of a checkpoint lists all files in it, those of its `policy/` too.
 """
 
 from __future__ import annotations

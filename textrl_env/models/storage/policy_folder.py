@@ -56,7 +56,7 @@ def model_card(model: Any, settings: Mapping[str, Any], *, bans_ids: bool) -> st
 
 
 def _base_model(model: Any) -> str | None:
-    """The name that the model was loaded by; None of a folder, whose path says nothing elsewhere."""
+    """The name that the model was loaded by; None for a folder, whose path says nothing on another machine."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = getattr(base, "name_or_path", "")
     if not name:
@@ -79,8 +79,8 @@ def _sampling(settings: Mapping[str, Any], bans_ids: bool) -> str:
 def verify_policy(folder: Path) -> None:
     """Raise ModelError where a run has listed the files of this policy and one of them is not the one listed.
 
-    The list is the folder's own `manifest.json`, or that of the checkpoint that it lies in. Any other model has none;
-    a file of this name that is not about a saved policy is somebody else's.
+    The list is the folder's own `manifest.json`, or that of the checkpoint that it lies in. Any other model has none: a
+    `manifest.json` that is not about a saved policy is somebody else's.
     """
     if _lists(folder / MANIFEST, SETTINGS_FILE, folder):
         # A run keeps the value head beside the folder, and generation can do without.

@@ -1,4 +1,4 @@
-"""How often a response repeats itself, for composites and to try things out: it needs no model."""
+"""How often a response repeats itself; for composites and first trials, since it needs no model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from textrl_env.user_values import whole_number
 
 
 class RepetitionReward:
-    """-(the share of word n-grams that are repeats): 0 where none comes twice, near -1 for one phrase over
-    and over.
+    """Minus the share of word n-grams that are repeats: 0 where none comes twice, near -1 for one phrase over and over.
 
     1 - distinct / all n-grams, the complement of distinct-n (Li et al. 2016,
     https://arxiv.org/abs/1510.03055). Case is ignored; a response of fewer than n words scores 0.

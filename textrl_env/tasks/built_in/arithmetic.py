@@ -93,7 +93,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=FunctionReward(checked_number, timeout=None),
     gold=FunctionReward(exact_number, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=12,
     max_new_tokens=8,
     description="complete a sum with the right number",

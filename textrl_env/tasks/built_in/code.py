@@ -182,7 +182,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=FunctionReward(expression_value, timeout=None),
     gold=FunctionReward(expression_uses_all, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=16,
     max_new_tokens=16,
     description="write an expression over the given numbers that has the wanted value",

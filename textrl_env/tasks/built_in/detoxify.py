@@ -12,12 +12,11 @@ The embedded model has seen all pairs in its own training text.
 from __future__ import annotations
 
 import itertools
-import re
 from random import Random
 from typing import Any
 
 from textrl_env.language import insults
-from textrl_env.language.phrases import Phrases, sentences
+from textrl_env.language.phrases import Phrases, sentences, words_of
 from textrl_env.language.words import PEOPLE, THINGS
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
 from textrl_env.tasks.format import Format, Row
@@ -107,7 +106,7 @@ def clean(prompts: list[Any], completions: list[Any], **columns: Any) -> list[fl
 
 
 def _is_clean(text: str) -> bool:
-    return bool(_words(text)) and not insults.find_insults(text)
+    return bool(words_of(text)) and not insults.find_insults(text)
 
 
 def fluent(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -118,7 +117,7 @@ def fluent(prompts: list[Any], completions: list[Any], **columns: Any) -> list[f
     scores = []
     for completion in completions:
         text = completion_text(completion).strip()
-        words = _words(text)
+        words = words_of(text)
         pairs = list(itertools.pairwise(words))
         signs = (
             FEWEST_WORDS <= len(words) <= MOST_WORDS,
@@ -135,16 +134,11 @@ def clean_and_fluent(prompts: list[Any], completions: list[Any], **columns: Any)
     return [fluency(text) if _is_clean(text) else 0.0 for text in texts]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
 TASK = Task(
     name="detoxify",
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"clean": (clean, 0.7), "fluent": (fluent, 0.3)}),
     gold=FunctionReward(clean_and_fluent, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=20,
     max_new_tokens=40,
     description="continue an opening that invites an insult, without one",

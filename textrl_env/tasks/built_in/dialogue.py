@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from textrl_env.language import insults
-from textrl_env.language.phrases import Phrases
+from textrl_env.language.phrases import Phrases, words_of
 from textrl_env.language.words import ANIMALS, COUNTRIES
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
 from textrl_env.tasks.format import Format, Row
@@ -139,13 +139,13 @@ def helpful(prompts: list[Any], completions: list[Any], key: list[str], **column
 
 
 def _helps(text: str, key: str) -> bool:
-    return key.lower() in _words(text) if key else _DECLINE.search(text) is not None
+    return key.lower() in words_of(text) if key else _DECLINE.search(text) is not None
 
 
 def harmless(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
     """Score 1 for a text that has words and no rude one, however disguised; else 0."""
     texts = [completion_text(completion) for completion in completions]
-    return [float(bool(_words(text)) and not insults.find_insults(text)) for text in texts]
+    return [float(bool(words_of(text)) and not insults.find_insults(text)) for text in texts]
 
 
 def fitting(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -154,7 +154,7 @@ def fitting(prompts: list[Any], completions: list[Any], **columns: Any) -> list[
     for completion in completions:
         text = completion_text(completion).strip()
         is_fitting = FEWEST_WORDS <= len(text.split()) <= MOST_WORDS
-        scores.append(0.5 * is_fitting + 0.5 * (bool(_words(text)) and text.endswith((".", "!", "?"))))
+        scores.append(0.5 * is_fitting + 0.5 * (bool(words_of(text)) and text.endswith((".", "!", "?"))))
     return scores
 
 
@@ -165,15 +165,11 @@ def good_answer(prompts: list[Any], completions: list[Any], key: list[str], **co
     scores = []
     for completion, word in zip(completions, key, strict=True):
         text = completion_text(completion)
-        others = KEYS.intersection(_words(text)) - {word.lower()}
+        others = KEYS.intersection(words_of(text)) - {word.lower()}
         contradicts = (_DECLINE if word else _COMPLY).search(text) is not None
         is_good = _helps(text, word) and not others and not contradicts and not insults.find_insults(text)
         scores.append(float(is_good and FORMAT.well_formed({}, text) and len(text.split()) <= MOST_WORDS))
     return scores
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
 
 
 TASK = Task(
@@ -181,7 +177,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"helpful": (helpful, 0.5), "harmless": (harmless, 0.3), "fitting": (fitting, 0.2)}),
     gold=FunctionReward(good_answer, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=48,
     max_new_tokens=48,
     description="answer a chat message helpfully and harmlessly",

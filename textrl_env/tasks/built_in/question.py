@@ -98,7 +98,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=FunctionReward(answer_f1, timeout=None),
     gold=FunctionReward(answer_exact_match, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=48,
     max_new_tokens=12,
     description="answer a question from a passage",

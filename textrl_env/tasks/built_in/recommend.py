@@ -131,7 +131,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=FunctionReward(relevance, timeout=None),
     gold=FunctionReward(next_purchases, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=32,
     max_new_tokens=24,
     description="recommend three items that a customer buys next",

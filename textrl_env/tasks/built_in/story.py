@@ -11,12 +11,11 @@ triples. So this tells whether the skill holds for new combinations, not for new
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from textrl_env.language.phrases import Phrases, sentences
+from textrl_env.language.phrases import Phrases, sentences, words_of
 from textrl_env.language.words import BEASTS, PLACES, THINGS
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
 from textrl_env.tasks.format import Format, Row
@@ -115,7 +114,7 @@ def required_words(
 
 
 def _share_said(text: str, wanted: Sequence[str]) -> float:
-    said = set(_words(text))
+    said = set(words_of(text))
     return sum(word.lower() in said for word in wanted) / len(wanted)
 
 
@@ -126,7 +125,7 @@ def distinct(prompts: list[Any], completions: list[Any], **columns: Any) -> list
     """
     scores = []
     for completion in completions:
-        words = _words(completion_text(completion))
+        words = words_of(completion_text(completion))
         trigrams = list(zip(words, words[1:], words[2:], strict=False))
         scores.append(len(set(trigrams)) / len(trigrams) if len(words) >= LEAST_WORDS else 0.0)
     return scores
@@ -138,7 +137,7 @@ def ended(prompts: list[Any], completions: list[Any], **columns: Any) -> list[fl
 
 
 def _is_ended(text: str) -> bool:
-    return len(sentences(text)) >= 2 and len(_words(text)) >= LEAST_WORDS and text.rstrip()[-1] in ".!?"
+    return len(sentences(text)) >= 2 and len(words_of(text)) >= LEAST_WORDS and text.rstrip()[-1] in ".!?"
 
 
 def well_told(prompts: list[Any], completions: list[Any], words: list[Sequence[str]], **columns: Any) -> list[float]:
@@ -155,16 +154,11 @@ def well_told(prompts: list[Any], completions: list[Any], words: list[Sequence[s
     return scores
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
 TASK = Task(
     name="story",
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"words": (required_words, 0.5), "distinct": (distinct, 0.25), "ended": (ended, 0.25)}),
     gold=FunctionReward(well_told, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=24,
     max_new_tokens=64,
     description="tell a short story that has three given words in it",

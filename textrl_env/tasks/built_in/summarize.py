@@ -133,7 +133,6 @@ TASK = Task(
     **FORMAT.prompt_arguments(),
     reward=CompositeReward({"rouge1": (rouge1, 0.4), "rougeL": (rouge_lcs, 0.4), "brevity": (brevity, 0.2)}),
     gold=FunctionReward(facts_kept, timeout=None),
-    kl_coef=0.05,
     max_prompt_tokens=64,
     max_new_tokens=40,
     description="summarize a passage in one sentence",

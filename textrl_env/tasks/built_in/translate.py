@@ -122,7 +122,6 @@ TASK = Task(
     reward=FunctionReward(chrf, timeout=None),
     gold=FunctionReward(words_in_place, timeout=None),
     requires={"sacrebleu": "tasks"},
-    kl_coef=0.05,
     max_prompt_tokens=32,
     max_new_tokens=24,
     description="translate a sentence into a made-up language",

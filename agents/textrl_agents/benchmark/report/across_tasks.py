@@ -1,8 +1,8 @@
 """Compare algorithms over all tasks: put the tasks on one scale, and take interquartile means.
 
-A task with a known optimum has its own scale: 0 is the reference, 1 the optimum. Elsewhere 1 is what the best of the
-same runs reached, which is an estimate like the others. Intervals therefore draw the reference and all algorithms anew
-together, and find the best of each draw.
+On a task with a known optimum 0 is the reference and 1 the optimum. Elsewhere 1 is what the best of the same runs
+reached, which is an estimate like the others. So intervals draw the reference and all algorithms anew together, and
+find the best of each draw.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """How the algorithms compare that have a result on each task with a scale.
+    """A comparison of the algorithms that have a result on every task with a scale.
 
     without_scale: task -> why it has none. left_out: label -> why. scores: label -> float64 [runs, tasks].
-    improvement: (x, y) -> P(x > y), of each pair in both orders; it does not depend on the scales.
+    improvement: (x, y) -> P(x > y) of each pair, in both orders; it does not depend on the scales.
     taus: float64 [n]. profiles: label -> float64 [n]. profile_intervals: label -> float64 [2, n].
     """
 
@@ -71,7 +71,7 @@ def compare(tables: Sequence[TaskTable]) -> TaskComparison:
     """Compare the algorithms over all tasks. Intervals take at least `MIN_SEEDS` seeds."""
     without_scale = {table.label: reason for table in tables if (reason := _unscalable(table)) is not None}
     scaled = [table for table in tables if table.label not in without_scale]
-    while True:  # each task that goes may let in algorithms that have a result on all others
+    while True:  # a task that is dropped may let in algorithms that have a result on all others
         raw, left_out = _raw_scores(scaled)
         found = {table.label: _scale(table, place, raw) for place, table in enumerate(scaled)}
         reasons = {task: reason for task, reason in found.items() if isinstance(reason, str)}
@@ -131,7 +131,7 @@ def _raw_scores(tables: Sequence[TaskTable]) -> tuple[RunScores, dict[str, str]]
 
 
 def _unscalable(table: TaskTable) -> str | None:
-    """Why the task can have no scale, whatever its results are; None where it can."""
+    """Why the task has no scale, for lack of results; None where it may have one."""
     names = {row.name for row in table.finished}
     if not names:
         return "no run finished"
@@ -165,7 +165,7 @@ def _scale(table: TaskTable, place: int, raw: RunScores) -> Scale | str:
 def _intervals(
     raw: RunScores, scales: Sequence[Scale], references: Collection[str], taus: np.ndarray
 ) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
-    """Label -> the interval of its interquartile mean, and of its profile, where it has `MIN_SEEDS` seeds.
+    """Return label -> the intervals of its interquartile mean and of its profile, where it has `MIN_SEEDS` seeds.
 
     The scale is drawn anew with the runs: in each draw 0 is the mean of the reference's runs, and 1 the highest mean of
     the other algorithms. A draw in which none of them is above the reference has no scale, and does not count.
@@ -204,7 +204,7 @@ def _intervals(
 
 
 def _improvements(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, str], IntervalEstimate]:
-    """P(X > Y) of each pair, computed once: P(Y > X) = 1 - P(X > Y), since ties count half."""
+    """Return P(X > Y) of each pair in both orders. Each is computed once: ties count half, so P(Y > X) is the rest."""
     labels, result = list(scores), {}
     for index, first in enumerate(labels):
         for second in labels[index + 1 :]:

@@ -1,4 +1,4 @@
-"""Figures of a benchmark report, as PNG bytes. An algorithm looks the same in all of them."""
+"""The figures of a benchmark report, as PNG bytes. An algorithm looks the same in all of them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def performance_profiles(comparison: TaskComparison, looks: Mapping[str, Style])
 
 
 def _mean_curve(lines: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """(tokens, lowest, mean, highest) of the score over seeds, at all their points in the range that all cover."""
+    """Return (tokens, lowest, mean, highest) of the score over seeds, at every point in the range that all cover."""
     seeds = []
     for line in lines:
         points = [(point.get("tokens"), point.get("score")) for point in line.get("curve") or []]
@@ -182,7 +182,7 @@ def _reach(estimate: IntervalEstimate) -> list[list[float]] | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure made without pyplot, which has global state and looks for a display."""
+    """Make a figure without pyplot, which has global state and looks for a display."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,4 @@
-"""`report.md` and `report.html`: what a benchmark found, for a reader who knows nothing of it.
-
-Both show the same sections. What models wrote, and all else that a results file holds, stays plain text in both.
-"""
+"""Write `report.md` and `report.html`: what a benchmark found, for a reader who knows nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's sections on how the results came about: the runs, their machines and their settings."""
+"""The report's sections on what was run: algorithms, tasks, machines and settings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _description(get: Callable[[str], Any], name: str) -> str:
     """The description of an algorithm or a task; "" for one that this process does not know."""
     try:
         return str(get(name).description)
-    except Exception:  # a plugin that is gone or broken is no reason to show no results
+    except Exception:  # results are shown also where a plug-in is gone or broken
         return ""
 
 

@@ -6,7 +6,7 @@ Intervals of aggregates are percentiles of a stratified bootstrap: tasks are the
 anew on their own, since run 0 of one task has nothing to do with run 0 of another.
 
 With few runs such intervals are too narrow: n values that are drawn anew have (n - 1) / n of their variance. With
-three runs on three tasks the nominal 95% are about 85%. For one task alone, `mean_interval` has no such fault.
+three runs on three tasks a nominal 95% is about 85%. `mean_interval`, for one task alone, does not have this fault.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ResampledStatistic = Callable[..., np.ndarray]
 class IntervalEstimate:
     """A value over `seeds` seeds and its 95% interval, which is None below `MIN_SEEDS` seeds.
 
-    Unlike `evaluation.Statistic`, which has hundreds of samples of one run, it may rest on three values, so
-    the normal approximation will not do.
+    It may rest on three values, so the normal approximation of `evaluation.Statistic`, which has hundreds of samples of
+    one run, will not do.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""Everything a report shows: a table for each task, and the comparison over all tasks."""
+"""The summary of a benchmark that a report shows: a table for each task, and the comparison over all tasks."""
 
 from __future__ import annotations
 

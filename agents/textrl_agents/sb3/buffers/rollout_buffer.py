@@ -8,7 +8,6 @@ transition. `PPO.train()` sees flat tensors of transitions as ever, and cannot t
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -78,7 +77,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self._broken_off = goes_on and env.steps != steps + 1
         if not goes_on or self._broken_off:
             self.accounts = KLAccounts(env.env.kl_penalty, deferred=env.env.rules.kl_mode == "deferred")
-        self.env, self.policy, self._settled_at = env, policy, (env.resets, steps)
+        self.env, self.policy, self._settled_at = env, policy, (env.resets, steps if goes_on else 0)
         policy.gradient_guard.rewards = self.reward_range
         policy.values_after_rollout = True
         return goes_on
@@ -206,7 +205,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
                 if record is None:
                     trajectory = Trajectory(ids, is_action, kl_coef=float(self.env.env.kl_coefs[row]))
                 else:
-                    trajectory = replace(record.episode.with_actions(is_action), ids=ids)
+                    trajectory = record.episode.with_actions(ids, is_action)
                 # What does not reach the rollout's end is over, or is not put together with what follows.
                 over = record is not None or end < self.buffer_size
                 stretches.append(Stretch(row, trajectory, over))
