@@ -12,8 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_agents.sb3.buffers.advantages import group_relative, leave_one_out, reward_to_go
-from textrl_agents.sb3.own.policy_gradient import GRPO, REINFORCE, RLOO
+from textrl_agents.sb3.own.policy_gradient import GRPO, REINFORCE, RLOO, group_relative, leave_one_out, reward_to_go
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_env.errors import ConfigError
 

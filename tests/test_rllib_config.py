@@ -25,9 +25,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils import force_list
 
 from textrl_agents.rllib import make_config
-from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.env_runner import TextEnvRunner
-from textrl_agents.rllib.validation import check_config
+from textrl_agents.rllib.validation import TextCallbacks, check_config
 from textrl_agents.training.learning_rate import WarmupSchedule, default_learning_rate
 from textrl_env import Task, register_task
 from textrl_env.errors import ConfigError, RewardRaised, TextRLError, UnknownName

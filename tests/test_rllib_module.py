@@ -18,8 +18,7 @@ from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from ray.rllib.utils.torch_utils import update_target_network
 
 from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES, PackedBatch
-from textrl_agents.rllib.distribution import TakenTokens
-from textrl_agents.rllib.module import CausalLMModule, TargetCausalLMModule
+from textrl_agents.rllib.module import CausalLMModule, TakenTokens, TargetCausalLMModule
 from textrl_env import Task
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic

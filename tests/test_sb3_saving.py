@@ -17,7 +17,7 @@ import torch
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.sb3 import TextVecEnv, make_agent
-from textrl_agents.sb3.model_copy import ModelCopy
+from textrl_agents.sb3.saved_policy import ModelCopy
 from textrl_env import Task
 from textrl_env.errors import ConfigError
 

@@ -46,10 +46,10 @@ def collect(
     prompts: answer these instead, `repeats` times each. `Trajectory.group` is the place of its prompt among them.
     budget: tokens to generate; None answers all prompts. Groups are whole: one begins where those begun leave room for
         it at the mean length seen so far, so the spending ends about a group below the budget. One always begins.
-    deterministic: greedy decoding; None as the policy is decoded by itself.
+    deterministic: greedy decoding; None decodes as `policy.greedy` says.
 
     A trajectory has its log-probs and score, and its rewards are `score - kl_coef * kl` where `env` has a reference.
-    In deferred mode the KL is charged here, and an adaptive coefficient stays as it is: to adapt it is training's part.
+    In deferred mode the KL is charged here. An adaptive coefficient stays as it is: training adapts it.
 
     Raises ConfigError, and TrainingDiverged where a log-probability is not finite.
     """

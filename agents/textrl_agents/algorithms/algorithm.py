@@ -1,7 +1,7 @@
 """What an algorithm says of itself: how it is trained, with which settings, on what, and what it needs.
 
-Names and descriptions are read before torch is imported. So classes and functions of libraries are named by a text
-"module:name", which is imported when it is first used.
+Names and descriptions are read before torch is imported. So a library's class or function is named by a text
+"module:name", and imported when it is first used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from textrl_agents.algorithms.cell import AnswerFunction, Cell, Record, Trained, TrainFunction, as_settings
 from textrl_env.errors import ConfigError, MissingExtra
 
-# A run of anything that can be called with a cell: it has no checkpoints.
+# Runs whatever can be called with a cell, without checkpoints.
 CELL_TRAINER = "textrl_agents.runs.cell_run:CellRun"
 
 
@@ -31,10 +31,10 @@ class Algorithm:
     answers: how its policy answers prompts, where that is not by sampling token by token; see AnswerFunction.
     trainer: the `textrl_agents.runs.trainer.Trainer` of its runs. A run has checkpoints where it names one.
 
-    An algorithm of a library is of a subclass, which says how the library builds it.
+    A library's algorithms are of a subclass, which says how the library builds them.
     """
 
-    library: ClassVar[str | None] = None  # by which `textrl train --lib` calls it
+    library: ClassVar[str | None] = None  # as `textrl train --lib` calls it
 
     name: str
     train: TrainFunction | str
@@ -49,7 +49,7 @@ class Algorithm:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether a run of it can be stopped and go on."""
+        """Whether a run that was stopped can go on."""
         return self.trainer != CELL_TRAINER
 
     @property

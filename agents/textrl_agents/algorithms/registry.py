@@ -17,7 +17,7 @@ from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
 
 GROUP = "textrl.algorithms"
 LIBRARIES = modules_in(libraries.__path__[0])
-"""Names of the RL libraries: of the files in `libraries/`, each of which says what an algorithm of it says."""
+"""Names of the RL libraries. Each is a file in `libraries/`, which holds what describes the library's algorithms."""
 _REGISTERED: dict[str, Algorithm] = {}
 
 
@@ -61,9 +61,9 @@ def get_algorithm(name: str) -> Algorithm:
 
 
 def find_algorithm(name: Any, library: str | None = None) -> Algorithm:
-    """The algorithm of that name, or the one that `library` calls so: "appo" is RLlib's, and "ppo" of "rllib" too.
+    """The algorithm of that name, ours or a library's own: "rllib_appo" is also "appo", since one library has it.
 
-    library: None takes any. Raises UnknownName, and ConfigError for what several libraries call so.
+    library: whose it must be; None takes any. Raises UnknownName, and ConfigError for a name of several libraries.
     """
     if library is not None and library not in LIBRARIES:
         raise UnknownName("lib", library, LIBRARIES)

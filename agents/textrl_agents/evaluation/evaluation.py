@@ -155,12 +155,11 @@ def evaluate(
 ) -> Evaluation:
     """Sample at least `episodes` episodes, to ceil(episodes / rows) prompts of each row.
 
-    The prompts are the task's held-out ones, or those of `split`, where it has any; else its training prompts.
-    `prompts` of the caller's own are taken whole without a `split`. `Evaluation.split` says which prompts these
-    were.
+    The prompts are the task's held-out ones, or those of `split`; its training prompts where there are none. The
+    caller's own `prompts` are all taken where there is no `split`. `Evaluation.split` says which prompts they were.
 
     env: an environment to use instead of building one from `task` and `env_kwargs`; in SAME_STEP and deferred mode.
-    deterministic: greedy decoding; None as the policy was trained to be decoded. The KL is then that of the greedy
+    deterministic: greedy decoding; None decodes as the policy was trained to be. The KL is then that of the greedy
         policy, a point mass, and the entropy is 0.
 
     Neither the caller's random state nor the policy changes. Raises TrainingDiverged where a log-probability is not

@@ -38,7 +38,7 @@ def generate(
 
     prompts: texts or chats. max_new_tokens: None for 64, or what the model's positions leave.
     temperature: None for the policy's own.
-    deterministic: greedy decoding; None as the policy was trained to be decoded.
+    deterministic: greedy decoding; None decodes as the policy was trained to be.
     seed: None draws from torch's generator as it is; with a seed that generator is left as it was.
 
     Raises PromptError, and ConfigError where the prompts and `max_new_tokens` exceed the model's positions.

@@ -13,8 +13,8 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split
 
 EVAL_ROWS = 64
-# Arguments of training that have no say: every evaluation needs the reference, and charges its KL afterwards. The
-# reference of an adapter is the weights that it sits on, which are the model's own.
+# Arguments that count in training alone: an evaluation always has the reference, which is the model without an adapter,
+# and charges the KL afterwards.
 _OF_TRAINING = ("lora", "kl_mode", "with_reference")
 
 

@@ -8,9 +8,8 @@ if importlib.util.find_spec("ray") is None:
     raise MissingExtra("rllib", "ray")
 
 from textrl_agents.rllib.config import make_config
-from textrl_agents.rllib.metrics import training_metrics
 from textrl_agents.rllib.module import CausalLMModule
-from textrl_agents.rllib.policy import export_policy, policy_of
 from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.rllib.results import export_policy, policy_of, training_metrics
 
 __all__ = ["CausalLMModule", "export_policy", "make_config", "policy_of", "ray_session", "training_metrics"]

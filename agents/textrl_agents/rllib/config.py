@@ -13,11 +13,10 @@ from ray.rllib.utils import force_list
 from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.rllib import SHARED, RLlibAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
-from textrl_agents.rllib.callbacks import TextCallbacks
 from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.portable import portable_arguments
-from textrl_agents.rllib.validation import check_config, check_settings, check_values
+from textrl_agents.rllib.validation import TextCallbacks, check_config, check_settings, check_values
 from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.training.reward_probe import probe_reward

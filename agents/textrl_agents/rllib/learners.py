@@ -1,7 +1,4 @@
-"""RLlib's learners with what cannot be configured.
-
-That is Adam's epsilon, optimizers of bfloat16 weights, and a stop where a gradient's norm is not finite.
-"""
+"""RLlib's learners with what cannot be configured: Adam's epsilon, bfloat16 optimizers, a stop on divergence."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
-from textrl_agents.rllib.arrays import to_arrays
 from textrl_agents.rllib.connectors.packing import PackEpisodes
+from textrl_agents.rllib.module import to_arrays
 from textrl_agents.training.divergence import RewardRange, check_gradient_norms
 from textrl_env.errors import TrainingDiverged
 
-# Near the optimum gradients are small, and torch's default of 1e-8 would blow their noise up to full steps.
+# Near the optimum gradients are small: with torch's default of 1e-8 their noise would become full steps.
 ADAM_EPSILON = 1e-5
 
 

@@ -7,7 +7,9 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+import tree
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.distribution import Distribution
 from ray.rllib.core.rl_module.apis import (
     TARGET_NETWORK_ACTION_DIST_INPUTS,
     InferenceOnlyAPI,
@@ -15,11 +17,10 @@ from ray.rllib.core.rl_module.apis import (
     ValueFunctionAPI,
 )
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
-from textrl_agents.rllib.arrays import to_arrays
 from textrl_agents.rllib.connectors.batch import PackedBatch
-from textrl_agents.rllib.distribution import TakenTokens
 from textrl_env.arguments import model_arguments
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic
@@ -27,6 +28,50 @@ from textrl_env.tasks.assembly import assemble_model
 
 # Names of the target network's tensors, which learners alone have.
 TARGET = "target."
+
+
+class TakenTokens(Distribution):
+    """Log-probabilities of the actions taken, and entropies: a distribution that is known at the tokens taken alone.
+
+    RLlib builds a distribution from the module's output and asks it for the log-probabilities of the batch's actions
+    and for entropies. Logits over a vocabulary, [B, T, V], would be the peak of an update's memory. The module computes
+    both numbers in chunks instead, and this distribution hands them on.
+
+    inputs: float32 [..., 2], `(log-probability, entropy)` of each token, in nats.
+    """
+
+    def __init__(self, inputs: torch.Tensor):
+        super().__init__()
+        self.log_probs, self.entropies = inputs.unbind(dim=-1)
+
+    def logp(self, value: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Of the actions the inputs were computed for, which `value` must be."""
+        return self.log_probs
+
+    def entropy(self) -> torch.Tensor:
+        return self.entropies
+
+    def kl(self, other: Distribution) -> torch.Tensor:
+        """KL(self || other) estimated at the actions taken, which self sampled: k3, never negative.
+
+        `r - 1 - log r` with `r = other / self` (Schulman, http://joschu.net/blog/kl-approx.html).
+        """
+        assert isinstance(other, TakenTokens)
+        log_ratio = other.log_probs - self.log_probs
+        return torch.expm1(log_ratio) - log_ratio
+
+    def sample(self, *, sample_shape: Any = None) -> torch.Tensor:
+        raise NotImplementedError("the module samples by itself; this distribution knows the tokens taken alone")
+
+    rsample = sample
+
+    @classmethod
+    def from_logits(cls, logits: torch.Tensor, **kwargs: Any) -> TakenTokens:
+        return cls(logits)
+
+    @staticmethod
+    def required_input_dim(space: Any, **kwargs: Any) -> int:
+        return 2
 
 
 class CausalLMModule(TorchRLModule, ValueFunctionAPI):
@@ -47,7 +92,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         )
 
     def train(self, mode: bool = True) -> CausalLMModule:
-        """RLlib switches this at every step. The core has no dropout to switch, so its layers are not visited."""
+        """Switch this module alone. RLlib does so at every step, and the core's layers have no dropout to switch."""
         self.training = mode
         return self
 
@@ -142,3 +187,16 @@ def _taken(place: PackedBatch, log_probs: torch.Tensor, entropy: torch.Tensor, l
     """`TakenTokens` inputs [B, W, 2]; 0 at a state that is only bootstrapped from, where no action was taken."""
     inputs = torch.stack([place.unpack(log_probs), place.unpack(entropy)], dim=-1)
     return inputs.where(loss_mask[..., None], 0.0)
+
+
+def to_arrays(structure: Any) -> Any:
+    """A nested structure, its tensors as arrays.
+
+    NumPy has no bfloat16. Such tensors become float32, which holds each of their values, so that `load_state_dict`
+    gets back what was there. (RLlib does the same to float16.)
+    """
+    return convert_to_numpy(tree.map_structure(_widened, structure))
+
+
+def _widened(leaf: Any) -> Any:
+    return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16 else leaf

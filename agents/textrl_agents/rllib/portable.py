@@ -20,7 +20,7 @@ from textrl_env.tasks import registry as tasks
 
 
 def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, checked, with what only this process knows by name put in place of its name.
+    """Check `given`, and replace each name that this process alone knows by what it names.
 
     RLlib copies and pickles these arguments for every process. Raises UnknownName, and ConfigError for a model among
     them: each process loads models by name or path.
@@ -44,7 +44,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_kl(env: Mapping[str, Any]) -> None:
-    """What the environment would refuse too, in another process."""
+    """Refuse what the environment would refuse in another process."""
     if env["kl_mode"] not in KL_MODES:
         raise UnknownName("kl_mode", env["kl_mode"], KL_MODES)
     task = get_task(env["task"])

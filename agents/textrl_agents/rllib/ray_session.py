@@ -52,10 +52,10 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Ray's servers bind to this node's address, which is the loopback one where no cluster can form.
+    """Let Ray's servers bind to the loopback interface, as they do where no cluster can form.
 
-    That is Ray's own switch, for operating systems whose firewalls would ask. Ray reads it when it is imported, which
-    has happened already.
+    That is Ray's own switch, for operating systems whose firewalls would ask. Ray has read it when it was imported, so
+    its constant is set as well.
     """
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     before, allowed = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER

@@ -9,8 +9,8 @@ if importlib.util.find_spec("stable_baselines3") is None:
 
 from textrl_agents.sb3.agent import make_agent
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
-from textrl_agents.sb3.model_copy import ModelCopy
 from textrl_agents.sb3.policy import CausalLMPolicy
+from textrl_agents.sb3.saved_policy import ModelCopy
 from textrl_agents.sb3.vec_env import TextVecEnv
 
 __all__ = ["CausalLMPolicy", "EpisodeRolloutBuffer", "ModelCopy", "TextVecEnv", "make_agent"]

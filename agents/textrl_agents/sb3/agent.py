@@ -13,8 +13,8 @@ from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.sb3 import SB3Algorithm
 from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.sb3.buffers.response_buffer import check_whole_responses
-from textrl_agents.sb3.model_copy import ModelCopy
-from textrl_agents.sb3.runs.progress_lines import ProgressLines
+from textrl_agents.sb3.progress import ProgressLines
+from textrl_agents.sb3.saved_policy import ModelCopy
 from textrl_agents.sb3.validation import check_arguments, check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.learning_rate import WarmupSchedule

@@ -13,8 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTensor
-from textrl_agents.sb3.model_copy import ModelCopy
-from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
+from textrl_agents.sb3.saved_policy import ModelCopy, load_policy_folder, save_policy_folder
 from textrl_agents.training.divergence import GradientGuard
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SamplingParams, load_model

@@ -27,7 +27,7 @@ from torch import nn
 from textrl_agents.runs.checkpoint_files import load_tensors
 from textrl_agents.sb3.buffers.sampled_tokens import SampledTensor
 from textrl_agents.sb3.policy import IMPOSSIBLE, CausalLMPolicy
-from textrl_agents.sb3.policy_folder import load_policy_folder, save_policy_folder
+from textrl_agents.sb3.saved_policy import load_policy_folder, save_policy_folder
 from textrl_agents.training.divergence import GradientGuard, check_values
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic

@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from textrl_agents.rllib.config import make_config
 from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.module import CausalLMModule
-from textrl_agents.rllib.policy import packer_of
+from textrl_agents.rllib.results import packer_of
 from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.phases import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement

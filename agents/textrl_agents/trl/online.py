@@ -37,8 +37,8 @@ DECIDED = (
 )
 BATCH = 64  # responses of a step
 GENERATIONS = 4  # responses to each prompt
-PAIRED = 2  # responses to each prompt where the config cannot say: online DPO's
-DATASET_BATCHES = 8  # batches in the least data set: prompts are shuffled within it
+PAIRED = 2  # responses to each prompt in online DPO, whose config does not say
+DATASET_BATCHES = 8  # of the smallest data set: prompts are shuffled within it
 
 
 class OnlineRun:
@@ -101,7 +101,7 @@ class OnlineRun:
 
     @property
     def share_at_next_step(self) -> float:
-        """Of the budget that will be spent once the next step has its responses."""
+        """The share of the budget that will be spent once the next step has its responses."""
         # Before the first round nothing is known of its size but that no response is empty.
         following = self.reward.last_tokens or self.batch
         return min(1.0, (self.tokens + following) / max(self.budget, 1))
@@ -174,9 +174,8 @@ def _defaults(env: TextGenVectorEnv, policy: CausalLMActorCritic) -> dict[str, A
         "per_device_train_batch_size": BATCH,
         "beta": env.kl_penalty.coef,
         "max_completion_length": env.rules.max_new_tokens,
-        # What online DPO calls it, and the room for prompt and response.
-        "max_new_tokens": env.rules.max_new_tokens,
-        "max_length": env.rules.max_length,
+        "max_new_tokens": env.rules.max_new_tokens,  # online DPO's name of the same
+        "max_length": env.rules.max_length,  # online DPO's, of prompt and response together
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
@@ -195,6 +194,6 @@ def _check(algorithm: str, env: TextGenVectorEnv) -> None:
 
 
 def _name(model: Any, folder: Path) -> None:
-    """Save a model that was not loaded from anywhere: TRL loads the reference from where its policy came from."""
+    """Save a model that was made in this process: TRL loads the reference from the folder that the policy names."""
     model.save_pretrained(folder)
     model.config.name_or_path = str(folder)

@@ -18,7 +18,7 @@ from textrl_env.text.tokenization import decode_responses
 class EnvironmentReward:
     """Scores responses to named prompts exactly as the environment does at an episode's end.
 
-    What follows a response's first EOS is padding, which some trainers pass on.
+    Some trainers pass on padding: what follows a response's first EOS is cut off.
 
     rules, prompts: an environment's own (`env.rules`, `env.prompts`).
     tokens: in all responses scored so far, EOS included. TRL scores every batch that it generates, once.

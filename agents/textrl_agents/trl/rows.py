@@ -36,7 +36,7 @@ def named_prompt(prompts: PromptSet, name: str) -> Prompt:
 def prompt_dataset(prompts: PromptSet, *, at_least: int = 1) -> Dataset:
     """The names of all prompts in a column `prompt`, repeated until there are `at_least` rows.
 
-    TRL's sampler drops what does not fill a batch; of too small a set it would drop everything.
+    TRL's sampler drops what does not fill a batch. It would drop all of a set that is smaller than a batch.
     """
     repeats = -(-at_least // len(prompts))
     return Dataset.from_dict({"prompt": [prompt_name(index) for index in range(len(prompts))] * repeats})
@@ -94,7 +94,7 @@ def _orpo_row(chosen: Trajectory, rejected: Trajectory) -> Row:
 def kto_rows(pairs: Sequence[Pair]) -> list[Row]:
     """Two rows for each pair: the better response is desirable, the worse one is not.
 
-    KTO measures the KL on responses to other prompts: here on that of the same kind in the pair before.
+    KTO measures the KL on responses to other prompts. Each row takes that of the same kind in the pair before.
     """
     rows = [
         {

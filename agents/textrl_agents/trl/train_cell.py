@@ -27,7 +27,7 @@ def train(cell: Cell, record: Record) -> Trained:
     """Train by the algorithm that `cell.algorithm` names.
 
     settings: fields of TRL's config. `learning_rate` of an online algorithm is what `learning_schedule` takes.
-        An offline one has also `n`, the responses to each prompt that a pair is taken from.
+        An offline one also has `n`, the responses to each prompt of which two become a pair.
     """
     algorithm = trl_algorithm(cell.algorithm)
     return (_online if algorithm.is_online else _offline)(algorithm, cell, record)

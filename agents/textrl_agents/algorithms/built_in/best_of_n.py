@@ -1,8 +1,8 @@
 """Best of n: sample n responses and answer with the one that the trained reward likes best. Nothing is trained.
 
-Its distribution cannot be written down token by token, so its KL is not measured: `log n - (n - 1) / n` is reported, an
-upper bound on it that is nearly reached where no two responses have the same score (Beirami et al. 2024,
-https://arxiv.org/abs/2401.01879). It costs n responses at every answer, for ever, where training costs once.
+Its distribution cannot be written down token by token, so its KL cannot be measured. `log n - (n - 1) / n` is reported:
+an upper bound, nearly reached where no two responses have the same score (Beirami et al. 2024,
+https://arxiv.org/abs/2401.01879). Every answer costs n responses, for ever; training costs once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BestOfN:
         self.policy, self.n, self.tokens = policy, n, 0
 
     def evaluate(self, env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:
-        """Answers to the prompts that `textrl_agents.evaluation.evaluate` takes with that seed, in its order.
+        """Answer the prompts that `textrl_agents.evaluation.evaluate` takes with that seed, in its order.
 
         The KL of an answer is the bound, and its entropy that of the policy which drew the candidates.
         """
@@ -71,7 +71,7 @@ def charged(response: Trajectory, kl: float) -> Trajectory:
 
 
 def kl_bound(n: int) -> float:
-    """The most that best-of-n can differ from what it samples from, in nats a response."""
+    """The greatest KL of best-of-n from the policy that it samples from, in nats a response."""
     return math.log(n) - (n - 1) / n
 
 

@@ -17,7 +17,6 @@ ALGORITHM = SB3Algorithm(
     # Few rows and long rollouts: what a rollout cuts off is bootstrapped from a critic that knows little yet.
     settings={"n_envs": 32, "n_epochs": 2, "learning_rate": HALF},
     task_settings={
-        # Scores that differ more than those of the other tasks, which lie between 0 and 1.
         "sentiment": {"learning_rate": FULL},
         "exact": {
             "n_envs": 128,

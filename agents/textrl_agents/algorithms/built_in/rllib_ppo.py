@@ -11,7 +11,7 @@ ALGORITHM = RLlibAlgorithm(
     description="stock RLlib PPO",
     config_class="ray.rllib.algorithms.ppo:PPOConfig",
     learner_class="textrl_agents.rllib.learners:TextPPOLearner",
-    connector_class="textrl_agents.rllib.connectors.ppo:PackForPPO",
+    connector_class="textrl_agents.rllib.connectors.columns:PackForPPO",
     connector_settings=("gamma", "lambda_"),
     defaults={
         # Below 1, over a value head that starts at zero, the first advantages would grow along a response.

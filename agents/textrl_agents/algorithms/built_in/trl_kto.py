@@ -1,7 +1,7 @@
 """Kahneman-Tversky optimisation by TRL: each response is desirable or not, by itself and not in a pair.
 
-Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306). Of the responses to a prompt the best is desirable by the
-reward, and the worst is not.
+Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306). Here the response to a prompt that has the highest reward is
+desirable, and the one that has the lowest is not.
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm

@@ -1,7 +1,7 @@
 """Online DPO by TRL: at every step two responses to each prompt, of which the reward prefers one.
 
-Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta` holds it near the reference; without one it is the task's
-kl_coef. The reward prefers without doubt, where DPO's model of a preference has some, so that more than this is needed.
+Guo et al. 2024 (https://arxiv.org/abs/2402.04792). `beta` holds it near the reference; its default is the task's
+kl_coef. It needs more than that: DPO takes each preference for a guess, and the reward's are certain.
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm

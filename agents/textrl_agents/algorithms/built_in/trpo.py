@@ -1,7 +1,7 @@
 """Trust region policy optimisation: the natural gradient's direction, as far as a bound on the KL allows.
 
-Schulman et al. 2015 (https://arxiv.org/abs/1502.05477). The class is sb3-contrib's but for one method, which takes its
-gradients in one backward pass.
+Schulman et al. 2015 (https://arxiv.org/abs/1502.05477). The class is sb3-contrib's, with one method replaced: it takes
+all gradients in one backward pass.
 """
 
 from textrl_agents.algorithms.libraries.sb3 import ON_POLICY, SB3_CONTRIB, SB3Algorithm

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from textrl_agents.algorithms.algorithm import Algorithm, load_object
 
-# What RLHF needs and RLlib's defaults, made for control tasks, are not: no discount, whole responses in a fragment,
-# the KL to the reference instead of one to the previous policy, no bound on the value loss.
+# RLlib's defaults are made for control tasks. RLHF needs no discount, whole responses in a fragment, the KL to the
+# reference instead of one to the previous policy, and no bound on the value loss.
 SHARED: dict[str, Any] = {
     "gamma": 1.0,
     "entropy_coeff": 0.0,
@@ -41,13 +41,13 @@ class RLlibAlgorithm(Algorithm):
 
     library: ClassVar[str | None] = "rllib"
 
-    train: str = "textrl_agents.rllib.runs.train_cell:train"
+    train: str = "textrl_agents.rllib.runs.run:train_cell"
     trainer: str = "textrl_agents.rllib.runs.run:RLlibRun"
     requires: Mapping[str, str] = field(default_factory={"ray": "rllib"}.copy)
     config_class: str
     learner_class: str
     module_class: str = "textrl_agents.rllib.module:CausalLMModule"
-    connector_class: str = "textrl_agents.rllib.connectors.vtrace:PackForVTrace"
+    connector_class: str = "textrl_agents.rllib.connectors.columns:PackForVTrace"
     connector_settings: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     minibatches: int = 0

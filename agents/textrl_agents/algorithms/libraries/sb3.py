@@ -10,13 +10,13 @@ from textrl_agents.algorithms.algorithm import CELL_TRAINER, Algorithm, load_obj
 
 Kind = Literal["critic", "responses", "value", "table"]
 
-# What RLHF needs and SB3's defaults, made for control tasks, are not: no discount (the score comes at the end and the
-# horizon is the response), whole responses in a rollout, several small epochs, little weight on the value loss where
-# it shares the policy's trunk.
+# SB3's defaults are made for control tasks. RLHF needs no discount (the score comes at the end and the horizon is the
+# response), whole responses in a rollout, several small epochs, and little weight on the value loss where it shares the
+# policy's trunk.
 ON_POLICY: dict[str, Any] = {"gamma": 1.0, "n_steps": 64}
 LOSS: dict[str, Any] = {"ent_coef": 0.0, "max_grad_norm": 1.0}
-# A value head starts at zero. With a lambda below 1 the first advantages would then grow along a response whatever its
-# score, and where scores differ little that is all a first update sees: it can leave the language for good.
+# A value head starts at zero. With a lambda below 1 the first advantages would then grow along every response, whatever
+# its score. Where scores differ little, the first update sees nothing else, and can leave the language for good.
 CRITIC: dict[str, Any] = {"gae_lambda": 1.0, "vf_coef": 0.1}
 # target_kl: epochs end where the policy is 0.045 nats a token from the one that sampled.
 PPO: dict[str, Any] = {"n_epochs": 4, "clip_range": 0.2, "target_kl": 0.03}
@@ -66,7 +66,7 @@ class SB3Algorithm(Algorithm):
 
     library: ClassVar[str | None] = "sb3"
 
-    train: str = "textrl_agents.sb3.runs.train_cell:train"
+    train: str = "textrl_agents.sb3.runs.run:train_cell"
     trainer: str = ""
     requires: Mapping[str, str] = field(default_factory=SB3.copy)
     algorithm_class: str
@@ -92,7 +92,7 @@ class SB3Algorithm(Algorithm):
 
     @property
     def buffers(self) -> Mapping[str, str]:
-        """The buffer classes that it is given, by the arguments of the algorithm."""
+        """The buffers that make_agent gives it: argument of its class -> place of the buffer's class."""
         return _BUFFERS.get(self.kind, {})
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:

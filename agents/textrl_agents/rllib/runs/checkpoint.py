@@ -13,7 +13,7 @@ from typing import Any
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from textrl_agents.rllib.policy import packer_of, policy_of
+from textrl_agents.rllib.results import packer_of, policy_of
 from textrl_agents.runs.atomic import atomic_folder, existing
 from textrl_agents.runs.checkpoint_files import (
     expected_state,

@@ -1,4 +1,4 @@
-"""One training run with RLlib: the algorithm of a `TrainConfig`, trained, evaluated and saved."""
+"""One training run with RLlib: of a `TrainConfig`, evaluated and saved, or of a cell of the benchmark."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_agents.rllib.config import make_config, rllib_algorithm
-from textrl_agents.rllib.metrics import tokens_sampled, training_metrics
-from textrl_agents.rllib.policy import policy_of
 from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.rllib.results import policy_of, tokens_sampled, training_metrics
 from textrl_agents.rllib.runs.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.logs import MetricsFile
@@ -193,3 +193,28 @@ def _remove_empty(folder: str) -> None:
     """Remove the log folder that RLlib creates in the home directory; this run logs elsewhere."""
     with contextlib.suppress(OSError):
         Path(folder).rmdir()
+
+
+def train_cell(cell: Cell, record: Record) -> Trained:
+    """Train `make_config(...)` with `cell.settings`; the last batch begins within the budget."""
+    tokens = 0
+    with errors_only("ray"), errors_only("ray.rllib"), ray_session():
+        config = make_config(
+            cell.algorithm,
+            cell.env_arguments,
+            total_timesteps=cell.budget,
+            seed=cell.seed,
+            log_level="ERROR",
+            **cell.settings,
+        )
+        algorithm = config.build_algo()
+        try:
+            while tokens < cell.budget:
+                result = algorithm.train()
+                tokens, metrics = tokens_sampled(result), training_metrics(result)
+                if "objective/scores" in metrics:
+                    length = metrics["rollout/ep_len_mean"]
+                    record(tokens, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=length)
+            return Trained(policy_of(algorithm), tokens=tokens)
+        finally:
+            algorithm.stop()

@@ -50,11 +50,11 @@ def check_charge(action: np.ndarray) -> None:
 class EpisodeReplayBuffer(ReplayBuffer):
     """`ReplayBuffer` for token sequences.
 
-    buffer_size counts transitions: the oldest episodes that are over go when there are more. `sample(n)` cuts n
-    transitions out of an endless row of episodes that are drawn uniformly, beginning at a transition that is drawn
-    uniformly. Each place of the batch then holds every transition with the same probability, whatever the episodes'
-    lengths. (A cut that begins where an episode begins has too few of long ones: the last one, which loses its end, is
-    more often long.)
+    buffer_size counts transitions: where there are more, the oldest episodes that are over are dropped. `sample(n)`
+    draws a transition uniformly, then whole episodes uniformly, and takes n transitions in a row from the first one on.
+    Each place of the batch then holds every transition with the same probability, whatever the episodes' lengths. (A
+    batch that began where an episode begins would have too few of long ones: its last one, which loses its end, is more
+    often long.)
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
         for row, trajectory in enumerate(trajectories):
             ids[row, : lengths[row]] = trajectory.ids
         places = [np.flatnonzero(trajectory.is_action) for trajectory in trajectories]
-        # A state ends where the next action follows; the last one, with all ids. After a last token comes no state: its
-        # value is multiplied by 0, so any will do.
+        # A state ends where the next action follows, and the last one with all ids. No state follows a last token: its
+        # value is multiplied by 0, so any state will do.
         following = [np.append(place[1:], len(each.ids)) - 1 for place, each in zip(places, trajectories, strict=True)]
         window = slice(start, start + count)
         rows = np.repeat(np.arange(len(chosen)), [len(place) for place in places])[window]

@@ -16,8 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
-from textrl_agents.sb3.buffers.ended_row import EndedRow
-from textrl_agents.sb3.buffers.sampled_tokens import SampledTokens
+from textrl_agents.sb3.buffers.sampled_tokens import EndedRow, SampledTokens
 from textrl_agents.training.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_env.accounts import KLAccounts, Stretch
 from textrl_env.errors import ConfigError
@@ -73,8 +72,8 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         """
         resets, steps = self._settled_at
         goes_on = self.env is env and env.resets == resets
-        # A rollout that was broken off took tokens with it: nothing of before it can be put together with what follows.
-        # And SB3 kept an observation that is one step old, from which it has drawn the first action of this one.
+        # A rollout that was broken off took tokens with it, so episodes from before it cannot be put together. It also
+        # left SB3 with an observation that is one step old, and the first action of this rollout is drawn from that.
         self._broken_off = goes_on and env.steps != steps + 1
         if not goes_on or self._broken_off:
             self.accounts = KLAccounts(env.env.kl_penalty, deferred=env.env.rules.kl_mode == "deferred")

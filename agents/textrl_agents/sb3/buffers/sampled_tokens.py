@@ -1,19 +1,18 @@
 """Tokens that know how they were drawn, from the policy through the environment to the buffer.
 
-SB3's loops pass an action on from one to the next and nothing else: the environment never learns its log-probability,
-nor the buffer which environment paid for it. Here the action itself carries both. No part is told of another, so an
-agent that was loaded, or was given another environment, is wired as soon as it acts.
+SB3's loops hand on the action alone. The environment never learns its log-probability, and the buffer never learns
+which environment paid for it. Here the action itself carries both. No part is told of another, so an agent that was
+loaded, or was given another environment, is wired as soon as it acts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from textrl_agents.sb3.buffers.ended_row import EndedRow
+from textrl_env.trajectory import Trajectory
 
 _CARRIED = ("log_probs", "policy", "in_rollout", "env", "ended")
 
@@ -76,7 +75,7 @@ class SampledTokens(np.ndarray):
         return plain
 
     def squeeze(self, axis: Any = None) -> Any:
-        """Of one token, a SampledToken."""
+        """Return a SampledToken where there is one token alone."""
         return self.reshape(-1)[0] if self.size == 1 else super().squeeze(axis)
 
 
@@ -94,7 +93,7 @@ class SampledTensor(torch.Tensor):
         return made
 
     def cpu(self, *arguments: Any, **keywords: Any) -> SampledTensor:
-        """Itself: `numpy` brings it over, and a plain copy would have lost what it carries."""
+        """Return itself: `numpy` moves it, and a plain copy would lose what it carries."""
         return self
 
     def numpy(self, *, force: bool = False) -> SampledTokens:
@@ -102,3 +101,19 @@ class SampledTensor(torch.Tensor):
         for name, value in self.carried.items():
             setattr(tokens, name, value)
         return tokens
+
+
+class EndedRow(NamedTuple):
+    """An episode that is over, and the `info` that SB3 got of its end."""
+
+    row: int
+    episode: Trajectory  # the environment's; without a finish reason where a time limit cut it off
+    info: dict[str, Any]
+
+    def report(self, kl_sum: float) -> None:
+        """Take the deferred KL off the returns that are logged. kl_sum: nats, over the whole episode."""
+        cost = self.episode.kl_coef * kl_sum
+        self.info["episode"]["r"] -= cost
+        if self.episode.finish_reason:
+            self.info["kl_sum"] = kl_sum
+            self.info["episode_return"] -= cost

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3 import PPO
 
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_env.errors import ConfigError
+from textrl_agents.training.argument_checks import check_whole
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.masked_actor_critic import MaskedActorCritic
 
@@ -20,17 +20,17 @@ from textrl_env.models.masked_actor_critic import MaskedActorCritic
 class MaskedCausalLMPolicy(CausalLMPolicy):
     """CausalLMPolicy over a MaskedActorCritic. mask_top_p, mask_model: see there."""
 
+    actor_critic: MaskedActorCritic
+
     def __init__(self, *arguments: Any, mask_top_p: float = 0.9, mask_model: Any = None, **keywords: Any):
         self._mask: dict[str, Any] = {"mask_top_p": mask_top_p, "mask_model": mask_model}
         super().__init__(*arguments, **keywords)
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
         """The model that masks; tied weights once."""
-        assert isinstance(self.actor_critic, MaskedActorCritic)
         return dict(self.actor_critic.mask_model.named_parameters())
 
     def load_frozen_state(self, state: dict[str, torch.Tensor]) -> None:
-        assert isinstance(self.actor_critic, MaskedActorCritic)
         with torch.no_grad():
             for name, parameter in self.actor_critic.mask_model.named_parameters():
                 parameter.copy_(state[name])
@@ -50,16 +50,15 @@ class NLPO(PPO):
     mask_every: rollouts between two updates of the mask. The other arguments are PPO's.
     """
 
+    policy: MaskedCausalLMPolicy
+
     def __init__(self, policy: Any, env: Any, *, mask_every: int = 10, **arguments: Any):
-        if isinstance(mask_every, bool) or not isinstance(mask_every, int) or mask_every < 1:
-            raise ConfigError(f"mask_every must be a whole number >= 1, got {mask_every!r}")
+        check_whole("mask_every", mask_every, 1)
         self.mask_every = mask_every
         super().__init__(policy, env, **arguments)
 
     def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         rollouts = self.num_timesteps // (self.n_steps * self.n_envs)
         if rollouts and rollouts % self.mask_every == 0:
-            assert isinstance(self.policy, MaskedCausalLMPolicy)
-            assert isinstance(self.policy.actor_critic, MaskedActorCritic)
             self.policy.actor_critic.update_mask()
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)

@@ -127,6 +127,8 @@ class QLearning(BaseAlgorithm):
     n_steps: steps between two callbacks of a rollout's end.
     """
 
+    policy: TabularPolicy
+
     def __init__(
         self,
         policy: type[TabularPolicy],
@@ -164,9 +166,9 @@ class QLearning(BaseAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-        )
+        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        assert isinstance(policy, TabularPolicy)
+        self.policy = policy
 
     def learn(
         self,
@@ -181,7 +183,6 @@ class QLearning(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         assert self.env is not None
-        assert isinstance(self.policy, TabularPolicy)
         coef = self.env.env.kl_penalty.coef  # type: ignore[attr-defined]
         if coef != self.policy.temperature:
             raise ConfigError(
@@ -232,7 +233,6 @@ class QLearning(BaseAlgorithm):
         self.logger.dump(self.num_timesteps)
 
     def _explore(self, rows: np.ndarray) -> np.ndarray:
-        assert isinstance(self.policy, TabularPolicy)
         actions = self.policy.draw(rows)
         if self.exploration == 0:
             return actions
@@ -246,7 +246,6 @@ class QLearning(BaseAlgorithm):
         self, rows: np.ndarray, actions: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> np.ndarray:
         """What follows each transition, float64 [N]: 0 at an end, and the last state's value where it was cut off."""
-        assert isinstance(self.policy, TabularPolicy)
         cut = np.array([info.get("TimeLimit.truncated", False) for info in infos])
         if cut.any():
             last = np.stack([info["terminal_observation"] for info in np.array(infos)[cut]])
@@ -257,7 +256,6 @@ class QLearning(BaseAlgorithm):
 
     def _following(self, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The value of the states `rows`, where `actions` are drawn next, float64 [N]."""
-        assert isinstance(self.policy, TabularPolicy)
         return self.policy.soft_values(rows)
 
 
@@ -289,7 +287,6 @@ class SARSA(QLearning):
         return max(super()._rate(visits), rate)
 
     def _following(self, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        assert isinstance(self.policy, TabularPolicy)
         log_probs = self.policy.log_probs(rows)[np.arange(len(rows)), actions]
         values: np.ndarray = self.policy.q[rows, actions] - self.policy.temperature * log_probs
         return values

@@ -1,8 +1,7 @@
-"""sb3-contrib's TRPO, stock but for one method: all gradients in one backward pass instead of one for each weight.
+"""sb3-contrib's TRPO with one method replaced: all gradients in one backward pass instead of one for each weight.
 
-Stock TRPO differentiates the divergence for each weight by itself, and each of those passes keeps a graph of its own,
-which every step of the conjugate gradient then runs through again: its cost grows with the square of the number of
-layers.
+Stock TRPO differentiates the divergence for each weight by itself. Each of those passes keeps a graph of its own, and
+every step of the conjugate gradient runs through all of them: the cost grows with the square of the number of layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One training run with Stable-Baselines3: the agent of a `TrainConfig`, its callbacks, and `learn`."""
+"""One training run with Stable-Baselines3: of a `TrainConfig` with its callbacks, or of a cell of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
+from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
 from textrl_agents.runs.config import N_ENVS, TrainConfig
@@ -18,14 +20,17 @@ from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent, sb3_algorithm
+from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.runs.callbacks import Evaluations, ProgressBar, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.progress import ProgressBar
+from textrl_agents.sb3.runs.callbacks import Checkpoints, Evaluations, RLHFMetrics, StopOnRequest
 from textrl_agents.sb3.runs.checkpoint import load_checkpoint
-from textrl_agents.sb3.runs.checkpointing import Checkpoints
 from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.terminal import TrainingProgress
 from textrl_env.models import CausalLMActorCritic
+
+POINTS = 100  # of a learning curve, at most
 
 
 class SB3Run:
@@ -146,3 +151,47 @@ def _board(run: RunFolder, step: int) -> sb3_logger.TensorBoardOutputFormat:
     events.add_event(Event(step=step, file_version="brain.Event:2"))
     events.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
     return output
+
+
+class _Curve(BaseCallback):
+    """Means over the episodes that ended since the last point, at a rollout's end."""
+
+    def __init__(self, record: Record, every: int):
+        super().__init__()
+        self.record, self.every = record, every
+        self._ended: list[tuple[float, float, float]] = []  # score, KL, tokens
+        self._recorded_at = 0
+
+    def _on_step(self) -> bool:
+        if not isinstance(getattr(self.model, "rollout_buffer", None), EpisodeRolloutBuffer):
+            ended = [info for info in self.locals["infos"] if "score" in info]
+            # What is charged here is a cross-entropy, not a KL.
+            self._ended += [(info["score"], np.nan, info["episode_length"]) for info in ended]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer = getattr(self.model, "rollout_buffer", None)
+        if isinstance(buffer, EpisodeRolloutBuffer):  # the KL is known only now that it has been charged
+            self._ended += [(each.score, each.kl_sum, len(each.response_ids)) for each in buffer.episodes]
+        if self._ended and self.num_timesteps - self._recorded_at >= self.every:
+            score, kl, length = np.mean(self._ended, axis=0).tolist()
+            self.record(self.num_timesteps, score=score, kl=None if np.isnan(kl) else kl, length=length)
+            self._ended, self._recorded_at = [], self.num_timesteps
+
+
+def train_cell(cell: Cell, record: Record) -> Trained:
+    """Train `make_agent(cell.algorithm)` with `cell.settings`; whole rollouts, within the budget but for a first."""
+    algorithm = sb3_algorithm(cell.algorithm)
+    settings: dict[str, Any] = dict(cell.settings)
+    agent = make_agent(cell.algorithm, env_kwargs=cell.env_arguments, seed=cell.seed, **settings)
+    agent.set_logger(sb3_logger.Logger(folder=None, output_formats=[]))
+    step = agent.n_envs * (getattr(agent, "n_steps", None) or 1)
+    if algorithm.kind == "value":  # its n_steps are those of a return
+        step = agent.n_envs * agent.train_freq.frequency
+    agent.learn(max(1, cell.budget // step) * step, callback=_Curve(record, cell.budget // POINTS))
+    return Trained(
+        agent.policy.actor_critic,
+        tokens=agent.num_timesteps,
+        deterministic=algorithm.greedy,
+        close=agent.env.close,
+    )

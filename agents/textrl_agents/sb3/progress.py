@@ -1,4 +1,4 @@
-"""The progress of an agent's `learn` as plain lines, through SB3's own logger."""
+"""The progress of an agent's `learn`: plain lines through SB3's own logger, or a bar."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from textrl_agents.training.terminal import LINE_SECONDS, measured_text, progress_text
+from textrl_agents.training.terminal import LINE_SECONDS, TrainingProgress, measured_text, progress_text
 
 
 class ProgressLines(KVWriter):
@@ -41,6 +42,28 @@ class ProgressLines(KVWriter):
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+class ProgressBar(BaseCallback):
+    """Shows tokens, tokens/s, score, KL from the reference and time left."""
+
+    def __init__(self, progress: TrainingProgress):
+        super().__init__()
+        self.progress = progress
+
+    def _on_training_start(self) -> None:
+        self.progress.start(self.num_timesteps, self.model._total_timesteps)
+
+    def _on_step(self) -> bool:
+        self.progress.advance(self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if means := rollout_means(self.model):
+            self.progress.measured(*means)
+
+    def _on_training_end(self) -> None:
+        self.progress.advance(self.num_timesteps, show=True)
 
 
 def rollout_means(agent: BaseAlgorithm) -> tuple[float, float] | None:

@@ -1,7 +1,12 @@
-"""A policy's folder, as `policy.save` writes it: a model in Hugging Face format, its value head, the spaces."""
+"""How a policy is saved: as a folder without pickle, and in SB3's own zip.
+
+The folder holds the model in Hugging Face format, its value head and the spaces. Into its zip SB3 pickles a policy's
+arguments, where a model's weights do not belong.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
+from torch import nn
 
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic
@@ -18,7 +24,7 @@ SPACES_FILE = "policy_spaces.json"
 
 
 def save_policy_folder(policy: Any, folder: Path, **settings: Any) -> None:
-    """Write `policy`, which has an `actor_critic`; settings: more arguments of its class, in JSON."""
+    """Write `policy`, which has an `actor_critic`. settings: more arguments of its class, as JSON takes them."""
     policy.actor_critic.save_pretrained(folder)
     shape = {"max_length": int(policy.observation_space.shape[0]), "vocab_size": int(policy.action_space.n)}
     (folder / SPACES_FILE).write_text(json.dumps({**shape, **settings}) + "\n")
@@ -48,3 +54,26 @@ def load_policy_folder(
         "device": device,
     }
     return core, {**arguments, **settings}
+
+
+class ModelCopy:
+    """A module to copy. Pickled, it keeps its architecture and loses its weights, which SB3's zip has as tensors."""
+
+    def __init__(self, module: Any):
+        self.module = module
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": _blank(self.module, "meta")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.module = _blank(state["module"], "cpu")
+
+
+def _blank(module: Any, device: str) -> Any:
+    """A copy whose parameters are 0 on `device`; "meta" stores none. Buffers, such as rotary frequencies, are kept."""
+    # `deepcopy` takes from its memo what is there already: no weight is copied, and tied ones stay one.
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(torch.zeros_like(weight, device=device), weight.requires_grad)
+        for weight in module.parameters()
+    }
+    return copy.deepcopy(module, memo)

@@ -1,4 +1,4 @@
-"""RLlib's results under the names that every library's metrics have here.
+"""What an RLlib algorithm gives: the policy in its learners, and an iteration's metrics under our names.
 
 Two divergences appear side by side. `train/approx_kl` is measured from the *previous policy*, the one that sampled the
 batch (RLlib calls it `mean_kl_loss`, and `curr_kl_coeff` its weight); `objective/kl` is measured from the *reference*,
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from textrl_agents.rllib.connectors.packing import METRICS_KEY
+from textrl_agents.rllib.connectors.packing import METRICS_KEY, PackEpisodes
+from textrl_env.models import CausalLMActorCritic
 
 # RLlib's name in the learner's results, and SB3's. PPO's, then those of APPO and IMPALA where they differ.
 _LEARNER_NAMES = {
@@ -27,6 +29,28 @@ _LEARNER_NAMES = {
     "default_optimizer_learning_rate": "train/learning_rate",
     "gradients_default_optimizer_global_norm": "train/grad_norm",
 }
+
+
+def policy_of(algorithm: Any) -> CausalLMActorCritic:
+    """The actor-critic with the learners' present weights: a local learner's own, else a copy in this process."""
+    group = algorithm.learner_group
+    if group.is_local:
+        module = group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+    else:
+        module = algorithm.env_runner.module
+        module.set_state(group.get_weights()[DEFAULT_MODULE_ID])
+    policy: CausalLMActorCritic = module.actor_critic
+    return policy
+
+
+def export_policy(algorithm: Any, folder: str | Path) -> None:
+    """Write the policy as a folder that plain `AutoModelForCausalLM.from_pretrained` loads, the value head beside."""
+    policy_of(algorithm).save_pretrained(folder)
+
+
+def packer_of(learner: Any) -> PackEpisodes:
+    """The learner connector that `make_config` put in."""
+    return next(piece for piece in learner._learner_connector.connectors if isinstance(piece, PackEpisodes))
 
 
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float]:
