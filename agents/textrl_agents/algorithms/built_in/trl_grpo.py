@@ -11,7 +11,7 @@ ALGORITHM = TRLAlgorithm(
     description="TRL's GRPO",
     trainer_class="trl:GRPOTrainer",
     config_class="trl:GRPOConfig",
-    # Tuned: these are the loss and the advantages of Dr. GRPO, which `trl_dr_grpo` is by definition.
-    settings={"num_iterations": 2, "scale_rewards": "none", "loss_type": "dr_grpo"},
+    defaults={"loss_type": "grpo", "scale_rewards": "group"},
+    settings={"num_iterations": 2},
     task_settings={"exact": {"learning_rate": FALLING}},
 )
