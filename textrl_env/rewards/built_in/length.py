@@ -1,4 +1,4 @@
-"""How near a response's length in words is to a target; for composites and first trials, since it needs no model."""
+"""A response's length in words, for composites and to try things out: it needs no model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textrl_env.user_values import whole_number
 
 
 class LengthReward:
-    """-|words - target| / target: 0 at `target` words, -1 for an empty response, and ever lower for a long one.
+    """-|words - target| / target: 0 at `target` words, -1 for an empty response, falling without end beyond.
 
     Words are what `str.split` gives.
     """

@@ -23,6 +23,7 @@ TASK = Task(
     reward="embedded",
     # Pure arithmetic on text: it cannot hang, so it needs no time limit (and no thread to keep one).
     gold=FunctionReward(gold_sentiment, timeout=None),
+    kl_coef=0.05,
     max_prompt_tokens=24,
     max_new_tokens=48,
     description="continue a review so that the embedded reward model likes it",
