@@ -21,7 +21,7 @@ from textrl_env.embedded.policy_training import held_out_losses, sample_completi
 from textrl_env.embedded.reward_training import MARGIN, candidates, pair_accuracy, score_texts
 from textrl_env.errors import AssetError, UnknownName
 from textrl_env.language.grammar import generate_dialogue, review_prompts
-from textrl_env.models.storage.embedded import HASHES, NAMES, asset_folder, verify
+from textrl_env.models.storage.embedded import HASHES, NAMES, asset_folder, verified_folder
 from textrl_env.tasks.registry import built_in_formats
 
 ROOT = asset_folder("policy").parent
@@ -82,24 +82,24 @@ def copy(tmp_path: Path) -> Path:
 def test_a_flipped_bit_is_detected_and_the_file_named(copy: Path, path: str) -> None:
     """CHECKS 35, for the embedded files."""
     name = path.split("/")[0]
-    assert verify(copy, name) == copy / name
+    assert verified_folder(copy, name) == copy / name
     data = bytearray((copy / path).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / path).write_bytes(data)
     with pytest.raises(AssetError, match=rf"{path} was changed.*python -m textrl_env\.embedded\.build"):
-        verify(copy, name)
+        verified_folder(copy, name)
     other = "reward" if name == "policy" else "policy"
-    assert verify(copy, other) == copy / other
+    assert verified_folder(copy, other) == copy / other
 
 
 def test_a_truncated_or_missing_file_is_detected(copy: Path) -> None:
     weights = copy / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(AssetError, match=r"policy/model\.safetensors was changed"):
-        verify(copy, "policy")
+        verified_folder(copy, "policy")
     weights.unlink()
     with pytest.raises(AssetError, match=r"policy/model\.safetensors cannot be read.*Reinstall"):
-        verify(copy, "policy")
+        verified_folder(copy, "policy")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"policy": 1', '{"reward/config.json": "0"}', None])
@@ -108,7 +108,7 @@ def test_a_broken_list_of_hashes_is_detected(copy: Path, content: str | None) ->
     if content is not None:
         (copy / HASHES).write_text(content, encoding="utf-8")
     with pytest.raises(AssetError, match=r"list of hashes .*SHA256SUMS\.json.*Reinstall"):
-        verify(copy, "policy")
+        verified_folder(copy, "policy")
 
 
 def test_an_unknown_asset_is_refused() -> None:
@@ -335,7 +335,7 @@ def test_a_tiny_build_is_complete_and_deterministic(
     for folder in folders:
         build.main([*TINY, "--seed", "5", "--out", str(folder)])
         for name in NAMES:
-            assert verify(folder, name) == folder / name
+            assert verified_folder(folder, name) == folder / name
         assert sorted(path.name for path in folder.iterdir()) == sorted([*NAMES, HASHES, build.METRICS])
     first, second = (json.loads((folder / HASHES).read_text(encoding="utf-8")) for folder in folders)
     assert {k: v for k, v in first.items() if k != build.METRICS} == {
@@ -351,7 +351,7 @@ def test_a_build_that_fails_leaves_the_old_assets(copy: Path, policy: Any, rewar
         build.write_assets(copy, tokenizer, policy, reward, {"unwritable": object()})
     assert sorted(path.name for path in copy.iterdir()) == sorted([*NAMES, HASHES])
     for name in NAMES:
-        assert verify(copy, name) == copy / name
+        assert verified_folder(copy, name) == copy / name
 
 
 def test_build_refuses_senseless_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ LAYERS = [
     ["textrl_env.accounts", "textrl_env.kl", "textrl_env.rewards"],
     ["textrl_env.mdp"],
     ["textrl_env.tasks"],
-    ["textrl_env.pickling"],
+    ["textrl_env.assembled"],
     ["textrl_env.env"],
     ["textrl_env.vector_env"],
     ["textrl_env.wrappers"],

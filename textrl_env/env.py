@@ -10,10 +10,10 @@ import numpy as np
 
 from textrl_env.actions import TokenAction, parse_action
 from textrl_env.arguments import EnvArguments
+from textrl_env.assembled import AssembledEnv
 from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
-from textrl_env.pickling import Portable
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
 from textrl_env.text.rendering import RENDER_MODES, Renderer
@@ -38,7 +38,7 @@ class Unknown(np.float64):
 UNKNOWN = Unknown("nan")
 
 
-class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
+class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     """Token generation as a Markov decision process.
 
     ## Description
@@ -117,14 +117,6 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         self._mdp = TokenMDP(self.rules, 1)
         self._renderer = Renderer(self.rules.tokenizer) if self.render_mode is not None else None
 
-    def _parts_state(self) -> dict[str, Any]:
-        return {**super()._parts_state(), "renderer": self._renderer and self._renderer.state_dict()}
-
-    def _load_parts_state(self, state: dict[str, Any]) -> None:
-        super()._load_parts_state(state)
-        if self._renderer is not None:
-            self._renderer.load_state_dict(state["renderer"])
-
     def action_masks(self) -> np.ndarray:
         """bool [V]: the ids that the tokenizer knows. sb3-contrib's MaskablePPO asks for it by this name."""
         return self.rules.vocabulary.known.copy()
@@ -161,7 +153,7 @@ class TextGenEnv(Portable, gymnasium.Env[np.ndarray, Any]):
         terminated = bool(transition.terminated[0])
         return self._mdp.ids[0].copy(), float(transition.rewards[0]), terminated, False, info
 
-    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+    def render(self) -> str | np.ndarray | None:  # type: ignore[override]  # the base class knows no text
         """`"ansi"`: the text so far. `"rgb_array"`: a picture of it. `"human"` prints it, at each reset and step.
 
         Raises MissingExtra where a picture is asked for and Pillow is not installed.

@@ -126,7 +126,7 @@ def make_controller(kl_coef: float | Mapping[str, float] | KLController) -> KLCo
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"kl_coef must be a number, a mapping or a controller, got {shown(kl_coef)}") from None
-    return kl_coef  # type: ignore[return-value]
+    return kl_coef  # type: ignore[return-value]  # it has `update`, so it is a controller
 
 
 class Distributions(Protocol):

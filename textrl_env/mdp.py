@@ -139,20 +139,9 @@ class TokenMDP:
         self.charges[rows] = self._initial_charge
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows in flight: copies of the arrays [N, ...], and where each row's prompt comes from.
-
-        A prompt of the set is its index; any other is its text (or messages) and columns.
-        """
-        return {name: getattr(self, name).copy() for name in _ROW_ARRAYS} | {
-            "prompts": [
-                None
-                if prompt is None
-                else prompt.index
-                if prompt.index >= 0
-                else {"text": prompt.text, "columns": prompt.columns}
-                for prompt in self.prompts
-            ]
-        }
+        """The rows in flight: copies of the arrays [N, ...], and the `source` of each row's prompt."""
+        prompts = [None if prompt is None else prompt.source for prompt in self.prompts]
+        return {name: getattr(self, name).copy() for name in _ROW_ARRAYS} | {"prompts": prompts}
 
     def load_state_dict(self, state: Mapping[str, Any], prompts: PromptSet) -> None:
         """Go on where `state_dict` was taken.
@@ -169,11 +158,8 @@ class TokenMDP:
         for row, source in enumerate(state["prompts"]):
             if isinstance(source, int) and source >= len(prompts):
                 raise ConfigError(f"row {row} was saved with prompt {source}, and there are now {len(prompts)}")
-            if isinstance(source, Mapping):
-                restored.append(prompts.encode(source["text"], source["columns"]))
-            else:
-                restored.append(None if source is None else prompts[source])
-            prompt = restored[-1]
+            prompt = None if source is None else prompts.restored(source)
+            restored.append(prompt)
             if prompt is not None and not np.array_equal(prompt.ids, state["ids"][row][: len(prompt.ids)]):
                 raise ConfigError(f"the prompt of row {row} is not the one it was saved with: {prompt.text!r:.80}")
         for name in _ROW_ARRAYS:

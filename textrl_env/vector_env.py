@@ -12,17 +12,17 @@ from gymnasium.vector.utils import batch_space
 
 from textrl_env.actions import parse_actions
 from textrl_env.arguments import EnvArguments
+from textrl_env.assembled import AssembledEnv
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.foreign_text import shown
 from textrl_env.mdp import TokenMDP, Transition, check_limit
-from textrl_env.pickling import Portable
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptGroups, restored_generator
 from textrl_env.user_values import check_seed
 
 
-class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
+class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
     """`TextGenEnv` for `num_envs` rows; the same arguments, observations, rewards and infos.
 
     Row i with seed s is the single environment with seed s + i. `autoreset_mode` is NEXT_STEP (Gymnasium's default: the
@@ -78,14 +78,6 @@ class TextGenVectorEnv(Portable, gymnasium.vector.VectorEnv[np.ndarray, Any, np.
         super()._assemble()
         self._mdp = TokenMDP(self.rules, self.num_envs, self.max_episode_steps)
         self._groups = PromptGroups(self.prompts, self.group_size) if self.group_size > 1 else None
-
-    def _parts_state(self) -> dict[str, Any]:
-        return {**super()._parts_state(), "groups": self._groups and self._groups.state_dict()}
-
-    def _load_parts_state(self, state: dict[str, Any]) -> None:
-        super()._load_parts_state(state)
-        if self._groups is not None:
-            self._groups.load_state_dict(state["groups"])
 
     @property
     def kl_coefs(self) -> np.ndarray:

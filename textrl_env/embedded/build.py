@@ -199,14 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()  # of saving, which takes no time
-    metrics = build(
-        options.out,
-        seed=options.seed,
-        steps=options.steps,
-        reward_steps=options.reward_steps,
-        per_source=options.per_source,
-        held_out=options.held_out,
-    )
+    settings = {name: value for name, value in vars(options).items() if name != "threads"}
+    metrics = build(**settings)
     print(json.dumps(metrics, indent=2, ensure_ascii=False))
     print(f"written to {options.out}")
 

@@ -133,7 +133,7 @@ def sample_completions(
     completions: list[str] = []
     for start in tqdm(range(0, len(prompts), SAMPLE_ROWS), desc="samples", unit="batch", disable=None, leave=False):
         inputs = tokenizer(prompts[start : start + SAMPLE_ROWS], return_tensors="pt", padding=True, padding_side="left")
-        output = model.generate(  # type: ignore[misc]
+        output = model.generate(  # type: ignore[misc]  # wrapped by an untyped decorator
             **inputs, max_new_tokens=max_new_tokens, do_sample=True, top_k=0
         )
         completions += tokenizer.batch_decode(output[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)

@@ -31,15 +31,12 @@ _SYMBOL = re.compile(r"\{(\w+)\}")
 _ONCE_A_REVIEW = frozenset({"aspect", "positive", "negative", "mixed", "neutral"})
 
 
-def _weighted(options: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    pairs = [re.fullmatch(r"(?:(\d+)\|)?(.*)", option, re.DOTALL) for option in options]
-    return tuple(p[2] for p in pairs if p), tuple(float(p[1] or 1) for p in pairs if p)
-
-
 @functools.cache
 def _choices(symbol: str, topic: Topic) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """(templates, weights) that `symbol` may become in a review of `topic`."""
-    return _weighted(RULES[symbol] if symbol in RULES else getattr(topic, symbol))
+    options = RULES[symbol] if symbol in RULES else getattr(topic, symbol)
+    pairs = [re.fullmatch(r"(?:(\d+)\|)?(.*)", option, re.DOTALL) for option in options]
+    return tuple(p[2] for p in pairs if p), tuple(float(p[1] or 1) for p in pairs if p)
 
 
 class _Derivation:

@@ -68,8 +68,9 @@ class MaskedActorCritic(CausalLMActorCritic):
 
     def clear_cache(self) -> None:
         super().clear_cache()
-        if getattr(self, "_mask_decoder", None) is not None:
-            self._mask_decoder.clear()  # type: ignore[union-attr]
+        decoder: SlotDecoder | None = getattr(self, "_mask_decoder", None)  # none before the base class is built
+        if decoder is not None:
+            decoder.clear()
 
     def _features(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
         """The language model's states, and behind them those of the model that masks: [M, 2 H]."""

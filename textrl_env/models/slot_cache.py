@@ -50,7 +50,7 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = slots(key_states), slots(value_states)
         self.is_initialized = True
 
-    def update(self, key_states, value_states, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def update(self, key_states, value_states, *args, **kwargs):  # type: ignore[no-untyped-def]  # as the base class
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values, plan = self.keys, self.values, self.plan
@@ -88,7 +88,7 @@ class SlotCache(Cache):
         self.plan = SlotPlan()
         self.num_rows, self.max_length = num_rows, max_length
         layer = partial(SlotLayer, self.plan, num_rows, max_length)
-        super().__init__(layer_class_to_replicate=layer)  # type: ignore[arg-type]
+        super().__init__(layer_class_to_replicate=layer)  # type: ignore[arg-type]  # a class there, called only
 
     def plan_prefill(self, rows: torch.Tensor) -> None:
         """The next forward brings tokens [R, P] for slots `rows` [R], at positions 0..P-1."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.models.storage.pretrained import load_pretrained, local_files_only
+from textrl_env.models.storage.pretrained import load_pretrained, load_tokenizer_of
 from textrl_env.user_values import user_path
 
 _TOKENIZER_FILES = (
@@ -33,12 +33,7 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
     make up a random head for a plain language model and go on.)
     """
     source = _source(model)
-    try:
-        loaded, missing = load_pretrained(AutoModelForSequenceClassification, source, dtype)
-    except ModelError:
-        raise
-    except Exception as error:  # OSError, ValueError, SafetensorError ...: which one depends on what is wrong
-        raise ModelError(f"reward model {source!r} cannot be loaded: {_first_line(error)}") from error
+    loaded, missing = load_pretrained(AutoModelForSequenceClassification, source, dtype, kind="reward model")
     if missing:
         raise ModelError(
             f"reward model {source!r} is no trained classifier: it has no weights for {', '.join(missing[:3])}. "
@@ -62,11 +57,7 @@ def load_tokenizer(tokenizer: Any) -> Any:
             f"the folder {source!r} has no tokenizer; save one there with its save_pretrained({source!r}), "
             "or name another: ClassifierReward(model, tokenizer=...)"
         )
-    here = local_files_only(source)
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
-    except Exception as error:
-        raise ModelError(f"the tokenizer of {source!r} cannot be loaded: {_first_line(error)}") from error
+    return load_tokenizer_of(source, source)
 
 
 def label_index(config: Any, label: str | int | None) -> int:
@@ -129,8 +120,3 @@ def _source(model: str | os.PathLike[str]) -> str:
     if is_path:
         raise ModelError(f"the model folder {shown(str(folder), 300)} does not exist")
     return text
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

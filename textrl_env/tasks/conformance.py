@@ -51,7 +51,7 @@ def check_task(task: str | Task) -> None:
     for split in SPLITS:
         if split not in splits:
             what = f"task {task.name!r} has no {LABELS[split]}: evaluations take the training prompts, and say so"
-            _warn(what, depth=1)
+            warnings.warn(what, stacklevel=2)
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
@@ -61,11 +61,6 @@ def check_task(task: str | Task) -> None:
     for split, parts in assembled.items():
         _check_rewards(task, split, parts)
     _check_episode(task)
-
-
-def _warn(message: str, *, depth: int) -> None:
-    """A warning at the line that called `check_task`, which is `depth` calls above this one's caller."""
-    warnings.warn(message, stacklevel=2 + depth)
 
 
 def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
@@ -79,10 +74,10 @@ def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
     lengths = [len(prompt.ids) for prompt in whole]
     too_long = sum(length > prompts.max_prompt_tokens for length in lengths)
     if too_long:
-        _warn(
+        warnings.warn(
             f"task {task.name!r}: {too_long} of {len(lengths)} {LABELS[split]} are longer than "
             f"max_prompt_tokens={prompts.max_prompt_tokens} and are cut from the left; the longest has {max(lengths)}",
-            depth=2,
+            stacklevel=3,  # where `check_task` was called
         )
 
 
@@ -97,10 +92,10 @@ def _check_splits(task: Task, one: PromptSet, other: PromptSet) -> None:
     known = set(items)
     shared = [prompt.text for prompt, item in zip(other, others, strict=True) if item in known]
     if shared:
-        _warn(
+        warnings.warn(
             f"task {task.name!r}: {len(shared)} of {len(other)} {LABELS[other.split]} are among the "
             f"{LABELS[one.split]}, such as {shared[0]!r:.80}; scores on them do not show what is learned for others",
-            depth=2,
+            stacklevel=3,  # where `check_task` was called
         )
 
 

@@ -25,6 +25,11 @@ class Prompt:
     columns: dict[str, Any]  # the row's other values, passed on to the reward
     index: int  # its place in the set; -1 where it is not from one
 
+    @property
+    def source(self) -> int | dict[str, Any]:
+        """By which `PromptSet.restored` finds it: its index, or its text and columns where it is not from the set."""
+        return self.index if self.index >= 0 else {"text": self.text, "columns": self.columns}
+
 
 def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
     """The columns of prompts of one set (at least one), as a reward gets them: name -> a value for each prompt."""
@@ -117,6 +122,10 @@ class PromptSet:
                 f"{names_shown(self.column_names)}; give exactly these, the reward gets them"
             )
         return self._encode(text, columns, -1)
+
+    def restored(self, source: int | Mapping[str, Any]) -> Prompt:
+        """The prompt with that `source`."""
+        return self.encode(**source) if isinstance(source, Mapping) else self[source]
 
     def _encode(self, text: PromptText, columns: dict[str, Any], index: int) -> Prompt:
         try:

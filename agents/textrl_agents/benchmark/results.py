@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.benchmark import provenance
+from textrl_agents.training import provenance
 from textrl_env.errors import TextRLError
 from textrl_env.tasks import get_task
 from textrl_env.tasks.splits import own_task

@@ -17,10 +17,10 @@ from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
-from textrl_agents.benchmark.provenance import cores
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.extras import require
+from textrl_agents.training.provenance import cores
 from textrl_agents.training.terminal import StopSignals
 from textrl_agents.training.trust import require_trust
 from textrl_env.errors import ConfigError
@@ -111,7 +111,7 @@ class _CellRunner:
         self._latest, self._shown, self._stop = latest, shown, stop
 
     def run_in_pool(self, cells: Sequence[Cell], jobs: int | None, time_limit: float | None) -> None:
-        """Run them on this machine."""
+        """Run cells on this machine."""
         if not cells:
             return
         jobs = min(jobs or _default_jobs(self._plan.device), len(cells))
@@ -121,7 +121,7 @@ class _CellRunner:
     def run_with_ray(
         self, cells: Sequence[Cell], jobs: int | None, address: str | None, arguments: dict[str, Any]
     ) -> None:
-        """Run them as trials of Ray Tune. arguments: of a local cluster."""
+        """Run cells as trials of Ray Tune. arguments: of a local cluster."""
         if not cells:
             return
         from textrl_agents.benchmark.ray_tune import run_cells_with_tune

@@ -15,9 +15,9 @@ import torch
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.provenance import resident_bytes
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.evaluation import Evaluation
+from textrl_agents.training.provenance import resident_bytes
 from textrl_agents.training.random_state import seed_all
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError

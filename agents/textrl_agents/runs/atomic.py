@@ -50,8 +50,7 @@ def atomic_folder(folder: str | Path, *, manifest: bool = False) -> Iterator[Pat
     except TextRLError:
         raise
     except Exception as error:
-        # Python's own errors of writing are OSErrors. safetensors has another type, and tokenizers raise a bare
-        # Exception.
+        # Python raises OSErrors where it cannot write, safetensors a type of its own, tokenizers a bare Exception.
         if not isinstance(error, (OSError, SafetensorError)) and type(error) is not Exception:
             raise
         raise TextRLError(f"{folder} cannot be written: {error}. What was there before is unchanged.") from error
@@ -160,7 +159,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def foreign_names(folder: Path, first: str) -> str:
     """Name a few files in `folder`; "" where there are none.
 
-    What a run leaves that was killed before it wrote its file `first` does not count.
+    The leftovers of a run that was killed before it wrote its file `first` do not count.
     """
     own = (LOCK, f".{first}.writing")
     names = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []

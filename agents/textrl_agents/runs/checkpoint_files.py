@@ -26,7 +26,7 @@ from textrl_env.models.storage.policy_folder import VALUE_HEAD_FILE
 POLICY_FOLDER = "policy"
 ADAPTER_FILE = "adapter.safetensors"
 SETTINGS_COPY = "settings.yaml"
-ARRAY, TENSOR = "$array", "$tensor"  # in JSON, what stands for one
+ARRAY, TENSOR = "$array", "$tensor"  # the keys that stand for one in JSON
 PROBED = 8  # tokens that a policy is run on before it is saved
 
 
@@ -41,7 +41,7 @@ def save_policy_files(core: CausalLMActorCritic, folder: Path, settings: str | N
         (folder / SETTINGS_COPY).write_text(settings, encoding="utf-8")
     core.save_pretrained(folder / POLICY_FOLDER)
     if _has_adapter(core):
-        # What is trained alone: the frozen rest is loaded again from where it came.
+        # Only what is trained: the frozen rest is loaded again from where it came.
         adapter = {
             name: parameter.detach().cpu().contiguous()
             for name, parameter in core.model.named_parameters()

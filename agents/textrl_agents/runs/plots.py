@@ -26,9 +26,9 @@ EVALUATIONS = {  # split -> (colour, marker)
 
 
 def plot_run(lines: Sequence[dict[str, Any]], path: str | Path, *, title: str = "") -> bool:
-    """Draw the panels for which `lines` (of metrics.jsonl) hold values; False where they hold none.
+    """Draw the panels for which `lines` (of metrics.jsonl) hold values; return False where they hold none.
 
-    Training rollouts are a pale line; evaluations are points with their 95% intervals, of each split in its own colour.
+    Training rollouts are a pale line. Evaluations are points with their 95% intervals, each split in its own colour.
     """
     panels = [
         panel
@@ -72,7 +72,7 @@ def plot_run(lines: Sequence[dict[str, Any]], path: str | Path, *, title: str = 
 
 
 def _series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float], list[float]]:
-    """(tokens, values, half-widths) of the lines that have the metric."""
+    """Return (tokens, values, half-widths) of the lines that have the metric."""
     found = [line for line in lines if isinstance(line.get(name), (int, float))]
     return (
         [line[STEP] for line in found],

@@ -40,15 +40,11 @@ class RunFolder:
         self.curve = self.path / "curve.png"
         self.samples = self.path / "samples.md"
 
-    @property
-    def holds_run(self) -> bool:
-        return self.config.exists() or self.policy.exists() or bool(self.checkpoints())
-
     def require_free(self) -> None:
         """Raise ConfigError where a run or anything else is here already, or a file has this name."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out {str(self.path)!r} is a file; a run needs a folder")
-        if self.holds_run:
+        if self.config.exists() or self.policy.exists() or self.checkpoints():
             raise ConfigError(
                 f"out {str(self.path)!r} already holds a run: continue it with --resume {self.path}, "
                 "or choose another --out"
@@ -59,10 +55,11 @@ class RunFolder:
             )
 
     def checkpoint(self, tokens: int) -> Path:
+        """Return the folder of the checkpoint after `tokens` tokens."""
         return self.path / f"checkpoint-{tokens}"
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """(tokens, folder) of every checkpoint, oldest first."""
+        """List (tokens, folder) of every checkpoint, oldest first."""
         found: dict[int, Path] = {}
         for path in self.path.glob("*checkpoint-*") if self.path.is_dir() else []:
             if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir():

@@ -222,7 +222,7 @@ def _answer_to_signals(config: TrainConfig) -> str:
 
 @contextlib.contextmanager
 def _exit_is_an_error() -> Iterator[None]:
-    """`sys.exit(0)` in a file that the run loads must not look like a run that was done."""
+    """Raise TextRLError for `sys.exit(0)` in a file that the run loads, which would look like a run that was done."""
     try:
         yield
     except SystemExit as error:

@@ -28,7 +28,7 @@ def rloo_against_trl(bench: Bench, *, rows: int = 64, rounds: int = 4) -> Measur
 
 @measurement(Target(">=", 1.0))
 def grpo_against_trl(bench: Bench, *, rows: int = 64, rounds: int = 4) -> Measured:
-    """Compare the same of GRPO."""
+    """Compare tokens/s of GRPO, sampling and update together, with TRL's. The sizes are those of RLOO."""
     return _training_against_trl("grpo", bench, rows, rounds)
 
 

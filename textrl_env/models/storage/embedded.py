@@ -28,10 +28,10 @@ def asset_folder(name: Literal["policy", "reward"]) -> Path:
     """
     if name not in NAMES:
         raise UnknownName("embedded asset", name, NAMES)
-    return verify(ROOT, name)
+    return verified_folder(ROOT, name)
 
 
-def verify(root: Path, name: str) -> Path:
+def verified_folder(root: Path, name: str) -> Path:
     """Hash every file that `root`'s list of hashes has for `name`, and return `root / name`.
 
     Raises `AssetError` naming the file as `asset_folder` does.

@@ -17,7 +17,7 @@ from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.models.storage.policy_folder import verify_policy
-from textrl_env.models.storage.pretrained import load_pretrained, local_files_only
+from textrl_env.models.storage.pretrained import first_lines, load_pretrained, load_tokenizer_of, local_files_only
 from textrl_env.user_values import check_device_name, check_dtype_name, user_path
 
 EMBEDDED = "embedded"
@@ -125,12 +125,7 @@ def _source(model: str | Path) -> str:
 def _load_module(source: str, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    try:
-        module, missing = load_pretrained(AutoModelForCausalLM, source, dtype)
-    except ModelError:
-        raise
-    except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
-        raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
+    module, missing = load_pretrained(AutoModelForCausalLM, source, dtype, kind="model")
     if missing:
         raise ModelError(
             f"model {shown(source, 300)} is not a whole causal LM: its files have no weights for "
@@ -148,7 +143,7 @@ def _load_outline(source: str) -> Any:
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"model {shown(source, 300)} cannot be loaded: {_first_lines(error)}") from error
+        raise ModelError(f"model {shown(source, 300)} cannot be loaded: {first_lines(error)}") from error
     with contextlib.suppress(OSError):  # few models have this file; where there is one it may name more ends
         module.generation_config = GenerationConfig.from_pretrained(source, local_files_only=here)
     return module
@@ -173,19 +168,13 @@ def _load_tokenizer(tokenizer: str | Path | Any, wanted_by: str) -> Any:
         if not hasattr(tokenizer, "get_vocab"):
             raise ModelError(f"tokenizer must be a name, a folder or a transformers tokenizer, got {shown(tokenizer)}")
         return tokenizer
-    from transformers import AutoTokenizer
-
     source = _source(tokenizer)
     if os.path.isdir(source) and not any(Path(source).glob("*token*")) and not any(Path(source).glob("vocab*")):
         raise ModelError(
             f"folder {source} has no tokenizer. Save one there with tokenizer.save_pretrained({source!r}), "
             f"or name another with tokenizer=."
         )
-    here = local_files_only(source)
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
-    except Exception as error:
-        raise ModelError(f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {_first_lines(error)}") from error
+    return load_tokenizer_of(source, wanted_by)
 
 
 def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
@@ -201,8 +190,4 @@ def _with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
             return get_peft_model(module, LoraConfig(**settings)).eval()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"lora={shown(dict(lora), 300)} is refused by peft: {_first_lines(error)}") from error
-
-
-def _first_lines(error: Exception) -> str:
-    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:3])
+        raise ConfigError(f"lora={shown(dict(lora), 300)} is refused by peft: {first_lines(error)}") from error

@@ -18,6 +18,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public ther
 from transformers.utils import logging as transformers_logging
 
 from textrl_env.errors import ModelError
+from textrl_env.foreign_text import shown
 
 # Seconds for the one request that tells whether the hub answers. The hub's own client tries six times, which takes a
 # minute where there is no network, for the model and its tokenizer each.
@@ -26,11 +27,11 @@ PATIENCE = 5.0
 _SHARDING = ("transformers.distributed.tensor_parallel", "transformers.integrations.tensor_parallel")
 
 
-def load_pretrained(auto_class: Any, source: str, dtype: Any) -> tuple[Any, list[str]]:
+def load_pretrained(auto_class: Any, source: str, dtype: Any, *, kind: str) -> tuple[Any, list[str]]:
     """`auto_class.from_pretrained(source)`, and the weights that are not in its files; code of a model is never run.
 
     Transformers fills these with random numbers, warns and goes on. Weights that are tied to others, and so need not be
-    in the files, do not count. Raises whatever transformers raises, and ModelError where the hub does not answer.
+    in the files, do not count. Raises ModelError, which calls the model `kind`, where it cannot be loaded.
     """
     here = local_files_only(source)
     log = transformers_logging.get_logger("transformers.modeling_utils")
@@ -41,9 +42,27 @@ def load_pretrained(auto_class: Any, source: str, dtype: Any) -> tuple[Any, list
             model, report = auto_class.from_pretrained(
                 source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here
             )
+    except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
+        raise ModelError(f"{kind} {shown(source, 300)} cannot be loaded: {first_lines(error)}") from error
     finally:
         log.setLevel(level)
     return model, sorted(report["missing_keys"])
+
+
+def load_tokenizer_of(source: str, wanted_by: str) -> Any:
+    """The tokenizer in a folder or of a model's id. Raises ModelError, which names `wanted_by`, where there is none."""
+    from transformers import AutoTokenizer
+
+    here = local_files_only(source)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {first_lines(error)}") from error
+
+
+def first_lines(error: Exception) -> str:
+    """An error of another library in a line: its type and the beginning of its message."""
+    return f"{type(error).__name__}: " + " ".join(str(error).splitlines()[:3])
 
 
 def local_files_only(name: str) -> bool:

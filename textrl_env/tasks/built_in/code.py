@@ -155,7 +155,7 @@ def expression_value(
         read = read_expression(completion_text(completion))
         if read is None:
             scores.append(0.0)
-        elif not _uses_only(read, given):
+        elif Counter(read.numbers) - Counter(given):  # another number, or one too often
             scores.append(PARSES)
         else:
             scores.append(1.0 if read.value == wanted else ALLOWED)
@@ -171,10 +171,6 @@ def expression_uses_all(
         read = read_expression(completion_text(completion))
         scores.append(float(read is not None and read.value == wanted and Counter(read.numbers) == Counter(given)))
     return scores
-
-
-def _uses_only(read: Expression, given: list[int]) -> bool:
-    return not Counter(read.numbers) - Counter(given)
 
 
 TASK = Task(

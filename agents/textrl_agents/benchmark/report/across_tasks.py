@@ -108,7 +108,7 @@ def compare(tables: Sequence[TaskTable]) -> TaskComparison:
 
 
 def _raw_scores(tables: Sequence[TaskTable]) -> tuple[RunScores, dict[str, str]]:
-    """What each algorithm reached, not yet on any scale, and why others are left out."""
+    """Return what each algorithm reached, not yet on any scale, and why others are left out."""
     raw: RunScores = {}
     left_out: dict[str, str] = {}
     for label in dict.fromkeys(row.label for table in tables for row in table.rows):
@@ -177,7 +177,7 @@ def _intervals(
     of_reference = np.array([label in references for label in labels])
 
     def rescaled(drawn: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Resampled results [B, runs, tasks] of each label as scores on the scales of the draws."""
+        """Put resampled results [B, runs, tasks] of each label on the scales of their draws."""
         means = np.stack([array.mean(axis=1) for array in drawn])  # [labels, B, tasks]
         zero, one = np.zeros(means.shape[1:]), np.ones(means.shape[1:])
         if not known.all():

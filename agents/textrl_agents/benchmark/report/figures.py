@@ -175,7 +175,7 @@ def _ends(estimate: IntervalEstimate) -> tuple[float, float]:
 
 
 def _reach(estimate: IntervalEstimate) -> list[list[float]] | None:
-    """An error bar's two lengths, [2, 1]."""
+    """Return an error bar's two lengths, [2, 1]."""
     if estimate.interval is None:
         return None
     return [[estimate.value - estimate.interval[0]], [estimate.interval[1] - estimate.value]]
@@ -238,9 +238,7 @@ def _label_points(axes: Axes, points: Sequence[LabelledPoint], looks: Mapping[st
     unit = DPI / 72  # pixels in a typographic point
     inside = np.array(axes.get_window_extent().extents)
     places = axes.transData.transform([(point.x.value, point.y.value) for point in points])
-    taken = [
-        _box(place, (10 * unit, 10 * unit)) for place in places
-    ]  # [x0, y0, x1, y1] of what a label should not cover
+    taken = [_box(place, (10 * unit, 10 * unit)) for place in places]  # what a label should not cover
     for point, (x, y) in zip(points, places, strict=True):  # error bars
         (left, low), (right, high) = axes.transData.transform(list(zip(_ends(point.x), _ends(point.y), strict=True)))
         taken += [np.array([left, y - unit, right, y + unit]), np.array([x - unit, low, x + unit, high])]
@@ -266,13 +264,13 @@ def _label_points(axes: Axes, points: Sequence[LabelledPoint], looks: Mapping[st
 
 
 def _box(middle: Any, size: Any) -> np.ndarray:
-    """[x0, y0, x1, y1]."""
+    """Return the corners [x0, y0, x1, y1] of a box of a size around its middle."""
     half = np.asarray(size) / 2
     return np.concatenate([middle - half, middle + half])
 
 
 def _overlap(box: np.ndarray, others: np.ndarray) -> Any:
-    """Area, in pixels squared, that `box` [4] shares with each of `others` [..., 4]."""
+    """Return the area, in square pixels, that `box` [4] shares with each of `others` [..., 4]."""
     sides = np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2])
     return np.clip(sides, 0, None).prod(axis=-1)
 

@@ -14,7 +14,7 @@ from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 
 
-class Portable:
+class AssembledEnv:
     """An environment made of `assemble(**self._arguments)`.
 
     A pickle holds the arguments, so the model by its name, and the state. It is assembled again where it is loaded, and
@@ -22,8 +22,9 @@ class Portable:
     shares what never changes (model, tokenizer, reward, prompts) and has a state of its own.
     """
 
-    # What `_assemble` makes; everything else is carried as it is.
-    _ASSEMBLED = ("task", "rules", "prompts", "model_name", "_mdp", "_groups", "_renderer")
+    # What `_assemble` makes; everything else is carried as it is. The optional parts are not in every environment.
+    _OPTIONAL = ("_groups", "_renderer")
+    _ASSEMBLED = ("task", "rules", "prompts", "model_name", "_mdp", *_OPTIONAL)
 
     _arguments: dict[str, Any]
     task: Task
@@ -43,17 +44,8 @@ class Portable:
         return self.rules.tokenizer
 
     def _assemble(self) -> None:
-        """Make the parts that `_ASSEMBLED` names, from `_arguments`."""
+        """Make the parts that both environments have, from `_arguments`; each adds those of its own."""
         self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
-
-    def _parts_state(self) -> dict[str, Any]:
-        """Return what has changed in the assembled parts since they were made."""
-        return {"rows": self._mdp.state_dict(), "kl_controller": self.rules.kl_penalty.controller}
-
-    def _load_parts_state(self, state: dict[str, Any]) -> None:
-        """Put back what `_parts_state` gave."""
-        self._mdp.load_state_dict(state["rows"], self.prompts)
-        self.rules.kl_penalty.controller = state["kl_controller"]
 
     def __getstate__(self) -> dict[str, Any]:
         model = self._arguments.get("model")
@@ -66,12 +58,18 @@ class Portable:
                 "(Task(model=...)); copy.deepcopy needs neither"
             )
         carried = {name: value for name, value in vars(self).items() if name not in self._ASSEMBLED}
-        return {"carried": carried, "parts": self._parts_state()}
+        optional = {name: getattr(self, name, None) for name in self._OPTIONAL}
+        parts = {name: part.state_dict() for name, part in optional.items() if part is not None}
+        controller = self.rules.kl_penalty.controller
+        return {"carried": carried, "rows": self._mdp.state_dict(), "parts": parts, "kl_controller": controller}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state["carried"])
         self._assemble()
-        self._load_parts_state(state["parts"])
+        self._mdp.load_state_dict(state["rows"], self.prompts)
+        self.rules.kl_penalty.controller = state["kl_controller"]
+        for name, part in state["parts"].items():
+            getattr(self, name).load_state_dict(part)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = memo[id(self)] = object.__new__(type(self))
@@ -79,7 +77,7 @@ class Portable:
             *self._arguments.values(),
             *(getattr(self.rules, each.name) for each in dataclasses.fields(self.rules)),
         ]
-        for part in (getattr(self, "task", None), self.prompts, *frozen):
+        for part in (self.task, self.prompts, *frozen):
             memo[id(part)] = part
         # The coefficient adapts, so the copy has its own.
         penalty = copy.deepcopy(self.rules.kl_penalty, {})
