@@ -1,4 +1,4 @@
-"""The same on several processes, or several machines: env runners that sample, learners that update.
+"""RLlib PPO, APPO or IMPALA on several processes or machines: env runners sample, learners update.
 
 Run: python examples/rllib_cluster.py --runners 2            (starts Ray on this machine)
      python examples/rllib_cluster.py --address auto ...     (joins a cluster that runs already)

@@ -20,7 +20,7 @@ class PolicyStates(Distributions, Protocol):
 
     @property
     def logits(self) -> torch.Tensor:
-        """Of the distribution sampled, float32 [M, V]: after temperature and cuts, -inf where an id cannot be drawn."""
+        """Logits of the distribution sampled, float32 [M, V]: after temperature and cuts; -inf for ids never drawn."""
 
     @property
     def values(self) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Policy(Protocol):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it takes observations."""
+        """The device on which it takes observations."""
 
     @abstractmethod
     def states(self, shown: torch.Tensor | PackedEpisodes) -> PolicyStates:

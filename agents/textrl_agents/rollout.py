@@ -104,8 +104,7 @@ def respond(
                     tasks[row] = following
                     mdp.reset_rows([row], [following.prompt], [following.group])
     finally:
-        # What comes next finds the decoder as a fresh one, so that sampling leaves no trace, not even in the last bit
-        # of a log-probability.
+        # The next caller finds a fresh decoder: sampling leaves no trace, not even in a log-probability's last bit.
         policy.clear_cache()
     return [finished[number] for number in range(len(finished))]
 
@@ -145,7 +144,7 @@ class PromptQueue(Iterator[Wanted]):
     def _has_room(self) -> bool:
         if self._budget is None or self._begun == 0:
             return True
-        # Those running are half done on average; the finished ones alone would be the short ones.
+        # Running responses are half done on average. The finished ones alone would be the short ones.
         done = (self.finished + self._begun) / 2
         length = self.generated / done if self.generated else self._limit
         return (self._begun + self._repeats) * length <= self._budget

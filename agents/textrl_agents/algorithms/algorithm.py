@@ -92,6 +92,6 @@ class Algorithm:
 
 
 def load_object(place: str) -> Any:
-    """What a text "module:name" names."""
+    """Import what a text "module:name" names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

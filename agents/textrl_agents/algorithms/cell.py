@@ -115,8 +115,3 @@ def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[S]) -> S
         if name not in known:
             raise UnknownName(f"setting of {algorithm}", name, known)
     return kind(**settings)
-
-
-def settings_of(cell: Cell, kind: type[S]) -> S:
-    """The cell's settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
-    return as_settings(cell.algorithm, cell.settings, kind)

@@ -80,7 +80,7 @@ def find_algorithm(name: Any, library: str | None = None) -> Algorithm:
 
 
 def names_in(library: str | None) -> list[str]:
-    """What `library` calls its algorithms, sorted; None: those of no library. Entry points are not loaded."""
+    """The names that `library` has for its algorithms, sorted; None: those of no library. Loads no entry points."""
     known = [*map(_built_in, built_in_names()), *_REGISTERED.values()]
     return sorted(algorithm.name_in_library for algorithm in known if algorithm.library == library)
 

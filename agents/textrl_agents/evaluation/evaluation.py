@@ -49,7 +49,7 @@ class Statistic(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Statistic:
-        """Of at least two samples."""
+        """Summarise at least two samples."""
         array = np.asarray(values, dtype=np.float64)
         std = float(array.std(ddof=1))
         return cls(float(array.mean()), std, NORMAL_95 * std / math.sqrt(len(array)), len(array))
@@ -90,7 +90,7 @@ class Evaluation:
     def of(
         cls, env: TextGenVectorEnv, episodes: list[Trajectory], *, seed: int, deterministic: bool = False
     ) -> Evaluation:
-        """What responses to `env`'s prompts measure; their KL is charged."""
+        """Measure responses to `env`'s prompts whose KL is charged."""
         reasons = Counter(episode.finish_reason for episode in episodes)
         eos = set(env.rules.vocabulary.eos_ids.tolist())
         texts = [[token for token in episode.response_ids.tolist() if token not in eos] for episode in episodes]

@@ -51,7 +51,7 @@ def sibling_env(env: TextGenVectorEnv, rows: int, split: str = "heldout") -> Tex
     split: which of the task's prompts it serves, where the task has such; else the training prompts.
     """
     rules, reference = env.rules, env.kl_penalty.require_reference().lm
-    # As a function, since a module given as `model` would be copied to keep it from being trained.
+    # The model is given as a function: a module would be copied, so that training cannot change it.
     task = dataclasses.replace(
         env.task,
         model=lambda: (reference.model, rules.tokenizer),

@@ -62,12 +62,12 @@ def sample_table(before: Evaluation, after: Evaluation, count: int) -> Table:
 
 
 def _title(evaluation: Evaluation) -> Text:
-    # A Text, since the name of a reward or a task may hold what is markup in a terminal.
+    # A Text, not a string: the name of a reward or a task may hold what rich takes for markup.
     return Text(f"{visible(evaluation.task)}: {len(evaluation.episodes)} responses to {evaluation.prompts}, mean ± 95%")
 
 
 def _response(episode: Trajectory) -> Text:
-    # A Text, not a string: what a model writes is no markup of the terminal's.
+    # A Text, not a string: a model may write what rich takes for markup.
     text = Text(visible(episode.response.strip()) or "(nothing)")
     scores = f"\nscore {episode.score:.2f}"
     if episode.gold_score is not None:

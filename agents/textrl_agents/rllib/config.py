@@ -13,8 +13,7 @@ from ray.rllib.utils import force_list
 from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.rllib import SHARED, RLlibAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
-from textrl_agents.rllib.connectors.runner import SendTokens, StackObservations
-from textrl_agents.rllib.env_runner import TextEnvRunner
+from textrl_agents.rllib.env_runner import SendTokens, StackObservations, TextEnvRunner
 from textrl_agents.rllib.portable import portable_arguments
 from textrl_agents.rllib.validation import TextCallbacks, check_config, check_settings, check_values
 from textrl_agents.training.argument_checks import check_whole
@@ -116,7 +115,7 @@ def _wire(
         ),
         add_default_connectors_to_learner_pipeline=False,
     )
-    # As functions, which callback classes that are set later do not replace.
+    # The callbacks are given as functions: a callback class that is set later does not replace them.
     callbacks = TextCallbacks()
     for name in ("on_algorithm_init", "on_train_result", "on_env_runners_recreated"):
         slot = f"callbacks_{name}"
@@ -149,7 +148,7 @@ def _fill_in(algorithm: RLlibAlgorithm, settings: dict[str, Any], max_new_tokens
         tokens = fragments * (SHARED["rollout_fragment_length"] if length == "auto" else length)
         settings["train_batch_size_per_learner"] = max(1, tokens // max(1, settings["num_learners"]))
     if algorithm.asynchronous:
-        # With runners of their own an iteration is as many updates as its time allows; without, it is one.
+        # With env runners in other processes an iteration is as many updates as its time allows; else it is one.
         settings.setdefault("min_time_s_per_iteration", 1 if settings["num_env_runners"] else 0)
         # While every env runner is down RLlib samples here, and would fail without an environment.
         settings.setdefault("create_env_on_local_worker", True)
@@ -185,7 +184,7 @@ def _penalty(env: Mapping[str, Any], core: CausalLMActorCritic) -> KLPenalty:
     task = get_task(env["task"])
     adapter = hasattr(core.model, "disable_adapter")
     if adapter:
-        # The reference of an adapter is the very weights it sits on.
+        # An adapter's reference is the weights that it sits on.
         reference = Reference(core.model, core.vocabulary, core.sampling, core.max_length)
     elif env["kl_mode"] == "deferred":
         parts = assemble_model(**{**model_arguments(env), "device": core.device, "dtype": core.lm.dtype})

@@ -1,4 +1,7 @@
-"""The stock env runner, and what text generation needs of it: the model's device, prompts that differ, clear errors."""
+"""The stock env runner with what text generation needs: the model's device, prompts that differ, clear errors.
+
+Its connectors hand all rows over at once: one stacked array to the module, one array to the environment.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -28,15 +32,15 @@ class TextEnvRunner(SingleAgentEnvRunner):
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
         if self.config.seed is not None and self.worker_index:
-            # Stock, runner i starts at seed + i, and row j of an environment at its seed + j: neighbours in both
-            # would answer the same prompts.
+            # Stock, runner i starts at seed + i, and an environment's row j at its seed + j: row 1 of runner 1 would
+            # answer the same prompts as row 0 of runner 2.
             sequence = np.random.SeedSequence([self.config.seed, self.worker_index, int(self.config.in_evaluation)])
             self._seed: int | None = int(sequence.generate_state(1)[0])
 
     def make_module(self) -> None:
         super().make_module()
         if self.module is not None:
-            # RLlib leaves a local runner on the CPU. Where Ray gives a runner no GPU it sees none.
+            # RLlib leaves a local runner on the CPU. A runner to which Ray gives no GPU sees none.
             self.module.to(resolve_device(self.config.env_config.get("device", "auto")))
 
     def sample(self, **kwargs: Any) -> Any:
@@ -53,7 +57,7 @@ class TextEnvRunner(SingleAgentEnvRunner):
             try:
                 return func(runner, *args, **kwargs)
             except TextRLError as error:
-                # The environment is as it was before the step, so this runner is sound and need not end.
+                # A failed step leaves the environment as it was, so this runner is sound and need not end.
                 self.failure = error
                 return error
 
@@ -109,6 +113,41 @@ class TextEnvRunner(SingleAgentEnvRunner):
         return SingleAgentEpisode(
             id_=episode_id, observations=[ids], infos=[{}], t_started=steps, len_lookback_buffer=0, **spaces
         )
+
+
+class StackObservations(ConnectorV2):
+    """Env-to-module: the rows' newest observations as one tensor int64 [N, L]; row i is environment i.
+
+    RLlib's default pieces, here and for SendTokens, handle recurrent states, agents and nested spaces row by row in
+    Python, which costs more than a small model's forward. Text generation has none of these.
+    """
+
+    def __call__(self, *, batch: dict[str, Any], obs: list[np.ndarray], **kwargs: Any) -> dict[str, Any]:
+        batch[Columns.OBS] = torch.from_numpy(np.stack(obs))
+        return batch
+
+
+class SendTokens(ConnectorV2):
+    """Module-to-env: tokens int64 [N] and log-probabilities float32 [N] to the host in one transfer.
+
+    with_log_probs: the environment gets float64 rows `[token, log_prob]` and charges the KL itself, step by step. The
+        episode records the token alone.
+    """
+
+    def __init__(self, *arguments: Any, with_log_probs: bool = False, **kwargs: Any):
+        super().__init__(*arguments, **kwargs)
+        self.with_log_probs = with_log_probs
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        # Exact in float64: no vocabulary has 2**53 tokens.
+        rows = torch.stack([batch[Columns.ACTIONS].double(), batch[Columns.ACTION_LOGP].double()], dim=1).cpu().numpy()
+        to_env: dict[str, Any] = {
+            Columns.ACTIONS: rows[:, 0].astype(np.int64),
+            Columns.ACTION_LOGP: rows[:, 1].astype(np.float32),
+        }
+        if self.with_log_probs:
+            to_env[Columns.ACTIONS_FOR_ENV] = rows
+        return to_env
 
 
 def _ours(error: BaseException | None) -> TextRLError | None:

@@ -26,7 +26,7 @@ class _TextLearner:
                 group["eps"] = ADAM_EPSILON
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        # RLlib's hook for another framework; its own for torch cannot hold bfloat16.
+        # A hook that RLlib has for other frameworks; what it does itself for torch cannot hold bfloat16.
         return {
             name: {"module_id": module_id, "state": to_arrays(self.get_optimizer(module_id, name).state_dict())}  # type: ignore[attr-defined]
             for name, module_id in self._optimizer_name_to_module.items()  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ class _TextLearner:
 
 
 class _ThreadedTextLearner(_TextLearner):
-    """Of an algorithm that updates in a thread of its own, where an error would end the thread and hang the run."""
+    """The learner of an algorithm that updates in a thread, where an error would end the thread and hang the run."""
 
     _diverged: TrainingDiverged | None = None
 

@@ -45,7 +45,7 @@ class TakenTokens(Distribution):
         self.log_probs, self.entropies = inputs.unbind(dim=-1)
 
     def logp(self, value: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Of the actions the inputs were computed for, which `value` must be."""
+        """Log-probabilities of the actions that the inputs were computed for; `value` must be these."""
         return self.log_probs
 
     def entropy(self) -> torch.Tensor:
@@ -111,7 +111,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
         values, log_probs, entropy = self.actor_critic.evaluate(place.packed)
         return {
             Columns.ACTION_DIST_INPUTS: _taken(place, log_probs, entropy, batch[Columns.LOSS_MASK]),
-            # The loss asks for values next; here they spare it a forward.
+            # The loss asks for values next, and takes these instead of another forward.
             Columns.EMBEDDINGS: place.unpack(values),
         }
 
@@ -157,7 +157,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
 
 
 class TargetCausalLMModule(CausalLMModule, TargetNetworkAPI, InferenceOnlyAPI):
-    """With the slowly moving copy that APPO takes its trust region from; on learners alone."""
+    """Adds the slowly moving copy that APPO takes its trust region from; learners alone have it."""
 
     target: CausalLMActorCritic
 

@@ -33,7 +33,7 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Before the first process starts. Ray would otherwise report to its makers.
+    # Set before the first process starts: Ray would otherwise report to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = address is None or address.startswith(("127.0.0.1:", "localhost:"))
     if address is None:

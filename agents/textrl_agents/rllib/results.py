@@ -17,7 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from textrl_agents.rllib.connectors.packing import METRICS_KEY, PackEpisodes
 from textrl_env.models import CausalLMActorCritic
 
-# RLlib's name in the learner's results, and SB3's. PPO's, then those of APPO and IMPALA where they differ.
+# A name in the learner's results -> SB3's name. APPO and IMPALA have some names of their own.
 _LEARNER_NAMES = {
     "policy_loss": "train/policy_gradient_loss",
     "mean_pi_loss": "train/policy_gradient_loss",

@@ -19,7 +19,7 @@ from textrl_env.tasks import get_task
 
 ANSWER_SECONDS = 5.0  # for an env runner that is busy or gone; one that failed answers at once
 ADVICE = "pass it to make_config"
-# Of RLlib's old API stack, or of pieces that are replaced: they would be taken and have no effect.
+# Settings of RLlib's old API stack, or of pieces that are replaced: RLlib would take them, to no effect.
 _NO_EFFECT = {
     "train_batch_size": "the new API stack has train_batch_size_per_learner",
     "observation_filter": "observations are token ids",
@@ -142,7 +142,7 @@ def _check_sampling(config: AlgorithmConfig, env: dict[str, Any]) -> None:
             "that finish first, which favours short responses, and throws the others away"
         )
     limit = env.get("max_new_tokens") or get_task(env["task"]).max_new_tokens
-    # The rows' mean length is what must fit: a response's, or a fragment's and what others spent on resets, below 1.
+    # Rows must fit at their mean length: a response's, or a fragment's and below 1 more, which others spent on resets.
     resets = int(config.num_envs_per_env_runner > 1)
     longest = min(limit, config.get_rollout_fragment_length() + resets)
     batch = config.train_batch_size_per_learner
@@ -185,7 +185,7 @@ class TextCallbacks(RLlibCallback):
                 _raise_failure(group)
 
     def on_env_runners_recreated(self, *, env_runner_group: Any, env_runner_indices: list[int], **kwargs: Any) -> None:
-        # An iteration of an asynchronous algorithm is many steps, each of which may take a runner back into service.
+        # An asynchronous algorithm's iteration is many steps, and each may bring a runner back into service.
         _raise_failure(env_runner_group, list(env_runner_indices))
 
 

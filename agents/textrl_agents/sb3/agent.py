@@ -175,7 +175,7 @@ def _built(algorithm: SB3Algorithm, vec_env: TextVecEnv, arguments: dict[str, An
     buffers = {name: load_object(buffer) for name, buffer in algorithm.buffers.items()}
     try:
         with warnings.catch_warnings():
-            # Of SB3's own buffer; this one deals whole sequences into minibatches that are alike in size.
+            # The warning is about SB3's own buffer. This one deals whole sequences into minibatches of about one size.
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
             return algorithm_class(policy_class, vec_env, **{"device": device, **arguments, **buffers})
     except TypeError as error:

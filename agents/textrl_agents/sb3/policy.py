@@ -91,7 +91,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         self._lr = lr_schedule
         self.optimizer = self._make_optimizer(lr_schedule(1))
         self.gradient_guard = GradientGuard(self.optimizer)
-        # While a buffer collects that computes the values of a separate trunk itself, all at once.
+        # True while a buffer collects which computes the values of a separate trunk itself, all at once.
         self.values_after_rollout = False
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
@@ -145,7 +145,7 @@ class CausalLMPolicy(ActorCriticPolicy):
     def get_distribution(self, obs: Any) -> CategoricalDistribution:
         """The distribution sampled, over the V tokens; carries gradients for PackedEpisodes."""
         logits = self.actor_critic.states(obs).logits
-        # Where an id cannot be drawn: a probability of 0 in any case, and no difference of two infinities in a KL.
+        # An id that cannot be drawn still has a probability of 0, and a KL takes no difference of two infinities.
         distribution = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         return distribution.proba_distribution(logits.clamp(min=IMPOSSIBLE))
 

@@ -52,7 +52,7 @@ class TokenQNetwork(nn.Module):
     def q_values(self, states: States) -> torch.Tensor:
         """[M, V]"""
         scores = self.q_scale * states.logits.log_softmax(dim=-1) + states.values[:, None]
-        # Less than any id that can be drawn, and finite, since SB3 explores with every id.
+        # An id that cannot be drawn has less than any other, but a finite value, since SB3 explores with every id.
         return scores.clamp(min=IMPOSSIBLE)
 
     def forward(self, obs: Any) -> torch.Tensor:
@@ -113,7 +113,7 @@ class CausalLMQPolicy(BasePolicy):
         if soft and n_quantiles is not None:
             raise ConfigError("the soft backup is DQN's: quantiles of a soft value are not defined")
         super().__init__(observation_space, action_space)
-        # The policy core as every other algorithm here has it; its optimizer is not used.
+        # The same core that the other algorithms have. The optimizer made with it is not used.
         core = CausalLMPolicy(observation_space, action_space, lr_schedule, **model_arguments).actor_critic
         core.greedy = not soft
         self.n_quantiles, self.soft = n_quantiles, soft
@@ -140,7 +140,7 @@ class CausalLMQPolicy(BasePolicy):
 
     @property
     def temperature(self) -> float | None:
-        """With `soft` the KL coefficient that the values were learned under."""
+        """The KL coefficient that the values were learned under with `soft`; else None."""
         return self._online[0].q_scale if self.soft else None
 
     @property

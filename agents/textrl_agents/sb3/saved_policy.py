@@ -71,7 +71,7 @@ class ModelCopy:
 
 def _blank(module: Any, device: str) -> Any:
     """A copy whose parameters are 0 on `device`; "meta" stores none. Buffers, such as rotary frequencies, are kept."""
-    # `deepcopy` takes from its memo what is there already: no weight is copied, and tied ones stay one.
+    # `deepcopy` takes what its memo holds already: no weight is copied, and tied weights stay tied.
     memo: dict[int, Any] = {
         id(weight): nn.Parameter(torch.zeros_like(weight, device=device), weight.requires_grad)
         for weight in module.parameters()

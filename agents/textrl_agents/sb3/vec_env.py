@@ -75,7 +75,7 @@ class TextVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         tokens = self._actions
         sampled = tokens if isinstance(tokens, SampledTokens) and tokens.policy is not None else None
-        # Where the KL is deferred, the environment has no use for their log-probabilities.
+        # An environment that defers the KL has no use for log-probabilities.
         actions = np.asarray(tokens) if self._deferred else tokens
         observations, rewards, terminated, truncated, vector_infos = self.env.step(actions)
         self.steps += 1

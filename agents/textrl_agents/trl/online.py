@@ -102,7 +102,7 @@ class OnlineRun:
     @property
     def share_at_next_step(self) -> float:
         """The share of the budget that will be spent once the next step has its responses."""
-        # Before the first round nothing is known of its size but that no response is empty.
+        # Before the first round all that is known of its size is that no response is empty.
         following = self.reward.last_tokens or self.batch
         return min(1.0, (self.tokens + following) / max(self.budget, 1))
 

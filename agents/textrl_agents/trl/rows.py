@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def prompt_name(index: int) -> str:
-    """What stands in the column `prompt` for the prompt at `index` of its set."""
+    """The entry of the column `prompt` for the prompt at `index` of its set."""
     return str(index)
 
 

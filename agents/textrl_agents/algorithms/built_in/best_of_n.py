@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textrl_agents.algorithms.algorithm import Algorithm
-from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings, settings_of
+from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings
 from textrl_agents.training.argument_checks import check_whole
 
 if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
@@ -79,7 +79,8 @@ def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained; `tokens` grows with each evaluation by what all its candidates cost."""
     from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 
-    chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings_of(cell, BestOfNSettings).n)
+    settings = as_settings(cell.algorithm, cell.settings, BestOfNSettings)
+    chooser = BestOfN(initial_policy(training_env(cell, rows=1)), settings.n)
     trained = Trained(chooser.policy, tokens=0)
 
     def evaluation(env: TextGenVectorEnv, episodes: int, seed: int) -> Evaluation:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textrl_agents.algorithms.algorithm import Algorithm
-from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
+from textrl_agents.algorithms.cell import Cell, Record, Trained, as_settings
 from textrl_agents.algorithms.response_groups import best, groups, means, token_count
 from textrl_agents.algorithms.tuned_rates import FULL, HALF
 from textrl_agents.training.argument_checks import check_whole
@@ -67,7 +67,7 @@ def train(cell: Cell, record: Record) -> Trained:
     from textrl_agents.training.divergence import GradientGuard
     from textrl_agents.training.learning_rate import learning_schedule
 
-    settings = settings_of(cell, ExpertIterationSettings)
+    settings = as_settings(cell.algorithm, cell.settings, ExpertIterationSettings)
     env = training_env(cell)
     policy = initial_policy(env)
     schedule = learning_schedule(settings.learning_rate, trained_weights(policy))

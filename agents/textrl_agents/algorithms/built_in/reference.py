@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textrl_agents.algorithms.algorithm import Algorithm
-from textrl_agents.algorithms.cell import Cell, Record, Trained, settings_of
+from textrl_agents.algorithms.cell import Cell, Record, Trained, as_settings
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ def train(cell: Cell, record: Record) -> Trained:
     """Nothing is trained and nothing generated."""
     from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 
-    settings_of(cell, ReferenceSettings)
+    as_settings(cell.algorithm, cell.settings, ReferenceSettings)
     return Trained(initial_policy(training_env(cell, rows=1)), tokens=0)
 
 

@@ -80,7 +80,7 @@ class SB3Algorithm(Algorithm):
     masks: bool = False
 
     def __post_init__(self) -> None:
-        # A checkpoint would have to hold the replay buffer, or the table.
+        # Without log-probabilities there are no checkpoints: one would have to hold the replay buffer, or the table.
         trainer = "textrl_agents.sb3.runs.run:SB3Run" if self.reports_log_probs else CELL_TRAINER
         object.__setattr__(self, "trainer", self.trainer or trainer)
         object.__setattr__(self, "policy_class", self.policy_class or _POLICIES[self.kind])

@@ -6,6 +6,7 @@ each sequence is run once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from ray.rllib.core.columns import Columns
 
 from textrl_env.models import PackedEpisodes
+from textrl_env.trajectory import Trajectory
 
 IDS = "ids"  # int64 [B, S], the sequences, right-padded with 0
 ENDS = "ends"  # int64 [B, W], the place in the row's ids where the state of each column ends
@@ -46,6 +48,11 @@ class PackedBatch(NamedTuple):
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """[M] back to [B, W], 0 where there is no transition; carries gradients."""
         return values.new_zeros(self.shape).index_put((self.rows, self.columns), values)
+
+
+def action_counts(trajectories: Sequence[Trajectory]) -> np.ndarray:
+    """int64 [B], the actions of each row."""
+    return np.array([len(trajectory) for trajectory in trajectories], dtype=np.int64)
 
 
 def column_mask(counts: np.ndarray, width: int | None = None) -> np.ndarray:

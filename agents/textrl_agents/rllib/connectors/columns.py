@@ -9,14 +9,14 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
-from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES, column_mask, spread
+from textrl_agents.rllib.connectors.batch import ENDS, IDS, STATES, action_counts, column_mask, spread
 from textrl_agents.rllib.connectors.packing import PackEpisodes, log_values
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
 from textrl_env.trajectory import Trajectory
 
 
 class PackForPPO(PackEpisodes):
-    """With advantages and value targets: GAE over each stretch, by one forward of the value function.
+    """Adds advantages and value targets: GAE over each stretch, by one forward of the value function.
 
     gamma: discount. lambda_: GAE's. Advantages are normalised over the batch's tokens.
     """
@@ -26,18 +26,14 @@ class PackForPPO(PackEpisodes):
         self.gamma, self.lambda_ = gamma, lambda_
 
     def _columns(
-        self,
-        trajectories: list[Trajectory],
-        counts: np.ndarray,
-        packed: PackedEpisodes,
-        core: CausalLMActorCritic,
-        metrics: Any,
+        self, trajectories: list[Trajectory], packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
+        counts = action_counts(trajectories)
         mask = column_mask(counts)
-        values, targets = self._value_targets(trajectories, counts, core)
+        values, targets = self._value_targets(trajectories, core)
         advantages = targets - values
         if (variance := float(targets.var())) > 0:
-            # SB3's definition: of the values that the update starts from, padding left out.
+            # SB3's definition: it is about the values that the update starts from, without padding.
             log_values(metrics, {"train/explained_variance": 1.0 - float((targets - values).var()) / variance})
         if len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
@@ -47,7 +43,7 @@ class PackForPPO(PackEpisodes):
             Columns.OBS: {IDS: packed.input_ids, ENDS: ends, STATES: counts},
             Columns.ACTIONS: spread(packed.actions.cpu().numpy(), mask),
             Columns.ACTION_LOGP: log_probs,
-            # `TakenTokens` of the policy that sampled; its entropy is asked of nobody.
+            # `TakenTokens` of the policy that sampled; nothing asks for its entropy.
             Columns.ACTION_DIST_INPUTS: np.stack([log_probs, np.zeros_like(log_probs)], axis=-1),
             Columns.LOSS_MASK: mask,
             Columns.ADVANTAGES: spread(advantages.astype(np.float32), mask),
@@ -55,15 +51,16 @@ class PackForPPO(PackEpisodes):
         }
 
     def _value_targets(
-        self, trajectories: list[Trajectory], counts: np.ndarray, core: CausalLMActorCritic
+        self, trajectories: list[Trajectory], core: CausalLMActorCritic
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values and GAE's targets of the tokens, float32 [M]."""
-        # RLlib's GAE takes each stretch with one more step, whose value is what a stretch that was cut is worth. One
-        # that has ended needs none, and gets 0 in that place: nothing reads it.
+        # RLlib's GAE takes each stretch with one more step, whose value says what a stretch that was cut is worth. A
+        # stretch that has ended gets 0 there, which nothing reads.
+        counts = action_counts(trajectories)
         longer = counts + 1
         real = column_mask(counts, width=int(longer.max()))[column_mask(longer)]
         terminated = np.array([bool(trajectory.finish_reason) for trajectory in trajectories])
-        values = _bootstrapped_values(trajectories, counts, core)
+        values = _bootstrapped_values(trajectories, core)
         ends = np.cumsum(longer) - 2
         rewards, over, cut = (np.zeros(len(real), dtype=kind) for kind in (np.float64, bool, bool))
         rewards[real] = np.concatenate([trajectory.rewards for trajectory in trajectories])
@@ -73,9 +70,10 @@ class PackForPPO(PackEpisodes):
 
 
 @torch.no_grad()
-def _bootstrapped_values(trajectories: list[Trajectory], counts: np.ndarray, core: CausalLMActorCritic) -> np.ndarray:
+def _bootstrapped_values(trajectories: list[Trajectory], core: CausalLMActorCritic) -> np.ndarray:
     """float32, for each row the values of its states and one more: the state after a stretch that was cut, or 0."""
     packed = pack([each if each.finish_reason else each.with_last_state() for each in trajectories], core.device)
+    counts = action_counts(trajectories)
     known = counts + [not each.finish_reason for each in trajectories]
     longer = column_mask(counts + 1)
     values = np.zeros(int(longer.sum()), dtype=np.float32)
@@ -84,7 +82,7 @@ def _bootstrapped_values(trajectories: list[Trajectory], counts: np.ndarray, cor
 
 
 class PackForVTrace(PackEpisodes):
-    """For IMPALA and APPO, whose losses compute their targets from the rewards: one column more, to bootstrap from.
+    """Adds a column to bootstrap from, for IMPALA and APPO, whose losses compute their targets from the rewards.
 
     Their V-trace replaces a value by its target before it hands it to the step before, and the extra column's target is
     its reward alone. So that is where the value of a stretch that was cut goes. (The column has a state too, for
@@ -93,20 +91,16 @@ class PackForVTrace(PackEpisodes):
 
     @torch.no_grad()
     def _columns(
-        self,
-        trajectories: list[Trajectory],
-        counts: np.ndarray,
-        packed: PackedEpisodes,
-        core: CausalLMActorCritic,
-        metrics: Any,
+        self, trajectories: list[Trajectory], packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
+        counts = action_counts(trajectories)
         longer = column_mask(counts + 1)
         mask = column_mask(counts, width=longer.shape[1])
         cut = np.array([not trajectory.finish_reason for trajectory in trajectories])
         with_last = pack([trajectory.with_last_state() for trajectory in trajectories], core.device)
         rewards = spread(np.concatenate([trajectory.rewards for trajectory in trajectories]).astype(np.float32), mask)
         if cut.any():
-            # Of each sequence the last state alone, which an arbitrary action follows.
+            # Only the last state of each sequence is needed; an arbitrary action follows it.
             ends_of = [
                 Trajectory.of_response(trajectories[row].ids, np.zeros(1, np.int64)) for row in np.flatnonzero(cut)
             ]

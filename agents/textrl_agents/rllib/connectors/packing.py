@@ -15,7 +15,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
-from textrl_agents.rllib.connectors.batch import as_tensors
+from textrl_agents.rllib.connectors.batch import action_counts, as_tensors
 from textrl_agents.rllib.connectors.stretches import LearnerExchange, stretch_of
 from textrl_agents.training.divergence import RewardRange, check_log_probs, check_rewards, reward_range
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
@@ -24,7 +24,7 @@ from textrl_env.kl import KLPenalty
 from textrl_env.models import CausalLMActorCritic, PackedEpisodes, pack
 from textrl_env.trajectory import Trajectory
 
-# A place in the learner's results that RLlib does not take for the name of a module.
+# Where our metrics stand in the learner's results; RLlib does not take it for the name of a module.
 METRICS_KEY = "rlhf"
 # Episodes in `rollout/ep_rew_mean`, as many as in SB3's.
 RECENT = 100
@@ -59,22 +59,17 @@ class PackEpisodes(ConnectorV2):
     ) -> dict[str, Any]:
         core, metrics = rl_module[DEFAULT_MODULE_ID].unwrapped().actor_critic, kwargs.get("metrics")
         trajectories, packed = self.charge(episodes, core, metrics)
-        # Otherwise RLlib refuses to shuffle rows that are sequences.
+        # RLlib shuffles rows that are sequences only where this says that they are padded.
         shared_data[f"_zero_padded_for_mid={DEFAULT_MODULE_ID}"] = True
-        counts = np.array([len(trajectory) for trajectory in trajectories], dtype=np.int64)
-        columns = {Columns.SEQ_LENS: counts, **self._columns(trajectories, counts, packed, core, metrics)}
+        counts = action_counts(trajectories)
+        columns = {Columns.SEQ_LENS: counts, **self._columns(trajectories, packed, core, metrics)}
         batch[DEFAULT_MODULE_ID] = as_tensors(columns, core.device)
         return batch
 
     def _columns(
-        self,
-        trajectories: list[Trajectory],
-        counts: np.ndarray,
-        packed: PackedEpisodes,
-        core: CausalLMActorCritic,
-        metrics: Any,
+        self, trajectories: list[Trajectory], packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
-        """Columns [B, W] of the train batch, and OBS; counts: int64 [B], the actions of each row."""
+        """Columns [B, W] of the train batch, and OBS."""
         raise NotImplementedError
 
     def charge(
@@ -106,7 +101,7 @@ class PackEpisodes(ConnectorV2):
 
     def _accounts_for(self, core: CausalLMActorCritic) -> KLAccounts:
         if self.accounts is None:
-            # Built where it is used: a reference is loaded by its name, never sent in a configuration.
+            # Built here and not before: a reference is loaded by its name, never sent in a configuration.
             self.accounts = KLAccounts(self._make_penalty(core), deferred=self.kl_mode == "deferred")
             if self._saved is not None:
                 self.accounts.load_state_dict(self._saved)

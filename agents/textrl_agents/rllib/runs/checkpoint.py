@@ -104,7 +104,7 @@ def _load_rollouts(group: Any, rollouts: list[dict[str, Any]]) -> None:
     by_runner = {state["runner"]: state for state in rollouts}
 
     def load(runner: Any) -> bool:
-        # One that was down when the checkpoint was written has nothing to go on from: it begins anew.
+        # A runner that was down when the checkpoint was written is not in it, and begins anew.
         if (state := by_runner.get(runner.worker_index)) is not None:
             runner.load_rollout_state(state)
         return True

@@ -151,7 +151,7 @@ class RLlibRun:
         self._state, self._weights = capture(self.algorithm), self._weights_version()
         evaluations, every = self.evaluations, self.config.save_every or 0
         if evaluations is not None and not stopped and (done or evaluations.due(self.timesteps, before)):
-            # The learners' coefficient, which may have adapted; validation shares the controller.
+            # The learners may have adapted their coefficient. Validation shares the controller.
             penalty = evaluations.heldout.kl_penalty
             penalty.controller.value = self._state["accounts"].get("kl_coef", penalty.coef)
             self._write(evaluations.run(self.actor_critic, self.timesteps, done=done))

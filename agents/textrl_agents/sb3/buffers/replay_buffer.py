@@ -115,7 +115,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self._rewards[place] = reward
         ended = np.flatnonzero(done).tolist()
         terminated = {row for row in ended if not self._cut_off(infos[row])}
-        # Rows where the environment wrote tokens after the action. What follows a last token is no state.
+        # The environment may have written tokens after the action. What follows a last token is no state.
         for row in np.flatnonzero((next_obs >= 0).sum(axis=1) > lengths + 1).tolist():
             if row not in terminated:
                 self._ids[row] = next_obs[row]
@@ -133,7 +133,7 @@ class EpisodeReplayBuffer(ReplayBuffer):
         return self.handle_timeout_termination and info.get("TimeLimit.truncated", False)
 
     def _trajectory(self, row: int) -> Trajectory:
-        """What there is of a row's episode."""
+        """The episode of a row as far as it has come."""
         length = int((self._ids[row] >= 0).sum())
         is_action = self._is_action[row, :length].copy()
         return Trajectory(self._ids[row, :length].copy(), is_action, rewards=self._rewards[row, :length][is_action])

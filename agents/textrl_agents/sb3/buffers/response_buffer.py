@@ -67,7 +67,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         return self._packed is not None and len(self._packed) > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """With the responses that wait for their group."""
+        """EpisodeRolloutBuffer's, with the responses that wait for their group."""
         waiting = {str(group): [asdict(response) for response in found] for group, found in self._groups.items()}
         return {**super().state_dict(), "groups": waiting}
 
@@ -86,7 +86,7 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
         """Charge the deferred KL, put responses together, and estimate the advantages of the groups that are whole."""
         whole: list[list[Trajectory]] = []
         for response, record in self._settle():
-            # A rollout that was broken off has taken tokens of it along.
+            # Some of its tokens were in a rollout that was broken off.
             if len(response) < len(record.episode) or not np.array_equal(response.ids, record.episode.ids):
                 continue
             waiting = [] if response.group is None else self._groups.setdefault(response.group, [])
@@ -111,5 +111,5 @@ class ResponseRolloutBuffer(EpisodeRolloutBuffer):
             [estimate.returns for estimate in estimates],
         )
         self._columns = tuple(np.concatenate(part).astype(np.float32) for part in parts)
-        # What SB3 measures the explained variance on.
+        # SB3 measures the explained variance on these.
         self.values, self.log_probs, self.advantages, self.returns = self._columns

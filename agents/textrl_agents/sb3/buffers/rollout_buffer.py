@@ -105,7 +105,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.returns = np.zeros(shape, dtype=np.float32)
         self.advantages = np.zeros(shape, dtype=np.float32)
         self.episode_starts = np.zeros(shape, dtype=np.float32)
-        # Stay on the model's device while sampling: one transfer a rollout instead of two a step.
+        # These stay on the model's device while sampling: one transfer a rollout instead of two a step.
         self._values = torch.zeros(shape, device=self.device)
         self._log_probs = torch.zeros(shape, device=self.device)
         self._lengths = np.zeros(shape, dtype=np.int64)  # ids of each state: the place of its action
@@ -185,7 +185,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         over = [(whole, record) for whole, record in closed if record is not None]
         for whole, record in over if self.accounts.deferred else ():
             record.report(whole.kl_sum)
-        # Where the environment charges, its own record has all that it charged.
+        # Where the environment charges, its own record says what.
         reported = [whole if self.accounts.deferred else record.episode for whole, record in over]
         self.episodes = [episode for episode in reported if episode.finish_reason]
         self._settled_at = (self.env.resets, self.env.steps)
@@ -206,7 +206,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
                     trajectory = Trajectory(ids, is_action, kl_coef=float(self.env.env.kl_coefs[row]))
                 else:
                     trajectory = record.episode.with_actions(ids, is_action)
-                # What does not reach the rollout's end is over, or is not put together with what follows.
+                # A stretch that ends before the rollout does is over, or is not put together with what follows.
                 over = record is not None or end < self.buffer_size
                 stretches.append(Stretch(row, trajectory, over))
                 records += [record] if over else []
@@ -227,7 +227,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         total = int(sizes.sum())
         count = 1 if batch_size is None else max(1, round(total / batch_size))
         order = np.random.permutation(len(sizes))
-        # Cut where the running count passes the ideal boundary nearest, so that the minibatches are alike in size.
+        # Cut where the running count is nearest to the ideal boundary, so that the minibatches are alike in size.
         middles = np.cumsum(sizes[order]) - sizes[order] / 2
         batch_of = np.minimum((middles * count / total).astype(np.int64), count - 1)
         offsets = np.cumsum(sizes) - sizes

@@ -94,7 +94,7 @@ class TabularPolicy(BasePolicy, Policy):
         return torch.multinomial(log_probs.exp(), 1).squeeze(1).numpy()
 
     def step(self, observations: torch.Tensor, *, deterministic: bool = False) -> Step:
-        """As CausalLMActorCritic's."""
+        """Draw the next token of each observation, as a Policy does."""
         rows = self.rows(observations.cpu().numpy())
         tokens = self.draw(rows, deterministic=deterministic)
         chosen = np.zeros(len(rows)) if deterministic else self.log_probs(rows)[np.arange(len(rows)), tokens]
@@ -102,7 +102,7 @@ class TabularPolicy(BasePolicy, Policy):
         return Step(*(torch.from_numpy(column) for column in columns))
 
     def states(self, shown: torch.Tensor | PackedEpisodes) -> LogitStates:
-        """As CausalLMActorCritic's, without gradients."""
+        """The states of observations or of sequences, as a Policy's; they carry no gradients."""
         if isinstance(shown, PackedEpisodes):
             ids, places = shown.input_ids.cpu().numpy(), zip(shown.rows.tolist(), shown.columns.tolist(), strict=True)
             rows = np.array([self._row(ids[row, : column + 1]) for row, column in places])

@@ -30,7 +30,7 @@ class TRPO(sb3_contrib.TRPO):
         used = [(weight, slope) for weight, slope in zip(weights, divergence, strict=True) if slope is not None]
         actor = [weight for weight, _ in used]
         objective = torch.autograd.grad(policy_objective, actor, retain_graph=True)
-        # No optimizer takes this step, and its line search would refuse it without a word.
+        # No optimizer takes this step, so no guard sees it, and the line search would refuse it without a word.
         buffer = self.rollout_buffer
         rewards = buffer.reward_range() if isinstance(buffer, EpisodeRolloutBuffer) else None
         check_gradient_norms(map(torch.linalg.vector_norm, objective), rewards)

@@ -66,7 +66,7 @@ class Evaluations(BaseCallback):
         for name, value in self.evaluations.run(policy.actor_critic, self.num_timesteps, done=done).items():
             self.logger.record(name, value)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        # Now, with the tokens it belongs to; with it goes what the update before it has recorded.
+        # Written now, so that it stands at the right number of tokens, together with what the last update recorded.
         self.logger.dump(self.num_timesteps)
 
     def _on_step(self) -> bool:
@@ -94,7 +94,7 @@ class Checkpoints(BaseCallback):
     def __init__(self, run: RunFolder, *, every: int = 0, keep: int = 2, settings: str | None = None):
         super().__init__()
         self.run, self.every, self.keep, self.settings = run, every, keep, settings
-        # Whether the weights are still those of the last boundary: from a rollout's start to its end.
+        # From a rollout's start to its end the weights are still those of the last boundary.
         self.in_rollout = False
         self._state: dict[str, Any] | None = None  # of the last boundary
         self._state_at = -1
@@ -118,8 +118,8 @@ class Checkpoints(BaseCallback):
         # `learn` also ends here when a callback has stopped it within a rollout: then the boundary before counts.
         if not self.in_rollout:
             if self.logger.name_to_value:
-                # The last update's, which SB3 writes after the next rollout: before the checkpoint, so that a run that
-                # is killed after it lacks nothing.
+                # SB3 writes what an update recorded after the next rollout. The last update's is written here, before
+                # the checkpoint, so that a run that is killed after it lacks nothing.
                 self.logger.dump(self.num_timesteps)
             self._capture()
         self.save()

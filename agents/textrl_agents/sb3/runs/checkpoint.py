@@ -50,7 +50,7 @@ def capture(agent: OnPolicyAlgorithm) -> dict[str, Any]:
         "last_episode_starts": (
             None if agent._last_episode_starts is None else np.array(agent._last_episode_starts, dtype=bool)
         ),
-        # Without the clock's time beside them: equal runs have equal checkpoints.
+        # The clock's time is left out, so that equal runs have equal checkpoints.
         "ep_info_buffer": [{"r": info["r"], "l": info["l"]} for info in agent.ep_info_buffer or ()],
         "env": env.env.state_dict(),
         "buffer": buffer.state_dict(),

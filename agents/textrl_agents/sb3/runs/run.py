@@ -86,7 +86,7 @@ class SB3Run:
         self.agent.set_logger(sb3_logger.Logger(str(run.path), outputs))
         if checkpoint is not None:
             load_checkpoint(self.agent, checkpoint)
-        # SB3 has None in its place where TensorBoard is not installed.
+        # SB3 has None here where TensorBoard is not installed.
         if sb3_logger.SummaryWriter is not None:  # type: ignore[attr-defined]  # it does not list the name
             outputs.append(_board(run, self.agent.num_timesteps + 1 if self.resumed else 0))
 
@@ -109,7 +109,7 @@ class SB3Run:
         )
         callbacks.append(self.checkpoints)
         try:
-            # SB3 adds the tokens so far where it is told to keep counting.
+            # SB3 adds the tokens so far to this where it is told not to reset its count.
             remaining = config.timesteps - agent.num_timesteps
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=not self.resumed)
             return not self.checkpoints.in_rollout
@@ -165,7 +165,7 @@ class _Curve(BaseCallback):
     def _on_step(self) -> bool:
         if not isinstance(getattr(self.model, "rollout_buffer", None), EpisodeRolloutBuffer):
             ended = [info for info in self.locals["infos"] if "score" in info]
-            # What is charged here is a cross-entropy, not a KL.
+            # These environments charge a cross-entropy, not a KL.
             self._ended += [(info["score"], np.nan, info["episode_length"]) for info in ended]
         return True
 
