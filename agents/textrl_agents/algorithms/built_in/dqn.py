@@ -17,7 +17,6 @@ ALGORITHM = SB3Algorithm(
     task_settings={
         # Many updates: with one on every 512 tokens, as elsewhere, the score has not come back to the first token.
         "exact": {
-            "n_envs": 64,
             "train_freq": 2,
             "target_update_interval": 1024,
             "policy_kwargs": {"q_scale": 0.5},

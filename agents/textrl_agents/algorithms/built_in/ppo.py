@@ -22,7 +22,6 @@ ALGORITHM = SB3Algorithm(
             "n_envs": 128,
             "n_steps": 20,
             "batch_size": 640,
-            "n_epochs": 2,
             "clip_range": 0.1,
             "vf_coef": 0.5,
             "learning_rate": FALLING,

@@ -18,7 +18,6 @@ ALGORITHM = SB3Algorithm(
     settings={"n_envs": 64},
     task_settings={
         "exact": {
-            "n_envs": 64,
             "train_freq": 2,
             "target_update_interval": 1024,
             "policy_kwargs": {"q_scale": 0.5},

@@ -32,7 +32,6 @@ ALGORITHM = RLlibAlgorithm(
             "num_envs_per_env_runner": 128,
             "rollout_fragment_length": 20,
             "minibatch_size": 640,
-            "num_epochs": 2,
             "clip_param": 0.1,
             "vf_loss_coeff": 0.5,
             "lr": FALLING,

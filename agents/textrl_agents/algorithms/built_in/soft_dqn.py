@@ -17,6 +17,6 @@ ALGORITHM = SB3Algorithm(
     defaults={**VALUE, "exploration_initial_eps": 0.0, "exploration_final_eps": 0.0},
     settings={"n_envs": 64},
     task_settings={
-        "exact": {"n_envs": 64, "train_freq": 2, "target_update_interval": 1024, "learning_rate": FALLING},
+        "exact": {"train_freq": 2, "target_update_interval": 1024, "learning_rate": FALLING},
     },
 )

@@ -6,8 +6,6 @@ all gradients in one backward pass.
 
 from textrl_agents.algorithms.libraries.sb3 import ON_POLICY, SB3_CONTRIB, SB3Algorithm
 
-SEPARATE_TRUNK = {"value_trunk": "separate"}
-
 ALGORITHM = SB3Algorithm(
     name="trpo",
     description="sb3-contrib TRPO, its gradients in one backward pass",
@@ -18,7 +16,7 @@ ALGORITHM = SB3Algorithm(
     minibatches=4,
     # Its step needs second derivatives. Fused attention kernels do not have them.
     policy_kwargs={"attention": "eager"},
-    settings={"n_envs": 32, "policy_kwargs": SEPARATE_TRUNK},
+    settings={"n_envs": 32, "policy_kwargs": {"value_trunk": "separate"}},
     task_settings={
         "exact": {
             "n_envs": 128,
@@ -28,7 +26,6 @@ ALGORITHM = SB3Algorithm(
             "cg_max_steps": 5,
             "n_critic_updates": 2,
             "learning_rate": 3e-3,
-            "policy_kwargs": SEPARATE_TRUNK,
         },
     },
 )

@@ -126,7 +126,7 @@ class RLlibRun:
             )
         progress.start(self.timesteps, config.timesteps)
         started, first, before = time.monotonic(), self.timesteps, self.timesteps
-        # What an earlier sitting logged after the checkpoint comes again: TensorBoard then shows the new alone.
+        # What an earlier sitting logged after the checkpoint is logged again: TensorBoard shows the new alone.
         purge_step = self.timesteps + 1 if self.resumed else 0
         with SummaryWriter(str(self.run.path), purge_step=purge_step) as self._board:
             while True:

@@ -141,8 +141,9 @@ class _JSONLines(sb3_logger.KVWriter):
 
 
 def _board(run: RunFolder, step: int) -> sb3_logger.TensorBoardOutputFormat:
-    """SB3's writer of events. What an earlier sitting logged from `step` on comes again: TensorBoard then shows the new
-    alone, as it does for the `purge_step` of torch's writer, which SB3 does not pass on.
+    """Make SB3's writer of events. What it logs from `step` on replaces what an earlier sitting logged there.
+
+    This is the `purge_step` of torch's writer, which SB3 does not pass on.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
