@@ -80,7 +80,7 @@ def test_odd_models(name: str, odd: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("n", HUGE * -1, "n must be a whole number >= 1, got a number of \d+ bits"),
+        ("n", HUGE * -1, "n must be a whole number >= 1, got a number of [0-9]+ bits"),
         ("max_new_tokens", HUGE, "max_new_tokens=<int that has no text form> leaves no room"),
         ("seed", 2**80, "seed must be a whole number in"),
         ("seed", HUGE, "seed must be a whole number in"),
