@@ -185,8 +185,8 @@ def test_only_live_rows_take_part():
     assert mdp.ids[:, :3].tolist() == [[0, 1, 2], [2, 1, -1], [4, 1, 2]]
     assert transition.rewards[1] == 0.0
     assert np.isnan(transition.ref_log_probs[1])
-    rows, mask = [0, 2], mdp.is_action[[0, 2]]
-    np.testing.assert_allclose(mdp.rewards[rows][mask], -0.5 * mdp.kl[rows][mask])
+    assert mdp.counts.tolist() == [2, 1, 2]
+    np.testing.assert_allclose(mdp.rewards[[0, 2], :2], -0.5 * mdp.kl[[0, 2], :2])
 
 
 def test_ended_and_unstarted_rows_need_a_reset():

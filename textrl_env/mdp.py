@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class EpisodeRules:
         return self.max_prompt_tokens + self.max_new_tokens
 
 
-class Outcome(NamedTuple):
+class Outcome(TypedDict):
     """What is known of an episode once it has terminated."""
 
     response: str
@@ -108,8 +108,10 @@ class TokenMDP:
         self.counts = np.zeros(num_rows, dtype=np.int64)  # actions so far
         self.running = np.zeros(num_rows, dtype=bool)
         self.prompts: list[Prompt | None] = [None] * num_rows
-        # float64 [N, L], at the places of the actions; what stands elsewhere is of older episodes.
-        self.log_probs, self.rewards, self.kl = (np.zeros((num_rows, rules.max_length)) for _ in range(3))
+        # float64 [N, max_new_tokens], one entry an action; beyond `counts` they are of older episodes.
+        self.log_probs, self.rewards, self.kl = (np.zeros((num_rows, rules.max_new_tokens)) for _ in range(3))
+        self._unknown = np.full(rules.max_new_tokens, np.nan)  # the values, which the environment never learns
+        self._unknown.setflags(write=False)
         self.token_scores = np.zeros(num_rows)
         self.kl_coefs = np.zeros(num_rows)
         self.charges = np.zeros(num_rows, dtype=np.int8)
@@ -188,16 +190,19 @@ class TokenMDP:
         for row, outcome in zip(ended, outcomes, strict=True):
             # Token scores were paid as they came; the rest of the score is paid here.
             paid = self.token_scores[row] + (0.0 if token_scores is None else token_scores[row])
-            rewards[row] += outcome.score - paid
+            rewards[row] += outcome["score"] - paid
 
         # Nothing below can fail.
         rows = np.flatnonzero(live)
-        place = rows, self.lengths[rows]
-        self.ids[place], self.is_action[place] = tokens[rows], True
-        self.rewards[place], self.log_probs[place] = rewards[rows], actions.log_probs[rows]
-        self.kl[place] = np.nan if charged is None else charged[rows]
-        self.lengths[rows] += 1
-        self.counts[rows] += 1
+        place = rows * self.ids.shape[1] + self.lengths[rows]  # in the flat array: one index instead of two
+        self.ids.reshape(-1)[place] = tokens[rows]
+        self.is_action.reshape(-1)[place] = True
+        place = rows * self.rewards.shape[1] + self.counts[rows]
+        self.rewards.reshape(-1)[place] = rewards[rows]
+        self.log_probs.reshape(-1)[place] = actions.log_probs[rows]
+        self.kl.reshape(-1)[place] = np.nan if charged is None else charged[rows]
+        self.lengths += live
+        self.counts += live
         self.charges = charges
         if token_scores is not None:
             self.token_scores += token_scores
@@ -286,24 +291,31 @@ class TokenMDP:
                 parts["token_scores"] = float(earlier[row])
             score = float(scored.scores[place] + earlier[row])
             gold_score = None if gold is None else float(gold[place])
-            outcomes.append(Outcome(responses[place], reasons[place], score, parts, gold_score))
+            outcomes.append(
+                Outcome(
+                    response=responses[place],
+                    finish_reason=reasons[place],
+                    score=score,
+                    score_parts=parts,
+                    gold_score=gold_score,
+                )
+            )
         return outcomes
 
     def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
         """The row's episode so far. outcome: None unless it has terminated."""
-        length = self.lengths[row]
-        is_action = self.is_action[row, :length].copy()
-        columns: dict[str, Any] = {
-            name: getattr(self, name)[row, :length][is_action] for name in ("log_probs", "rewards", "kl")
-        }
+        length, count = self.lengths[row], self.counts[row]
         return Trajectory(
             self.ids[row, :length].copy(),
-            is_action,
-            **columns,
+            self.is_action[row, :length].copy(),
+            log_probs=self.log_probs[row, :count].copy(),
+            rewards=self.rewards[row, :count].copy(),
+            kl=self.kl[row, :count].copy(),
+            values=self._unknown[:count],
             kl_coef=float(self.kl_coefs[row]),
             group=None if self.groups[row] < 0 else int(self.groups[row]),
             prompt=self._prompt(row).text,
-            **({} if outcome is None else outcome._asdict()),
+            **({} if outcome is None else outcome),
         )
 
     def _adapt(self, episodes: list[tuple[int, Trajectory]]) -> None:

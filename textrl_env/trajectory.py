@@ -69,7 +69,7 @@ class Trajectory:
     @property
     def kl_sum(self) -> float:
         """What was charged, nats, without the coefficient; NaN until it is known."""
-        return float(self.kl.sum())
+        return float(np.add.reduce(self.kl))
 
     @property
     def surprisal(self) -> float:
@@ -79,7 +79,7 @@ class Trajectory:
     @property
     def episode_return(self) -> float:
         """The sum of the rewards."""
-        return float(self.rewards.sum())
+        return float(np.add.reduce(self.rewards))
 
     def charge(self, kl: np.ndarray) -> None:
         """Take `kl_coef * kl` off the rewards, in their own precision. kl: float [M], nats."""
