@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class EpisodeRules:
         return self.max_prompt_tokens + self.max_new_tokens
 
 
-class Outcome(TypedDict):
+class Outcome(NamedTuple):
     """What is known of an episode once it has terminated."""
 
     response: str
@@ -190,7 +190,7 @@ class TokenMDP:
         for row, outcome in zip(ended, outcomes, strict=True):
             # Token scores were paid as they came; the rest of the score is paid here.
             paid = self.token_scores[row] + (0.0 if token_scores is None else token_scores[row])
-            rewards[row] += outcome["score"] - paid
+            rewards[row] += outcome.score - paid
 
         # Nothing below can fail.
         rows = np.flatnonzero(live)
@@ -291,15 +291,7 @@ class TokenMDP:
                 parts["token_scores"] = float(earlier[row])
             score = float(scored.scores[place] + earlier[row])
             gold_score = None if gold is None else float(gold[place])
-            outcomes.append(
-                Outcome(
-                    response=responses[place],
-                    finish_reason=reasons[place],
-                    score=score,
-                    score_parts=parts,
-                    gold_score=gold_score,
-                )
-            )
+            outcomes.append(Outcome(responses[place], reasons[place], score, parts, gold_score))
         return outcomes
 
     def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
@@ -315,7 +307,7 @@ class TokenMDP:
             kl_coef=float(self.kl_coefs[row]),
             group=None if self.groups[row] < 0 else int(self.groups[row]),
             prompt=self._prompt(row).text,
-            **({} if outcome is None else outcome),
+            **({} if outcome is None else outcome._asdict()),
         )
 
     def _adapt(self, episodes: list[tuple[int, Trajectory]]) -> None:
