@@ -8,7 +8,6 @@ from pathlib import Path
 
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import initial_policy, judging_env
-from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
@@ -54,14 +53,6 @@ class CellRun:
     @property
     def rollout_tokens(self) -> int | None:
         return None
-
-    @property
-    def before(self) -> Evaluation | None:
-        return self.evaluations.before if self.evaluations is not None else None
-
-    @property
-    def after(self) -> Evaluation | None:
-        return self.evaluations.after if self.evaluations is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`. There are no checkpoints."""

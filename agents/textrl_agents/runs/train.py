@@ -146,13 +146,14 @@ def _run(config: TrainConfig, run: RunFolder, checkpoint: Path | None, progress:
             raise  # some of them are OSErrors too
         except OSError as error:
             raise _not_written(error, run) from error
+        evaluations = trainer.evaluations
         return RunResult(
             folder=run.path,
             timesteps=trainer.timesteps,
             finished=finished,
             stopped_by=None if finished else stop.received,
-            before=trainer.before,
-            after=trainer.after if finished else None,
+            before=evaluations.before if evaluations else None,
+            after=evaluations.after if evaluations and finished else None,
             seconds=time.monotonic() - started,
         )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from textrl_agents.algorithms.algorithm import load_object
-from textrl_agents.evaluation import Evaluation
 from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.terminal import TrainingProgress
 from textrl_env.models import CausalLMActorCritic
@@ -18,6 +18,7 @@ class Trainer(Protocol):
     """An algorithm of some library, built and ready to learn. Building it writes nothing."""
 
     memory_settings: tuple[str, ...]  # what to lower where memory runs out
+    evaluations: RunEvaluations | None  # None until `learn`, and where nothing is evaluated
 
     @property
     def actor_critic(self) -> CausalLMActorCritic | None:
@@ -30,14 +31,6 @@ class Trainer(Protocol):
     @property
     def rollout_tokens(self) -> int | None:
         """Tokens of a rollout; a run is made of whole ones. None where their number depends on the workers' speed."""
-
-    @property
-    def before(self) -> Evaluation | None:
-        """The evaluation before training; None in a resumed run."""
-
-    @property
-    def after(self) -> Evaluation | None:
-        """The last evaluation."""
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""

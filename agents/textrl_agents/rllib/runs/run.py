@@ -11,7 +11,6 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import heldout_env
 from textrl_agents.rllib.config import make_config, rllib_algorithm
 from textrl_agents.rllib.ray_session import ray_session
@@ -98,14 +97,6 @@ class RLlibRun:
         if rllib_algorithm(self.config.algo).asynchronous:
             return None
         return int(config.train_batch_size_per_learner * max(1, config.num_learners))
-
-    @property
-    def before(self) -> Evaluation | None:
-        return self.evaluations.before if self.evaluations is not None else None
-
-    @property
-    def after(self) -> Evaluation | None:
-        return self.evaluations.after if self.evaluations is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""

@@ -13,7 +13,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 from textrl_agents.algorithms.cell import Cell, Record, Trained
-from textrl_agents.evaluation import Evaluation
 from textrl_agents.evaluation.heldout_env import EVAL_ROWS, sibling_env
 from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.logs import MetricsFile
@@ -70,14 +69,6 @@ class SB3Run:
     @property
     def rollout_tokens(self) -> int | None:
         return self.agent.n_steps * self.agent.n_envs
-
-    @property
-    def before(self) -> Evaluation | None:
-        return self.evaluations.before if self.evaluations is not None else None
-
-    @property
-    def after(self) -> Evaluation | None:
-        return self.evaluations.after if self.evaluations is not None else None
 
     def start(self, run: RunFolder, checkpoint: Path | None = None) -> None:
         """Log into `run`, and go where `checkpoint` was saved. Raises ModelError where it is broken."""
