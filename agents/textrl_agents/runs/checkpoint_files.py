@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from textrl_env.errors import ModelError, TextRLError, TrainingDiverged
+from textrl_env.errors import ConfigError, ModelError, TextRLError, TrainingDiverged
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.models.storage.policy_folder import VALUE_HEAD_FILE
 
@@ -165,3 +165,14 @@ def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
     return value
+
+
+def require_same_maker(folder: Path, kind: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ConfigError that names what differs, where a checkpoint was not made with what would load it.
+
+    kind: what made it, in words.
+    """
+    if saved != now:
+        changed = sorted(name for name, value in now.items() if saved.get(name) != value)
+        was, has = ({name: values.get(name) for name in changed} for values in (saved, now))
+        raise ConfigError(f"{folder} was saved by another {kind}, with {was}; this one has {has}")

@@ -19,12 +19,13 @@ from textrl_agents.runs.checkpoint_files import (
     expected_state,
     load_policy_files,
     load_state,
+    require_same_maker,
     save_policy_files,
     save_state,
     with_number_keys,
 )
 from textrl_agents.training.random_state import random_state, set_random_state
-from textrl_env.errors import ConfigError, ModelError
+from textrl_env.errors import ModelError
 from textrl_env.models.storage.manifest import verify
 
 # What must be the same for a run to go on.
@@ -77,10 +78,7 @@ def load_checkpoint(algorithm: Any, folder: str | Path) -> int:
 
 def _load(algorithm: Any, folder: Path) -> int:
     state = load_state(folder, "state")
-    if state["made_with"] != (now := _made_with(algorithm)):
-        changed = sorted(key for key, value in now.items() if state["made_with"].get(key) != value)
-        was, has = ({key: values.get(key) for key in changed} for values in (state["made_with"], now))
-        raise ConfigError(f"{folder} was saved by another algorithm, with {was}; this one has {has}")
+    require_same_maker(folder, "algorithm", state["made_with"], _made_with(algorithm))
     module = algorithm.env_runner.module
     load_policy_files(module.actor_critic, folder)
     optimizers = load_state(folder, "optimizer")

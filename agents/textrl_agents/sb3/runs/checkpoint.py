@@ -22,6 +22,7 @@ from textrl_agents.runs.checkpoint_files import (
     expected_state,
     load_policy_files,
     load_state,
+    require_same_maker,
     save_policy_files,
     save_state,
     with_number_keys,
@@ -92,10 +93,7 @@ def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
 def _load(agent: OnPolicyAlgorithm, folder: Path) -> None:
     policy, env, buffer = _parts(agent)
     state = load_state(folder, "state")
-    if state["made_with"] != _made_with(agent):
-        changed = sorted(key for key, value in _made_with(agent).items() if state["made_with"].get(key) != value)
-        was, now = ({key: values.get(key) for key in changed} for values in (state["made_with"], _made_with(agent)))
-        raise ConfigError(f"{folder} was saved by another agent, with {was}; this one has {now}")
+    require_same_maker(folder, "agent", state["made_with"], _made_with(agent))
     load_policy_files(policy.actor_critic, folder)
     optimizer_state = with_number_keys(load_state(folder, "optimizer"))
     # JSON turns tuples into lists.
