@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,11 @@ def whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
         raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
     return int(value)
+
+
+def finite_number(name: str, value: Any) -> float:
+    """`value` as a float. Raises ConfigError, which calls it `name`, unless it is a finite real number."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= sys.float_info.max:
+        raise ConfigError(f"{name} must be a finite number, got {shown(value)}")
+    return float(value)
