@@ -55,9 +55,8 @@ def sampled_questions(
     sources = list(itertools.islice(itertools.cycle(policies), responses))
     for turn in range(ROUNDS):
         for place, policy in enumerate(sources):
-            # A prompt is short of its response at `place` where earlier ones of this or another round were alike.
-            short = [index for index, found in enumerate(texts) if len(found) <= place]
-            short = [index for index in short if len(texts[index]) == place]
+            # From the second round on, only those of the prompts whose response at this place was like another one.
+            short = [index for index, found in enumerate(texts) if len(found) == place]
             if not short:
                 continue
             if progress is not None:

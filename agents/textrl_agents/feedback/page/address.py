@@ -29,15 +29,37 @@ class Address:
         """Whether a proxy in front of the page speaks TLS."""
         return self.url.startswith("https:")
 
-    @classmethod
-    def bound(cls, host: str, port: int) -> Address:
-        """Return the address of a server bound to `host`, which must be one that a browser can open."""
-        literal = f"[{host}]" if ":" in host else host
-        names = _LOOPBACK_NAMES if is_loopback(host) else (literal,)
-        return cls._of("http", literal, port, names)
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on a network can read what is sent: it stays on this machine, or is encrypted."""
+        return self.is_encrypted or is_loopback((urlsplit(self.url).hostname or ""))
+
+    @staticmethod
+    def check_listening(host: str, *, network: bool, url: str | None) -> None:
+        """Raise ConfigError where the page would be reached by others and nobody said so, or under no known address."""
+        if not is_loopback(host) and not network:
+            raise ConfigError(
+                f"host {shown(host)} lets other machines reach the page; add --network if they should, or leave out "
+                "--host"
+            )
+        if url is not None:
+            Address._public(url)
+        elif _is_every_interface(host):
+            raise ConfigError(
+                f"host {shown(host)} stands for all of this machine's addresses; name the one that annotators open, as "
+                "in --url http://192.168.1.5:8765"
+            )
 
     @classmethod
-    def public(cls, url: str) -> Address:
+    def of(cls, host: str, port: int, url: str | None = None) -> Address:
+        """Return the address of a server bound to `host` and `port`. url: the one that annotators open, if another."""
+        if url is not None:
+            return cls._public(url)
+        literal = f"[{host}]" if ":" in host else host
+        return cls._of("http", literal, port, _LOOPBACK_NAMES if is_loopback(host) else (literal,))
+
+    @classmethod
+    def _public(cls, url: str) -> Address:
         """Return the address that `url` names, behind a proxy or on a network. Raises ConfigError for a malformed one."""
         try:
             parts = urlsplit(url)
@@ -68,7 +90,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def is_every_interface(host: str) -> bool:
+def _is_every_interface(host: str) -> bool:
     """Whether `host` stands for all of the machine's addresses, and so for none that a browser could open."""
     try:
         return ipaddress.ip_address(host).is_unspecified

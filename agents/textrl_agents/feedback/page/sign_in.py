@@ -22,6 +22,7 @@ from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 
 VERSION = 1
+_NUMBERED = "annotator-"
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -65,8 +66,10 @@ class SignInFile:
         self.salt, self.known = self._read() if self.path.exists() else (secrets.token_hex(16), {})
 
     def pseudonym(self, name: str) -> str:
-        """Return the pseudonym of a name: the same for the same name and store, and without a way back to it."""
-        return f"annotator-{_derived(self.salt, name.strip().casefold())[:10]}"
+        """Return the pseudonym of a name: the same for the same name and store. "annotator-1" is one already."""
+        if re.fullmatch(f"{_NUMBERED}[0-9]{{1,4}}", name):
+            return name
+        return f"{_NUMBERED}{_derived(self.salt, name.casefold())[:10]}"
 
     def issue(self, annotators: Sequence[str], *, anew: bool = False) -> dict[str, str]:
         """Make a token for each pseudonym that has none, write the hashes, and return the tokens: they are shown once.
@@ -99,23 +102,19 @@ class SignInFile:
         return found["salt"], found["annotators"]
 
 
-def numbered(count: int) -> list[str]:
-    """Return the pseudonyms of `count` annotators without names."""
-    return [f"annotator-{number}" for number in range(1, count + 1)]
+def annotator_names(text: str) -> list[str]:
+    """Read a number, or names with commas between them; numbered ones are "annotator-1" and so on.
 
-
-def annotator_names(text: str) -> list[str] | int:
-    """Read what `--annotators` was given: a number, or names with commas between them. Raises ConfigError."""
+    Raises ConfigError where it is neither, or names somebody twice.
+    """
     if re.fullmatch(r"[0-9]{1,4}", text.strip()):
-        count = int(text)
-        if count < 1:
-            raise ConfigError("annotators must be at least 1, got 0")
-        return count
-    names = [name.strip() for name in text.split(",") if name.strip()]
+        names = [f"{_NUMBERED}{number}" for number in range(1, int(text) + 1)]
+    else:
+        names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ConfigError(f"annotators takes a number, or names with commas between them, got {shown(text)}")
+        raise ConfigError(f"annotators must be a number >= 1, or names with commas between them, got {shown(text)}")
     if len({name.casefold() for name in names}) < len(names):
-        raise ConfigError(f"annotators holds a name twice: {shown(text)}")
+        raise ConfigError(f"annotators names somebody twice: {shown(text)}")
     return names
 
 
