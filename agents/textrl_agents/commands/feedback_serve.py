@@ -49,7 +49,8 @@ PromptFile = Annotated[
 QuestionFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help='Ready questions instead of a policy: a line of JSON each, {"prompt": ..., "responses": [..]}.'
+        metavar="FILE",
+        help='Ready questions, a line of JSON each: {"prompt": "...", "responses": ["...", "..."]}.',
     ),
 ]
 QuestionCount = Annotated[int, typer.Option("--n", "-n", min=1, help="Prompts to ask about, drawn at random.")]
@@ -72,9 +73,7 @@ Annotators = Annotated[
 NewLinks = Annotated[bool, typer.Option("--new-links", help="Make new links; those made before stop working.")]
 Overlap = Annotated[int, typer.Option(min=1, help="Annotators that a shared question goes to.")]
 OverlapShare = Annotated[float, typer.Option(min=0, max=1, help="Share of the questions that are shared.")]
-Instructions = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Text that tells annotators what to look for.")
-]
+Instructions = Annotated[Path | None, typer.Option(metavar="FILE", help="Text that tells annotators what to look for.")]
 LeaseMinutes = Annotated[
     float, typer.Option(min=0.1, help="Minutes that a question waits for its annotator before others may get it.")
 ]

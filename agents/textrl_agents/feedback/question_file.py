@@ -72,10 +72,15 @@ def _question(line: Mapping[str, Any], kind: str, attributes: tuple[str, ...]) -
 def _candidate(response: Any) -> Candidate:
     if isinstance(response, str):
         return Candidate(response)
-    if not isinstance(response, Mapping) or "text" not in response or not response.keys() <= {
-        "text",
-        "model",
-        "sampling",
-    }:
+    if (
+        not isinstance(response, Mapping)
+        or "text" not in response
+        or not response.keys()
+        <= {
+            "text",
+            "model",
+            "sampling",
+        }
+    ):
         raise ConfigError(f'a response is a text or {{"text", "model", "sampling"}}, got {shown(response)}')
     return Candidate(**response)

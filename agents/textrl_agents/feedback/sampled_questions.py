@@ -45,7 +45,7 @@ def sampled_questions(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Sampled:
-    """Sample `responses` different texts for each prompt, from the policies in turn, and make a question of each prompt.
+    """Sample `responses` different texts for each prompt, from the policies in turn, and make it a question.
 
     rows: prompts and their columns. temperature: None for each policy's own. seed: makes the sampling repeatable.
 

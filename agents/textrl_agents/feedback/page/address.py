@@ -32,7 +32,7 @@ class Address:
     @property
     def is_private(self) -> bool:
         """Whether nobody on a network can read what is sent: it stays on this machine, or is encrypted."""
-        return self.is_encrypted or is_loopback((urlsplit(self.url).hostname or ""))
+        return self.is_encrypted or is_loopback(urlsplit(self.url).hostname or "")
 
     @staticmethod
     def check_listening(host: str, *, network: bool, url: str | None) -> None:
@@ -60,7 +60,7 @@ class Address:
 
     @classmethod
     def _public(cls, url: str) -> Address:
-        """Return the address that `url` names, behind a proxy or on a network. Raises ConfigError for a malformed one."""
+        """Return the address that `url` names. Raises ConfigError for a malformed one."""
         try:
             parts = urlsplit(url)
             port = parts.port

@@ -22,7 +22,7 @@ def is_given_back(lease: Lease, fields: Mapping[str, str]) -> bool:
 
 
 def judgement(lease: Lease, fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `Lease.record` for this form. Raises ConfigError, for the annotator, where it says none."""
+    """Return the arguments of `Lease.record` for this form. Raises ConfigError, which the annotator reads."""
     found = _READERS[lease.question.kind](lease, fields)
     comment = browser_text(fields.get("comment", "")).strip()
     return {**found, "comment": comment or None}
@@ -35,7 +35,7 @@ def browser_text(text: str) -> str:
 
 def _comparison(lease: Lease, fields: Mapping[str, str]) -> dict[str, Any]:
     left, right = lease.order
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "left": {"preferred": left},
         "right": {"preferred": right},
         "tie": {"preferred": None},

@@ -9,8 +9,7 @@ GET  /static/...       the style sheet, the script, the icon
 Questions are leased by the store, so nothing is kept here: the server may be killed at any moment.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: FastAPI reads them, and some name what is made inside a function.
 import hmac
 import sys
 import time
@@ -46,7 +45,10 @@ _EXPLAINED = {
     404: ("Not found", "There is no such page here."),
     405: ("Not found", "There is no such page here."),
     500: ("Something went wrong", "Your last answer may not be stored. The question comes again if it is not."),
-    503: ("Not available now", "The answers cannot be stored at the moment. Your last answer was not. Please try again."),
+    503: (
+        "Not available now",
+        "Answers cannot be stored at the moment, and your last one was not. Please try again.",
+    ),
 }
 
 

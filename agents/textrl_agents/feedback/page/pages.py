@@ -44,9 +44,10 @@ class Pages:
         error: str = "",
         chosen: Mapping[str, str] | None = None,
     ) -> HTMLResponse:
-        """Show the annotator's question, or that there is none. chosen: a sent form's fields, where `error` is wrong."""
+        """Show the annotator's question, or that there is none. chosen: the fields of a form that `error` is about."""
         progress = self._progress.now()
-        shared = {"session": session, "progress": progress, "own": progress.annotators.get(session.annotator, 0)}
+        own = progress.annotators.get(session.annotator, 0)
+        shared: dict[str, Any] = {"session": session, "progress": progress, "own": own}
         if lease is None:
             waits = progress.votes < progress.votes_wanted and progress.leased > 0
             return self.render("nothing_left.html.j2", **shared, title="Thank you!", notice=notice, waits=waits)
