@@ -1,0 +1,79 @@
+"""The second half of a round: a reward model of the votes, and stock PPO against it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from textrl_agents.feedback.loop.settings import LoopSettings
+from textrl_agents.reward_models import train_reward_model
+from textrl_agents.runs.config import TrainConfig
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.runs.train import RunResult, resume, train
+from textrl_env.preferences.records import Comparison
+from textrl_env.preferences.store import FeedbackStore
+from textrl_env.rewards import make_reward
+from textrl_env.tasks.registry import get_task
+
+
+def learn_reward(store: Path, settings: LoopSettings, model: str, out: Path, told: Callable[[str], None]) -> None:
+    """Train a reward model on all votes so far.
+
+    Its scores have mean 0 and standard deviation 1 on the samples of `model`, which every round starts from.
+    """
+    if out.exists():  # of a process that was killed before it noted that it was done
+        shutil.rmtree(out)
+    with FeedbackStore(store, read_only=True) as opened:
+        records = sorted(opened.records(Comparison), key=_place)
+    gold = get_task(settings.task).gold
+    arguments = {
+        "votes": settings.consensus,
+        "model": model,
+        "reference": model,
+        "gold": None if gold is None else make_reward(gold),
+        "seed": settings.seed,
+        "device": settings.device,
+        "told": told,
+        **settings.reward,
+    }
+    train_reward_model(records, out=out, **arguments)
+
+
+def _place(record: Comparison) -> tuple[str, str]:
+    """The order in which votes are learned from, whoever was first to answer."""
+    about = json.dumps([record.prompt, [candidate.text for candidate in record.candidates]])
+    return about, record.annotator or ""
+
+
+def learn_policy(
+    settings: LoopSettings, model: str, reward: Path, run: RunFolder, number: int, *, progress: bool
+) -> RunResult | None:
+    """Train the start by PPO against the reward, in a run folder of its own; None where that is done already.
+
+    A run that was stopped or killed goes on from its newest checkpoint.
+    """
+    if run.config.is_file():
+        tokens = run.policy_tokens
+        if tokens is not None and run.is_finished(tokens):
+            return None
+        return resume(run.path, progress=progress)
+    config = TrainConfig(
+        task=settings.task,
+        algo="ppo",
+        timesteps=settings.timesteps,
+        seed=settings.seed + number,
+        out=str(run.path),
+        model=model,
+        reward=str(reward),
+        kl_coef=settings.kl_coef,
+        n_envs=settings.n_envs,
+        algorithm=dict(settings.algorithm),
+        eval_every=0,
+        eval_episodes=0,
+        save_every=max(1, settings.timesteps // 2),
+        keep_checkpoints=1,
+        device=settings.device,
+    )
+    return train(config, progress=progress)
