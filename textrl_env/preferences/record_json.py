@@ -1,0 +1,92 @@
+"""Records, and questions to annotators, as JSON objects and back. Nothing is lost; what is not set is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import message_of, names_shown, shown
+from textrl_env.preferences.question import Question
+from textrl_env.preferences.records import KINDS, Candidate, Record, kind_of
+
+KIND = "kind"
+_MADE = TypeVar("_MADE")
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    """`{"kind": ..., "prompt": ..., "candidates": [...], ...}`; fields that hold their default are left out."""
+    return {KIND: kind_of(record), **_fields(record)}
+
+
+def record_from_dict(value: Any) -> Record:
+    """The record that `record_to_dict` wrote. Raises ConfigError where it is none."""
+    if not isinstance(value, Mapping) or value.get(KIND) not in KINDS:
+        kind = value.get(KIND) if isinstance(value, Mapping) else value
+        raise ConfigError(f"expected an object whose {KIND!r} is one of {', '.join(KINDS)}, got {shown(kind)}")
+    return _made(KINDS[value[KIND]], {name: part for name, part in value.items() if name != KIND})
+
+
+def question_to_dict(question: Question) -> dict[str, Any]:
+    """As `record_to_dict`."""
+    return _fields(question)
+
+
+def question_from_dict(value: Any) -> Question:
+    """The question that `question_to_dict` wrote. Raises ConfigError where it is none."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"expected an object that holds a question, got {shown(value)}")
+    return _made(Question, value)
+
+
+def encoded(value: Mapping[str, Any]) -> str:
+    """One line of JSON. Raises ConfigError for a value that JSON cannot hold, such as NaN or an object of a class."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"columns and sampling must hold what JSON can (texts, finite numbers, lists ...): {message_of(error)}"
+        ) from error
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that do not hold their default; those of candidates likewise."""
+    found = {}
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name)
+        if field.name == "candidates":
+            part = [_fields(candidate) for candidate in part]
+        if field.default_factory is dict:
+            is_default = not part
+        else:
+            is_default = field.default is not dataclasses.MISSING and part == field.default
+        if not is_default:
+            found[field.name] = part
+    return found
+
+
+def _made(kind: type[_MADE], values: Mapping[str, Any]) -> _MADE:
+    """An object of a dataclass from its fields, all names checked."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    unknown = values.keys() - {field.name for field in fields}
+    absent = [field for field in fields if field.name not in values]
+    missing = [field.name for field in absent if field.default is field.default_factory is dataclasses.MISSING]
+    if unknown or missing:
+        what = f"has no {missing[0]!r}" if missing else f"has the unknown field {shown(min(unknown, key=str))}"
+        names = names_shown(field.name for field in fields)
+        raise ConfigError(f"a {kind.__name__.lower()} {what}; its fields are {names}")
+    given = dict(values)
+    if "candidates" in given:
+        given["candidates"] = _candidates(given["candidates"])
+    try:
+        return kind(**given)
+    except TypeError as error:  # a field of another JSON type, such as an order that is a number
+        raise ConfigError(f"a {kind.__name__.lower()} has a field of the wrong type: {message_of(error)}") from error
+
+
+def _candidates(values: Any) -> tuple[Candidate, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+        raise ConfigError(f"candidates must be a list of objects with a 'text', got {shown(values)}")
+    return tuple(_made(Candidate, value) for value in values)
