@@ -22,6 +22,7 @@ EXTRAS = {
     "datasets": "datasets",
     "peft": "peft",
     "sacrebleu": "tasks",
+    "sklearn": "rewards",
     "reasoning_gym": "reasoning-gym",
 }
 """Import name -> the extra that brings it."""
