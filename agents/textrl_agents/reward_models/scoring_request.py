@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of, shown
-from textrl_env.text.prompt_rows import check_columns, check_row
+from textrl_env.text.prompt_rows import check_row
 
 
 class ScoringRequest(NamedTuple):
@@ -45,7 +45,8 @@ class ScoringRequest(NamedTuple):
         columns = content.get("columns", {})
         if not isinstance(columns, Mapping):
             raise ConfigError(f"columns must be an object of names to lists, got {shown(columns)}")
-        check_columns(columns, "columns")
+        if taken := columns.keys() & {"prompts", "completions"}:
+            raise ConfigError(f"columns holds {min(taken)!r}, which belongs beside it")
         lists = {"completions": completions, **{name: _list(columns, name) for name in columns}}
         for name, values in lists.items():
             if len(values) != len(prompts):
