@@ -1,21 +1,29 @@
-"""Reward models trained on what annotators said.
+"""Reward models: trained on what annotators said, judged on prompts that were held out, and served.
 
+train.py            train_reward_model and evaluate_reward_model: from records to a folder that make_reward loads
+options.py          what a training can be told
 judgements.py       records as pairs and ratings of one table of responses
 heldout.py          the split by prompt
-options.py          what a training can be told
-base_model.py       the model that a reward model starts from or reads
-head.py             a linear head by gradient: margins, ties and ratings in one loss
-scikit.py           logistic regression, linear SVM and ridge regression
-classifier.py       a sequence classifier, through TRL's stock trainer
-members.py          one model, or an ensemble on resampled prompts
-evaluation.py       how well it orders responses that it has not seen
-shares.py           shares with their 95% interval
-calibration.py      whether a stated probability is the share that is right
+fitting/            the kinds of model, and ensembles of them
+measures/           accuracy with its interval, calibration, length bias, groups, best of four
 reference.py        the responses on which scores get mean 0 and standard deviation 1
-report.py, card.py  what was found, as data, Markdown and a figure
-train.py            train_reward_model and evaluate_reward_model
+report.py, card.py  what was found, as data and as a model card
+serving.py          a reward that answers by HTTP
 """
 
-from textrl_agents.reward_models.train import evaluate_reward_model, train_reward_model
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from textrl_agents.reward_models.train import evaluate_reward_model, train_reward_model
 
 __all__ = ["evaluate_reward_model", "train_reward_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # imports torch and transformers: only when it is used
+        from textrl_agents.reward_models import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from textrl_agents.reward_models.base_model import base_source
+from textrl_agents.reward_models.fitting.base_model import base_source
 from textrl_agents.reward_models.judgements import Judgements
 from textrl_agents.reward_models.options import Conversation, TrainingOptions
 from textrl_env.errors import ConfigError, TokenizerMismatch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.reward_models.evaluation import RewardModelEvaluation
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
 
 REPORT_FILE = "report.json"
 

@@ -24,6 +24,10 @@ EXTRAS = {
     "sacrebleu": "tasks",
     "sklearn": "rewards",
     "reasoning_gym": "reasoning-gym",
+    "fastapi": "feedback",
+    "uvicorn": "feedback",
+    "urllib3": "rewards",
+    "sklearn": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from textrl_agents.reward_models.base_model import base_source
-from textrl_agents.reward_models.head import Head, fit_head
+from textrl_agents.reward_models.fitting.base_model import base_source
+from textrl_agents.reward_models.fitting.head import Head, fit_head
 from textrl_agents.reward_models.heldout import with_rated_pairs
 from textrl_agents.reward_models.judgements import Judgements, pairs_of_ratings
 from textrl_agents.reward_models.options import Conversation, TrainingOptions
@@ -36,7 +36,7 @@ def fit_members(
     """Train `options.ensemble` models. conversations: what each of them scores; those of `train.responses` first."""
     parts = [train] if options.ensemble == 1 else [resampled(train, options.seed, k) for k in range(options.ensemble)]
     if options.kind == "classifier":
-        from textrl_agents.reward_models.classifier import fit_classifiers  # needs TRL
+        from textrl_agents.reward_models.fitting.classifier import fit_classifiers  # needs TRL
 
         return fit_classifiers(parts, conversations, options, weights)
     features = make_features(options)
@@ -90,7 +90,7 @@ def _fitted(table: Any, part: Judgements, options: TrainingOptions, weights: dic
     if options.kind == "trunk":
         return fit_head(rows, part, weights, options.margin_scale)
     require("sklearn")
-    from textrl_agents.reward_models.scikit import fit_pairs, fit_ratings
+    from textrl_agents.reward_models.fitting.scikit import fit_pairs, fit_ratings
 
     if part.pairs or options.kind == "svm":
         return fit_pairs(

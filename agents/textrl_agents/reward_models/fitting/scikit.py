@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.svm import LinearSVC
 
-from textrl_agents.reward_models.head import Head
+from textrl_agents.reward_models.fitting.head import Head
 from textrl_agents.reward_models.judgements import Judgements, Pair
 
 FOLDS = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textrl_agents.reward_models.evaluation import RewardModelEvaluation
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
 
 Row = tuple[str, str]
 
