@@ -27,7 +27,6 @@ EXTRAS = {
     "fastapi": "feedback",
     "uvicorn": "feedback",
     "urllib3": "rewards",
-    "sklearn": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")
