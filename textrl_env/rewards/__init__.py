@@ -5,6 +5,7 @@ function.py       a Python function with a time limit (time_limit.py), scoring r
 classifier.py     any Hugging Face sequence classifier (classifier_loading.py)
 encoding.py       prompt and response as the ids that a model reads
 linear/           a linear model on hashed n-grams or hidden states
+remote/           a server that scores by HTTP
 combined/         rewards of rewards: weighted sum, ensemble, normalisation
 built_in/         one file a reward that has a name
 registry.py       names for rewards
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from textrl_env.rewards.linear.hashed_ngrams import HashedNgrams
     from textrl_env.rewards.linear.hidden_states import HiddenStates
     from textrl_env.rewards.linear.linear_reward import LinearReward
+    from textrl_env.rewards.remote.remote_reward import RemoteReward
 
 __all__ = [
     "ClassifierReward",
@@ -48,6 +50,7 @@ __all__ = [
     "LengthReward",
     "LinearReward",
     "NormalizedReward",
+    "RemoteReward",
     "RepetitionReward",
     "Reward",
     "Scores",
@@ -69,6 +72,7 @@ _LAZY = {
     "HashedNgrams": "linear.hashed_ngrams",
     "HiddenStates": "linear.hidden_states",
     "LinearReward": "linear.linear_reward",
+    "RemoteReward": "remote.remote_reward",
 }
 
 

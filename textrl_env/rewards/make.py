@@ -35,6 +35,7 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     - `"path/to/file.py:function"`, the same for a function in a file (the file is run),
     - the folder of a sequence classifier, its Hugging Face id or the loaded module: a `ClassifierReward`,
     - a folder with a `reward.json`: a `LinearReward`, a classifier or an ensemble, normalised where it says so,
+    - an address, `"http://host:port/path"` or https: a `RemoteReward`, which sends it the texts,
     - a list or dict of specs, or of `(spec, weight)`: a `CompositeReward`; with `combine=` an `EnsembleReward`,
     - `{"reward": spec, "weight": number, "arguments": {...}, "normalize": {...}}`, alone or in such a list: what
       `make_reward(spec, **arguments)` gives, in a `NormalizedReward` with these arguments (`true` for none). `weight`
@@ -43,7 +44,7 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
       treated as a function, so that it gets a time limit.
 
     Raises UnknownName where no reward has this name; ConfigError for a function with the wrong signature, a file
-    without the function, a malformed list; and ModelError for a folder that holds no
+    without the function, an address that cannot be used or a malformed list; and ModelError for a folder that holds no
     usable reward.
     """
     if isinstance(spec, (str, os.PathLike)):
@@ -73,9 +74,16 @@ def check_reward_name(spec: Any) -> None:
         _kind_of(spec)
 
 
-def _kind_of(text: str) -> Literal["registered", "function", "model"]:
+def is_address(text: str) -> bool:
+    """Whether `make_reward(text)` would send texts to a server."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _kind_of(text: str) -> Literal["registered", "remote", "function", "model"]:
     if text in registered_rewards():
         return "registered"
+    if is_address(text):
+        return "remote"
     if in_file := file_and_function(text):
         if not in_file[0].is_file():
             raise ConfigError(f"reward {shown(text, 300)}: there is no file {shown(str(in_file[0]), 300)}")
@@ -95,6 +103,10 @@ def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
         in_file = file_and_function(text)
         assert in_file is not None  # its kind says so
         return _from_callable(_load_function(*in_file), kwargs)
+    if kind == "remote":
+        from textrl_env.rewards.remote.remote_reward import RemoteReward
+
+        return RemoteReward(text, **kwargs)
     file = read_reward_file(user_path(text))
     if file is None:
         from textrl_env.rewards.classifier import ClassifierReward

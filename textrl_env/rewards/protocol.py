@@ -61,7 +61,8 @@ class Reward(Protocol):
         """Score n finished responses.
 
         prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
-        columns: the prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
+        columns: the prompts' other columns, n values each; `completion_ids` (n lists of token ids); and, from an
+            environment, `finish_reason` (n of "eos", "stop" and "length").
 
         Returns n finite numbers, in the order of the completions. Higher is better.
         """
@@ -86,6 +87,15 @@ def reward_name(reward: object) -> str:
 def state_of(reward: object) -> dict[str, Any]:
     """What a reward remembers of earlier calls; {} where it remembers nothing."""
     return dict(reward.state_dict()) if hasattr(reward, "state_dict") else {}
+
+
+def load_state_of(reward: object, state: Mapping[str, Any]) -> None:
+    """Give a reward what `state_of` took. Raises ConfigError where there is something and it takes nothing."""
+    if hasattr(reward, "load_state_dict"):
+        if state:
+            reward.load_state_dict(state)
+    elif state:
+        raise ConfigError(f"the saved state is of a reward that remembers, and {reward_name(reward)!r} does not")
 
 
 def as_measured(reward: Any) -> Any:

@@ -22,10 +22,12 @@ EXTRAS = {
     "datasets": "datasets",
     "peft": "peft",
     "sacrebleu": "tasks",
+    "sklearn": "rewards",
     "reasoning_gym": "reasoning-gym",
     "fastapi": "feedback",
     "uvicorn": "feedback",
     "python_multipart": "feedback",
+    "urllib3": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

@@ -10,7 +10,7 @@ import numpy as np
 
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import Scores, as_measured, check_signature, reward_name, state_of
+from textrl_env.rewards.protocol import Scores, as_measured, check_signature, load_state_of, reward_name, state_of
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.user_values import finite_number
 
@@ -98,7 +98,7 @@ class NormalizedReward:
             self.mean, self._variance = float(state["mean"]), float(state["variance"])
             self.count = int(state["count"])
         if "reward" in state:
-            self.reward.load_state_dict(state["reward"])  # type: ignore[attr-defined]  # it gave one
+            load_state_of(self.reward, state["reward"])
 
     def as_measured(self) -> Any:
         """The reward as an evaluation measures it: without the normalisation that changes while training goes on."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import as_measured, reward_name, state_of
+from textrl_env.rewards.protocol import as_measured, load_state_of, reward_name, state_of
 
 
 class Parts:
@@ -26,7 +26,7 @@ class Parts:
         if state.keys() != self.state_dict().keys():
             raise ConfigError(f"the saved state is of the rewards {sorted(state)}, this one has {sorted(self.rewards)}")
         for name, each in state.items():
-            self.rewards[name].load_state_dict(each)  # type: ignore[attr-defined]  # it gave one
+            load_state_of(self.rewards[name], each)
 
     def as_measured(self) -> Self:
         """The same of the parts as evaluations measure them."""
