@@ -18,14 +18,10 @@ Out = Annotated[Path, typer.Option(help="Folder of the loop. One that is there g
 LoopTask = Annotated[str | None, typer.Option(help="Task: its prompts, and its gold score if any. Default: sentiment.")]
 StartModel = Annotated[
     str | None,
-    typer.Option(
-        help="Model that every round starts from: embedded, a folder or a Hugging Face id. Default: the task's."
-    ),
+    typer.Option(help="Model that every round starts from: embedded, a folder or a model id. Default: the task's."),
 ]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; may be raised later. Default: 2.")]
-Comparisons = Annotated[
-    int | None, typer.Option(min=2, help="Pairs of responses to judge in each round. Default: 400.")
-]
+Comparisons = Annotated[int | None, typer.Option(min=2, help="Pairs of responses to judge a round. Default: 400.")]
 Ask = Annotated[str | None, typer.Option(help="Whom: simulated annotators, or people on the page. Default: simulated.")]
 Annotators = Annotated[int | None, typer.Option(min=1, help="Simulated annotators. Default: one for each error rate.")]
 ErrorRates = Annotated[
@@ -95,12 +91,15 @@ def loop(
     set_threads(threads)
     from textrl_agents.feedback.loop import run_loop
 
-    told = lambda text: typer.echo(f"{visible(text)} ...", err=True)  # noqa: E731
-    result = run_loop(out, settings, partial=partial, told=told)
+    result = run_loop(out, settings, partial=partial, told=_tell)
     print_json(_as_json(result)) if as_json else _report(result)
     if result.stopped:
         typer.echo(f"stopped; go on with: textrl loop --out {out}", err=True)
         raise typer.Exit(130)
+
+
+def _tell(text: str) -> None:
+    typer.echo(f"{visible(text)} ...", err=True)
 
 
 def _rates(text: str | None, annotators: int | None) -> tuple[float, ...] | None:

@@ -57,8 +57,27 @@ def read_pairs(path: Path) -> list[Question]:
     return [question_from_dict(json.loads(line)) for line in lines if line]
 
 
-def simulate_votes(store: Path, questions: Sequence[Question], settings: LoopSettings) -> None:
-    """Add the questions with the simulated annotators' answers to the store: all of them or, if it is killed, none."""
+def ask_questions(store: Path, questions: Sequence[Question], settings: LoopSettings, asked_before: int) -> None:
+    """Put the questions into the store; simulated annotators answer them at once. Nothing where they are there already.
+
+    asked_before: the questions of the rounds before.
+    """
+    if store.exists():
+        with FeedbackStore(store) as opened:
+            if opened.progress().questions > asked_before:
+                return
+    if settings.ask == "simulated":
+        _simulate(store, questions, settings)
+        return
+    with FeedbackStore(store) as opened:
+        opened.ask(questions, votes=settings.votes_wanted)
+
+
+def _simulate(store: Path, questions: Sequence[Question], settings: LoopSettings) -> None:
+    """Add the questions with all answers; a process that is killed meanwhile leaves the store as it was.
+
+    Otherwise it would depend on the moment of the kill who answers which question, where not everybody answers all.
+    """
     fresh = store.with_name(f".{store.name}.writing")
     for left in (fresh, *(fresh.with_name(fresh.name + end) for end in ("-wal", "-shm", "-journal"))):
         left.unlink(missing_ok=True)
@@ -70,13 +89,6 @@ def simulate_votes(store: Path, questions: Sequence[Question], settings: LoopSet
         opened.ask(questions, votes=settings.votes_wanted)
         answer_questions(opened, annotators, task_gold(settings.task))
     os.replace(fresh, store)
-
-
-def ask_people(store: Path, questions: Sequence[Question], settings: LoopSettings, asked_before: int) -> None:
-    """Put the questions into the store, unless they are there. asked_before: the questions of the rounds before."""
-    with FeedbackStore(store) as opened:
-        if opened.progress().questions == asked_before:
-            opened.ask(questions, votes=settings.votes_wanted)
 
 
 def waiting_for(store: Path) -> str | None:

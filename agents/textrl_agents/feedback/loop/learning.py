@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from textrl_agents.reward_models import train_reward_model
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.train import RunResult, resume, train
+from textrl_agents.training.terminal import LINE_SECONDS
 from textrl_env.preferences.records import Comparison
 from textrl_env.preferences.store import FeedbackStore
 from textrl_env.rewards import make_reward
@@ -26,7 +29,7 @@ def learn_reward(store: Path, settings: LoopSettings, model: str, out: Path, tol
     if out.exists():  # of a process that was killed before it noted that it was done
         shutil.rmtree(out)
     with FeedbackStore(store, read_only=True) as opened:
-        records = sorted(opened.records(Comparison), key=_place)
+        records = sorted((each for each in opened.records() if isinstance(each, Comparison)), key=_place)
     gold = get_task(settings.task).gold
     arguments = {
         "votes": settings.consensus,
@@ -35,10 +38,23 @@ def learn_reward(store: Path, settings: LoopSettings, model: str, out: Path, tol
         "gold": None if gold is None else make_reward(gold),
         "seed": settings.seed,
         "device": settings.device,
-        "told": told,
+        "told": _seldom(told),
         **settings.reward,
     }
     train_reward_model(records, out=out, **arguments)
+
+
+def _seldom(told: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass on what is told, but only a line every `LINE_SECONDS`."""
+    last = -math.inf
+
+    def passed_on(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            told(text)
+
+    return passed_on
 
 
 def _place(record: Comparison) -> tuple[str, str]:

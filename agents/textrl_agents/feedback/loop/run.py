@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from textrl_agents.feedback.loop.asking import (
-    ask_people,
+    ask_questions,
     read_pairs,
     sample_pairs,
-    simulate_votes,
     waiting_for,
 )
 from textrl_agents.feedback.loop.folder import LoopFolder
@@ -123,13 +122,10 @@ class _Loop:
         store = self.folder.store
 
         def work() -> None:
-            questions = read_pairs(self.folder.round(number).questions)
             if self.settings.ask == "simulated":
                 self.told(f"round {number}: asking {len(self.settings.error_rates)} simulated annotators")
-                simulate_votes(store, questions, self.settings)
-            else:
-                before = sum(len(read_pairs(self.folder.round(earlier).questions)) for earlier in range(1, number))
-                ask_people(store, questions, self.settings, before)
+            asked = [read_pairs(self.folder.round(one).questions) for one in range(1, number + 1)]
+            ask_questions(store, asked[-1], self.settings, asked_before=sum(map(len, asked[:-1])))
 
         self.folder.step(f"round {number}: asked", work)
         name = f"round {number}: votes"
@@ -173,5 +169,6 @@ class _Loop:
         if number:
             return load_policy(self.folder.round(number).run.path, device=self.settings.device)
         policy = plain_policy(self.model, device=self.settings.device)
-        policy.sampling = SamplingParams(**get_task(self.settings.task).sampling)
+        sampling: dict[str, Any] = dict(get_task(self.settings.task).sampling)
+        policy.sampling = SamplingParams(**sampling)
         return policy
