@@ -148,6 +148,8 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
         ({"overflow": "cut"}, UnknownName, "overflow"),
         ({"heldout_share": 1}, ConfigError, "would hold out every prompt"),
         ({"max_length": 1}, ConfigError, "max_length must be"),
+        ({"trl": {"num_train_epochs": 2}}, ConfigError, "num_train_epochs is called 'epochs' here"),
+        ({"trl": {"gradient_accumulation_steps": "x"}}, ConfigError, "gradient_accumulation_steps must be"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], error: type[Exception], match: str) -> None:

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from textrl_agents.algorithms.cell_setup import trained_weights
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.runs.atomic import locked_folder
+from textrl_agents.runs.atomic import foreign_names, locked_folder
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_agents.training.extras import require
@@ -40,12 +40,22 @@ SFT = TRLAlgorithm(
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
 EVALUATIONS = 8  # while training, besides the one before it
 LONGEST = 1024  # tokens of a row, where the model has room for more
+OURS = {  # field of TRL's config -> our setting of the same
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "max_length": "max_length",
+    "num_train_epochs": "epochs",
+    "per_device_eval_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+}
 # What no user may set: the rows come with ids and labels, and the run evaluates.
 REFUSED = (
-    *("dataset_kwargs", "dataset_text_field", "max_length", "packing", "padding_free", "completion_only_loss"),
-    *("assistant_only_loss", "eos_token", "pad_token", "chat_template_path", "shuffle_dataset"),
-    *("eval_strategy", "eval_steps", "eval_on_start", "learning_rate", "lr_scheduler_type", "warmup_steps"),
-    *("warmup_ratio", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *OURS,
+    *("dataset_kwargs", "dataset_text_field", "packing", "padding_free", "completion_only_loss", "shuffle_dataset"),
+    *("assistant_only_loss", "eos_token", "pad_token", "chat_template_path"),
+    *("eval_strategy", "eval_steps", "eval_on_start"),
 )
 
 
@@ -81,6 +91,10 @@ class SFTSettings:
         check_seed(self.seed)
         for name, lowest in {"epochs": 1, "batch_size": 1, "heldout_share": 0, "samples": 0}.items():
             check_whole(name, getattr(self, name), lowest)
+        for name in self.trl:
+            if name in OURS:
+                raise ConfigError(f"{name} is called {OURS[name]!r} here; give that instead")
+        check_whole("gradient_accumulation_steps", self.accumulated, 1)
         if self.max_length is not None:
             check_whole("max_length", self.max_length, 2)
         if self.heldout_share == 1:
@@ -92,6 +106,11 @@ class SFTSettings:
             raise UnknownName("schedule", self.schedule, SCHEDULES)
         if self.overflow not in OVERFLOWS:
             raise UnknownName("overflow", self.overflow, OVERFLOWS)
+
+    @property
+    def accumulated(self) -> Any:
+        """Batches of a step."""
+        return self.trl.get("gradient_accumulation_steps", 1)
 
 
 class SFTResult(NamedTuple):
@@ -140,11 +159,18 @@ def train_sft(
     settings = settings or SFTSettings()
     require("matplotlib")
     run = RunFolder(out)
-    run.require_free()
+    _require_free(run)
     examples = _split(read_examples(data), None if heldout is None else read_examples(heldout), settings.heldout_share)
     with locked_folder(run.path):
-        run.require_free()
+        _require_free(run)  # another run may have begun and ended in between
         return _train(examples, SFTFolder(run), model, tokenizer, settings, progress)
+
+
+def _require_free(run: RunFolder) -> None:
+    if run.path.exists() and not run.path.is_dir():
+        raise ConfigError(f"out {str(run.path)!r} is a file; give a folder")
+    if names := foreign_names(run.path, "sft.json"):
+        raise ConfigError(f"out {str(run.path)!r} is not empty: it holds {names}. Choose another --out")
 
 
 class _Split(NamedTuple):
@@ -206,8 +232,7 @@ def _train(
 def _run(
     policy: CausalLMActorCritic, train: EncodedExamples, heldout: EncodedExamples, settings: SFTSettings, log: SFTLog
 ) -> None:
-    accumulated = int(settings.trl.get("gradient_accumulation_steps", 1))
-    steps = settings.epochs * math.ceil(len(train.rows) / (settings.batch_size * accumulated))
+    steps = settings.epochs * math.ceil(len(train.rows) / (settings.batch_size * settings.accumulated))
     rate = settings.learning_rate
     if rate is None:
         rate = default_learning_rate(sum(weight.numel() for weight in trained_weights(policy)))
