@@ -178,13 +178,13 @@ def test_no_prompt_is_on_both_sides(make_model: Callable[..., Any], tiny_tokeniz
 def test_ctrl_c_saves_what_is_trained(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
-        "from textrl_agents.trl import sft_log\n"
+        "from textrl_agents.trl.sft import log as sft_log\n"
         "from textrl_agents.trl.sft import SFTSettings, train_sft\n"
         "class Interrupting(sft_log.SFTLog):\n"
         "    def on_step_end(self, args, state, control, **kwargs):\n"
         "        if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)\n"
         "        super().on_step_end(args, state, control, **kwargs)\n"
-        "import textrl_agents.trl.sft as sft\n"
+        "from textrl_agents.trl.sft import train as sft\n"
         "sft.SFTLog = Interrupting\n"
         "rows = [{'prompt': f'The soup number {n} was', 'completion': ' good.'} for n in range(64)]\n"
         "result = train_sft(rows, out=sys.argv[1], settings=SFTSettings(epochs=50, samples=0, device='cpu'))\n"

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from textrl_agents.trl.sft_examples import Example, Turn, read_examples
-from textrl_agents.trl.sft_rows import EncodedExamples, encode_examples
+from textrl_agents.trl.sft.examples import Example, Turn, read_examples
+from textrl_agents.trl.sft.rows import EncodedExamples, encode_examples
 from textrl_env.errors import ConfigError, PromptError
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_response

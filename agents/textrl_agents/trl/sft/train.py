@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +14,18 @@ from textrl_agents.algorithms.cell_setup import trained_weights
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.runs.atomic import foreign_names, locked_folder
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_agents.training.extras import require
 from textrl_agents.training.learning_rate import default_learning_rate
 from textrl_agents.training.random_state import seed_all
 from textrl_agents.training.terminal import StopSignals, TrainingProgress
-from textrl_agents.trl.sft_examples import Example, read_examples
-from textrl_agents.trl.sft_folder import SFTFolder
-from textrl_agents.trl.sft_log import SFTLog
-from textrl_agents.trl.sft_rows import OVERFLOWS, EncodedExamples, encode_examples
-from textrl_agents.trl.sft_samples import Sample, SampledPrompts
+from textrl_agents.trl.sft.examples import Example, read_examples
+from textrl_agents.trl.sft.folder import SFTFolder
+from textrl_agents.trl.sft.log import SFTLog
+from textrl_agents.trl.sft.rows import EncodedExamples, encode_examples
+from textrl_agents.trl.sft.samples import Sample, SampledPrompts
+from textrl_agents.trl.sft.settings import OURS, SFTSettings
 from textrl_agents.trl.trainer import StopOnDivergence, build_trainer, train_in_place, trl_arguments, trl_session
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.text.prompt_splits import prompt_item, split_places
 
@@ -37,19 +35,8 @@ SFT = TRLAlgorithm(
     trainer_class="trl:SFTTrainer",
     config_class="trl:SFTConfig",
 )
-SCHEDULES = ("cosine", "linear", "constant_with_warmup")
 EVALUATIONS = 8  # while training, besides the one before it
 LONGEST = 1024  # tokens of a row, where the model has room for more
-OURS = {  # field of TRL's config -> our setting of the same
-    "learning_rate": "learning_rate",
-    "lr_scheduler_type": "schedule",
-    "max_length": "max_length",
-    "num_train_epochs": "epochs",
-    "per_device_eval_batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "warmup_ratio": "warmup",
-    "warmup_steps": "warmup",
-}
 # What no user may set: the rows come with ids and labels, and the run evaluates.
 REFUSED = (
     *OURS,
@@ -57,60 +44,6 @@ REFUSED = (
     *("assistant_only_loss", "eos_token", "pad_token", "chat_template_path"),
     *("eval_strategy", "eval_steps", "eval_on_start"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTSettings:
-    """How it is trained.
-
-    heldout_share: n, for one nth of the different prompts held out; 0 for none. Of fewer than 16 none is.
-    learning_rate: the peak; None for one that fits the number of trained weights. warmup: its share of all steps.
-    batch_size: rows of a step. max_length: the longest row in tokens; None for 1024, or what the model has room for.
-    overflow: of longer rows, see `encode_examples`. lora: arguments of `peft.LoraConfig`; None trains all weights.
-    samples: held-out prompts that are answered before and after. trl: further fields of TRL's `SFTConfig`.
-
-    Raises ConfigError where a value cannot be.
-    """
-
-    epochs: int = 3
-    heldout_share: int = 10
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    batch_size: int = 16
-    max_length: int | None = None
-    overflow: str = "truncate"
-    lora: Mapping[str, Any] | None = None
-    samples: int = 4
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    trl: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for name, lowest in {"epochs": 1, "batch_size": 1, "heldout_share": 0, "samples": 0}.items():
-            check_whole(name, getattr(self, name), lowest)
-        for name in self.trl:
-            if name in OURS:
-                raise ConfigError(f"{name} is called {OURS[name]!r} here; give that instead")
-        check_whole("gradient_accumulation_steps", self.accumulated, 1)
-        if self.max_length is not None:
-            check_whole("max_length", self.max_length, 2)
-        if self.heldout_share == 1:
-            raise ConfigError("heldout_share=1 would hold out every prompt; give 0 for none, or 2 or more")
-        if self.learning_rate is not None:
-            check_number("learning_rate", self.learning_rate, 0)
-        check_number("warmup", self.warmup, 0, 1)
-        if self.schedule not in SCHEDULES:
-            raise UnknownName("schedule", self.schedule, SCHEDULES)
-        if self.overflow not in OVERFLOWS:
-            raise UnknownName("overflow", self.overflow, OVERFLOWS)
-
-    @property
-    def accumulated(self) -> Any:
-        """Batches of a step."""
-        return self.trl.get("gradient_accumulation_steps", 1)
 
 
 class SFTResult(NamedTuple):

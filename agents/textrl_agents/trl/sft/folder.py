@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from textrl_agents.runs.atomic import atomic_folder, write_atomically
 from textrl_agents.runs.logs import STEP, MetricsFile, markdown_cell, markdown_row
 from textrl_agents.runs.run_folder import RunFolder
-from textrl_agents.trl.sft_log import HELDOUT_LOSS, TRAIN_LOSS, SFTLog
-from textrl_agents.trl.sft_samples import Sample
+from textrl_agents.trl.sft.log import HELDOUT_LOSS, TRAIN_LOSS, SFTLog
+from textrl_agents.trl.sft.samples import Sample
 from textrl_env.errors import TextRLError
 from textrl_env.models import CausalLMActorCritic
 
 if TYPE_CHECKING:
-    from textrl_agents.trl.sft import SFTSettings
+    from textrl_agents.trl.sft.settings import SFTSettings
 
 COLUMNS = ("prompt", "demonstrated", "before", "after")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from textrl_agents.evaluation.generation import DEFAULT_NEW_TOKENS, generate
-from textrl_agents.trl.sft_examples import Example
+from textrl_agents.trl.sft.examples import Example
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.text.prompt_rows import PromptText, prompt_text
 from textrl_env.text.prompts import PromptSet

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from textrl_agents.trl.rows import IGNORED
-from textrl_agents.trl.sft_examples import Example, Turn
+from textrl_agents.trl.sft.examples import Example, Turn
 from textrl_env.errors import ConfigError, PromptError, UnknownName
 from textrl_env.text.responses import encode_response
 from textrl_env.text.tokenization import Ids, encode_chat, encode_prompt_text
