@@ -9,8 +9,6 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock, counted
-from textrl_agents.benchmark.report.rendering import FIGURES, html, markdown
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
     all_tasks,
@@ -24,6 +22,8 @@ from textrl_agents.benchmark.report.sections import (
     too_few,
 )
 from textrl_agents.benchmark.report.summary import Summary, summarize
+from textrl_agents.reports.blocks import PictureBlock, Section, TableBlock, TextBlock, counted
+from textrl_agents.reports.rendering import FIGURES, html, markdown
 from textrl_env.errors import TextRLError
 
 HTML, MARKDOWN = "report.html", "report.md"
