@@ -28,9 +28,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a Hugging "
-        "Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows the "
-        "sentiment task's gold score already)."
+        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a "
+        "Hugging Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows "
+        "the sentiment task's gold score already)."
     ),
 ]
 KindName = Annotated[

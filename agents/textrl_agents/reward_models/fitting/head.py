@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from textrl_agents.reward_models.judgements import Judgements
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the penalty on the weights; chosen by cross-validation
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # of the penalty on the weights; chosen by cross-validation
 FOLDS = 3
 ITERATIONS = 100
 
