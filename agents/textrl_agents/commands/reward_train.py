@@ -42,7 +42,7 @@ KindName = Annotated[
 Ensemble = Annotated[int, typer.Option(min=1, help="Models, each on prompts drawn anew; they load as one ensemble.")]
 Combine = Annotated[str, typer.Option(help="Score of an ensemble: mean, worst or uncertainty.")]
 FeaturesName = Annotated[str, typer.Option(help="Of linear and svm: hidden_states or hashed_ngrams.")]
-Pooling = Annotated[str, typer.Option(help="Of linear's and svm's hidden states: last, response or all tokens.")]
+Pooling = Annotated[str, typer.Option(help="Of hidden states: last, response or all tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the held-out prompts, and whatever training draws.")]
 Heldout = Annotated[float, typer.Option(help="Share of the prompts that is held out.")]
 VotesName = Annotated[

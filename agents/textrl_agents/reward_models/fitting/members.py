@@ -59,8 +59,7 @@ def make_features(options: TrainingOptions) -> Features:
         return HashedNgrams()
     from textrl_env.rewards.linear.hidden_states import HiddenStates
 
-    pooling = "last" if options.kind == "trunk" else options.pooling
-    return HiddenStates(base_source(options.model), pooling=pooling, device=options.device)
+    return HiddenStates(base_source(options.model), pooling=options.pooling, device=options.device)
 
 
 def resampled(judgements: Judgements, seed: int, number: int) -> Judgements:

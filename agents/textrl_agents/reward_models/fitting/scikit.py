@@ -34,12 +34,13 @@ def fit_pairs(features: Any, judgements: Judgements, *, method: Literal["logisti
     scaled, mean, scale = _standardised(features, judgements)
     rows, labels, groups = _rows(scaled, judgements)
     kind: Any = LogisticRegression(fit_intercept=False, max_iter=1000, random_state=seed)
+    scoring = "neg_log_loss"  # by accuracy it could take one whose probabilities are far off
     if method == "svm":
-        kind = LinearSVC(fit_intercept=False, max_iter=5000, random_state=seed)
+        kind, scoring = LinearSVC(fit_intercept=False, max_iter=5000, random_state=seed), "accuracy"
     grid = SPARSE if sparse.issparse(features) else DENSE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a strength that is then not chosen, or nearly there
-        chosen = kind.set_params(C=_best(kind, "C", grid, rows, labels, groups, scoring="accuracy"))
+        chosen = kind.set_params(C=_best(kind, "C", grid, rows, labels, groups, scoring=scoring))
         slope = 1.0
         if method == "svm":
             leads = _predicted(chosen, rows, labels, groups, method="decision_function")
