@@ -138,12 +138,11 @@ def evaluate(
     weight: Weights = None,
     group: Group = None,
     gold: Gold = None,
-    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge a reward model on records: all of them, so give some that it has not learned from."""
-    check_names(reward=folder, device=device)
+    check_names(reward=folder)
     set_threads(threads)
     from textrl_agents.reward_models.sources import feedback_records, gold_of
     from textrl_agents.reward_models.train import evaluate_reward_model
