@@ -127,7 +127,7 @@ def _rows(pairs: Judgements, model: Any, tokenizer: Any, margin_scale: float) ->
 
     settle_padding(model.config, tokenizer)
     encode = ConversationEncoder(load_tokenizer(tokenizer), longest_input(model.config, tokenizer), "reward model")
-    used = sorted({place for pair in pairs.pairs for place in (pair.better, pair.worse)})
+    used = pairs.places
     texts = [pairs.responses[place] for place in used]
     ids = dict(zip(used, encode([each.prompt for each in texts], [each.text for each in texts]), strict=True))
     times = 2 if any(pair.tied for pair in pairs.pairs) else 1
