@@ -28,9 +28,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a Hugging "
-        "Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows the "
-        "sentiment task's gold score already)."
+        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a "
+        "Hugging Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows "
+        "the sentiment task's gold score already)."
     ),
 ]
 KindName = Annotated[
@@ -42,7 +42,7 @@ KindName = Annotated[
 Ensemble = Annotated[int, typer.Option(min=1, help="Models, each on prompts drawn anew; they load as one ensemble.")]
 Combine = Annotated[str, typer.Option(help="Score of an ensemble: mean, worst or uncertainty.")]
 FeaturesName = Annotated[str, typer.Option(help="Of linear and svm: hidden_states or hashed_ngrams.")]
-Pooling = Annotated[str, typer.Option(help="Of linear's and svm's hidden states: last, response or all tokens.")]
+Pooling = Annotated[str, typer.Option(help="Of hidden states: last, response or all tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the held-out prompts, and whatever training draws.")]
 Heldout = Annotated[float, typer.Option(help="Share of the prompts that is held out.")]
 VotesName = Annotated[
@@ -138,12 +138,11 @@ def evaluate(
     weight: Weights = None,
     group: Group = None,
     gold: Gold = None,
-    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge a reward model on records: all of them, so give some that it has not learned from."""
-    check_names(reward=folder, device=device)
+    check_names(reward=folder)
     set_threads(threads)
     from textrl_agents.reward_models.sources import feedback_records, gold_of
     from textrl_agents.reward_models.train import evaluate_reward_model

@@ -81,6 +81,12 @@ class Judgements:
         return sorted({self.item(each) for each in self.judged})
 
     @property
+    def places(self) -> list[int]:
+        """The places of the responses that something is judged of, sorted."""
+        of_pairs = {place for pair in self.pairs for place in (pair.better, pair.worse)}
+        return sorted(of_pairs | {rated.response for rated in self.rated})
+
+    @property
     def attributes(self) -> list[str]:
         """What was rated, in the order in which it first comes."""
         return list(dict.fromkeys(name for rated in self.rated for name in rated.ratings))

@@ -54,8 +54,8 @@ class TrainingOptions:
     reference: the policy (or its samples, as (prompt, response)) on which scores get mean 0 and standard deviation 1;
         None takes the responses that were judged. max_new_tokens: the longest sample.
     gold: a reward that tells the true preference, for figures alone; nothing is learned from it.
-    features, pooling: of the kinds "linear" and "svm": "hidden_states" pooled as `HiddenStates` has it, or
-        "hashed_ngrams". A trunk's head reads the last token.
+    features: of the kinds "linear" and "svm": "hidden_states" or "hashed_ngrams". pooling: of hidden states, a trunk's
+        too: "last", "response" or "all" tokens, as `HiddenStates` has it.
     settings: of the kind "classifier": fields of TRL's RewardConfig, such as `num_train_epochs`.
     plot: whether `calibration.png` is drawn.
     """
@@ -129,7 +129,7 @@ class TrainingOptions:
         names = ["kind", "model", "ensemble", "seed", "heldout", "votes", "ties", "margin_scale", "group"]
         if self.ensemble > 1:
             names += ["combine", "coefficient"]
-        if self.kind in ("linear", "svm"):
+        if self.kind != "classifier":
             names += ["features", *(["pooling"] if self.features == "hidden_states" else [])]
         if self.kind == "classifier":
             names.append("settings")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from textrl_agents.reward_models.card import model_card
-from textrl_agents.reward_models.fitting.members import Member, fit_members
+from textrl_agents.reward_models.fitting.fitted_model import FittedModel
+from textrl_agents.reward_models.fitting.members import fit_members
 from textrl_agents.reward_models.heldout import Split, split_by_prompt
 from textrl_agents.reward_models.judgements import Judgements, read_judgements
 from textrl_agents.reward_models.measures.calibration import plot_calibration
@@ -115,7 +116,7 @@ def _split_counts(split: Split) -> dict[str, int]:
     return counts
 
 
-def _write(report: RewardModelReport, members: list[Member], means: list[float], chosen: TrainingOptions) -> None:
+def _write(report: RewardModelReport, members: list[FittedModel], means: list[float], chosen: TrainingOptions) -> None:
     """The folder, with each model's scores shifted to mean 0 on the reference, all divided by one deviation.
 
     So the mean over an ensemble's members has deviation 1 as well, and their spread is in its unit.

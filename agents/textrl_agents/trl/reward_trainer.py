@@ -18,7 +18,7 @@ from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 
 DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 3,
+    "num_train_epochs": 1,  # more of them learn the annotators' mistakes by heart
     "per_device_train_batch_size": 16,
     "warmup_steps": 0.1,  # below 1: a share of all steps
     "lr_scheduler_type": "linear",
