@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,11 +42,11 @@ def vote_of_eight(bench: Bench, *, votes: int = 100) -> Measured:
     the annotators are another. votes: of each annotator, in a repeat.
     """
     waited: list[Seconds] = []
+    shown = (votes + 1) * ANNOTATORS  # each annotator is shown one more than they answer
     for _ in range(bench.repeats):
-        with tempfile.TemporaryDirectory() as folder, ServedPage(Path(folder), questions=(votes + 1) * ANNOTATORS) as page:
+        with tempfile.TemporaryDirectory() as folder, ServedPage(Path(folder), questions=shown) as page:
             with ThreadPoolExecutor(ANNOTATORS) as pool:
-                sessions = [AnnotatorSession(link) for link in page.links]
-                for found in pool.map(lambda session: [session.vote() for _ in range(votes)], sessions):
+                for found in pool.map(lambda session: [session.vote() for _ in range(votes)], page.sign_in()):
                     waited += found
             with FeedbackStore(page.store, read_only=True) as store:
                 stored = store.progress().votes
@@ -61,7 +62,7 @@ def vote_of_eight(bench: Bench, *, votes: int = 100) -> Measured:
 class ServedPage:
     """`textrl feedback serve` in a process of its own, on a free port of this machine, with comparisons to answer.
 
-    folder: where its store and the file of its questions go. links: one for each annotator.
+    folder: where its store and the file of its questions go. links: one for each annotator. said: what it printed.
     """
 
     def __init__(self, folder: Path, *, questions: int, annotators: int = ANNOTATORS):
@@ -71,22 +72,35 @@ class ServedPage:
         pairs.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
         command = [sys.executable, "-m", "textrl_agents", "feedback", "serve", str(self.store), "--port", "0"]
         self._command = [*command, "--questions", str(pairs), "--annotators", str(annotators)]
-        self.links: list[str] = []
 
     def __enter__(self) -> ServedPage:
+        self.links: list[str] = []
+        self.said = ""
+        self._sessions: list[AnnotatorSession] = []
         self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout is not None
-        said = []
         for line in self.process.stdout:
-            said.append(line)
+            self.said += line
             self.links += [found[0] for found in _LINK.finditer(line)]
             if line.startswith("The page is at"):
                 return self
-        raise TextRLError(f"the annotation page did not start: {''.join(said)}")
+        raise TextRLError(f"the annotation page did not start: {self.said}")
 
     def __exit__(self, *raised: object) -> None:
-        self.process.terminate()
-        self.process.communicate()
+        if self.process.poll() is None:
+            self.stop()
+
+    def stop(self, kind: signal.Signals = signal.SIGTERM) -> None:
+        """Close all sessions, and end the server by a signal."""
+        for session in self._sessions:
+            session.close()
+        self.process.send_signal(kind)
+        self.said += self.process.communicate()[0]
+
+    def sign_in(self) -> list[AnnotatorSession]:
+        """Open a session of each annotator; they are closed with the page."""
+        self._sessions = [AnnotatorSession(link) for link in self.links]
+        return self._sessions
 
 
 class AnnotatorSession:
@@ -99,6 +113,15 @@ class AnnotatorSession:
         answered = self._ask("GET", f"/sign-in?token={token}")
         self._headers["Cookie"] = str(answered.getheader("set-cookie")).partition(";")[0]
         self._page = self._read_page()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    @property
+    def has_question(self) -> bool:
+        """Whether a question is shown, and not that none is left."""
+        return 'name="lease"' in self._page
 
     def vote(self) -> Seconds:
         """Prefer the left response of the question that is shown, and go on to the next."""
