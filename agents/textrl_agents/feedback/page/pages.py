@@ -16,7 +16,7 @@ from textrl_env.foreign_text import visible
 from textrl_env.preferences.question import Lease
 from textrl_env.preferences.store import FeedbackStore, Progress
 
-_COUNTED_SHARE = 0.05  # of the time that counting the votes may take
+COUNTED_SHARE = 0.05  # of the time that counting the votes may take
 
 
 class Pages:
@@ -84,8 +84,8 @@ class _FreshProgress:
 
     def now(self) -> Progress:
         started = time.monotonic()
-        if self._known is None or started > self._until:
+        if self._known is None or started >= self._until:
             self._known = self._store.progress()
             ended = time.monotonic()
-            self._until = ended + (ended - started) / _COUNTED_SHARE
+            self._until = ended + (ended - started) / COUNTED_SHARE
         return self._known

@@ -28,8 +28,8 @@ function chooseDigit(digit) {
   if (!option) return false;
   option.checked = true;
   const next = groups.find((each) => !each.querySelector("input:checked"));
-  const target = next ? next.querySelector("input") : form.querySelector("button[data-key=Enter]");
-  if (target) target.focus();
+  const target = next ? next.querySelector("input") : form.querySelector("button.main");
+  target.focus();
   return true;
 }
 
@@ -48,9 +48,9 @@ function showKeys() {
 
 for (const button of form.querySelectorAll("button[data-key]")) {
   const key = document.createElement("kbd");
-  key.textContent = button.dataset.key.length > 1 ? "↵" : button.dataset.key.toUpperCase();
+  key.textContent = button.dataset.key.toUpperCase();
   key.setAttribute("aria-hidden", "true");
-  if (button.dataset.key.length === 1) button.setAttribute("aria-keyshortcuts", button.dataset.key);
+  button.setAttribute("aria-keyshortcuts", button.dataset.key);
   button.append(" ", key);
 }
 
