@@ -210,7 +210,7 @@ def test_a_normalisation_that_is_saved_beside_it(saved: Path) -> None:
     assert not reward.is_running
     assert reward(PROMPTS, COMPLETIONS) == pytest.approx((np.array(plain) - 0.25) / 2)
     for mean, std in ((0, 0), (0, -1), (np.nan, 1), (0, np.inf)):
-        with pytest.raises(ConfigError, match="std must be above 0|must be a finite number"):
+        with pytest.raises(ConfigError, match=r"std must be above 0|must be a finite number"):
             save_normalization(saved, mean=mean, std=std)
     assert make_reward(str(saved))(PROMPTS, COMPLETIONS) == reward(PROMPTS, COMPLETIONS)
 

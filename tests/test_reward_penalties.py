@@ -56,6 +56,7 @@ def test_overlong_by_hand() -> None:
         score_episodes(reward, ["p"], ["c"])
 
 
+@pytest.mark.filterwarnings("ignore:task 'exact' has no")
 @pytest.mark.parametrize("name", ["missing_eos", "overlong", "length", "repetition"])
 def test_they_are_rewards_with_a_name_in_any_task(name: str) -> None:
     reward: Any = make_reward(name)

@@ -53,9 +53,8 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
         except TypeError as error:
             if not kwargs or isinstance(error, TextRLError):
                 raise
-            raise ConfigError(
-                f"reward {shown(os.fspath(spec), 300)} does not take the arguments {sorted(kwargs)}: {message_of(error)}"
-            ) from error
+            what = f"reward {shown(os.fspath(spec), 300)} does not take the arguments {sorted(kwargs)}"
+            raise ConfigError(f"{what}: {message_of(error)}") from error
     if isinstance(spec, Mapping) and "reward" in spec and "weight" not in spec and spec.keys() <= set(_ENTRY):
         return _entry(spec, kwargs)[0]
     if isinstance(spec, Mapping) or (isinstance(spec, (list, tuple)) and not _is_weighted(spec)):
