@@ -57,4 +57,4 @@ def test_a_run_with_a_running_normalisation_resumes_exactly(tmp_path: Path) -> N
     assert all(line["objective/score_parts/normalized_length/length"] <= 0 for line in before)
     # A length's own score is never above 0, nor is the charge; the normalised one has mean 0.
     assert max(line["objective/score_parts/normalized_length"] for line in before) > 0
-    assert max(line["eval/score"] for line in lines if "eval/score" in line) < -0.3
+    assert max(line["eval_train/score"] for line in lines if "eval_train/score" in line) < -0.3
