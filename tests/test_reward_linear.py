@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.svm import LinearSVC
 
 from textrl_env.errors import ConfigError, MissingExtra, ModelError
+from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.rewards import (
     EnsembleReward,
     HashedNgrams,
@@ -100,6 +101,12 @@ def test_features_are_frozen_and_control_tokens_are_text(states: HiddenStates) -
     assert np.isfinite(spelled).all()
 
 
+def adapted() -> torch.nn.Module:
+    model = torch.nn.Linear(1, 1)
+    model.peft_config = {}  # type: ignore[assignment]  # by which peft's models are known
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -110,6 +117,7 @@ def test_features_are_frozen_and_control_tokens_are_text(states: HiddenStates) -
         (lambda: HashedNgrams(with_prompt="no"), "True or False"),
         (lambda: HiddenStates(pooling="max"), "one of response, all, last"),
         (lambda: HiddenStates(torch.nn.Linear(1, 1)), "needs its tokenizer too"),
+        (lambda: HiddenStates(adapted(), object()), r"call merge_and_unload\(\) first"),
         (lambda: HiddenStates("./no/such/folder"), "does not exist"),
     ],
 )
@@ -215,6 +223,17 @@ def test_a_normalisation_that_is_saved_beside_it(saved: Path) -> None:
     assert make_reward(str(saved))(PROMPTS, COMPLETIONS) == reward(PROMPTS, COMPLETIONS)
 
 
+def test_a_classifier_folder_has_its_label_and_normalisation_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "rm"
+    shutil.copytree(asset_folder("reward"), folder)
+    plain = make_reward(folder)(PROMPTS, COMPLETIONS)
+    save_normalization(folder, mean=-1.0, std=0.5)
+    assert make_reward(folder)(PROMPTS, COMPLETIONS) == pytest.approx((np.array(plain) + 1) / 0.5)
+    write_reward_file(folder, "classifier", {"label": 7})
+    with pytest.raises(ConfigError, match="label must be a name or an index"):
+        make_reward(folder)
+
+
 def test_an_ensemble_in_a_folder(tmp_path: Path) -> None:
     folder, features = tmp_path / "rm", HashedNgrams(16)
     for index in range(2):
@@ -284,6 +303,13 @@ def test_the_kind_must_be_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one of linear, classifier, ensemble"):
         write_reward_file(tmp_path, "forest", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_no_ensemble(saved: Path) -> None:
+    shutil.copytree(saved, saved / "one")
+    write_reward_file(saved, "ensemble", {"members": ["one", "one"], "weights": [1, 2]})
+    with pytest.raises(ModelError, match=r"reward\.json has settings that cannot be used: .*'weights'"):
+        make_reward(saved)
 
 
 def test_arguments_for_another_kind(saved: Path) -> None:

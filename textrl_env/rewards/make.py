@@ -118,7 +118,13 @@ def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
         from textrl_env.rewards.classifier import ClassifierReward
 
         return ClassifierReward(text, **kwargs)
-    reward = _saved(user_path(text), file, kwargs)
+    try:
+        reward = _saved(user_path(text), file, kwargs)
+    except TypeError as error:
+        if kwargs or isinstance(error, TextRLError):
+            raise
+        where = user_path(text) / REWARD_FILE
+        raise ModelError(f"{where} has settings that cannot be used: {message_of(error)}") from error
     return reward if file.normalization is None else NormalizedReward(reward, **file.normalization)
 
 
