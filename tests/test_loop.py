@@ -15,8 +15,10 @@ from killed import KILLED, killed_at
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
+from textrl_agents.feedback.consensus import METHODS
 from textrl_agents.feedback.loop import LoopResult, LoopSettings, run_loop
 from textrl_agents.feedback.loop.folder import LoopFolder
+from textrl_agents.feedback.loop.settings import CONSENSUS
 from textrl_agents.feedback.simulated import answer_questions, simulated_annotators, task_gold
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.preferences.store import FeedbackStore
@@ -58,6 +60,10 @@ def run(out: Path, settings: LoopSettings | None = TINY, **options: Any) -> Loop
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         LoopSettings(**settings)
+
+
+def test_consensus_methods_are_those_that_there_are() -> None:
+    assert set(CONSENSUS) == set(METHODS)
 
 
 def test_settings_survive_their_file(tmp_path: Path) -> None:
@@ -143,6 +149,9 @@ def test_a_round_leaves_all_it_made(finished: LoopResult) -> None:
     assert (finished.folder / "report.png").read_bytes().startswith(b"\x89PNG")
     with FeedbackStore(finished.folder / "feedback.sqlite", read_only=True) as opened:
         assert opened.count() == {"comparison": 80}
+    agreed = [json.loads(line) for line in (finished.folder / "round-1" / "consensus.jsonl").read_text().splitlines()]
+    assert len({json.dumps([each["prompt"], each["candidates"]]) for each in agreed}) == len(agreed) <= 40
+    assert {each["annotator"] for each in agreed} == {"consensus: dawid_skene"}
 
 
 @pytest.mark.slow
@@ -193,7 +202,7 @@ def test_a_kill_after_any_step_and_before_it_is_noted_changes_nothing(finished: 
     # Each process does one more step than the last has noted, and notes only the one before it.
     while killed_at(10**9, out, dies_at_save(2 if kills == 0 else 3, lambda: run(out))):
         kills += 1
-    assert kills == len(LoopFolder.open(out, None).done) == 6
+    assert kills == len(LoopFolder.open(out, None).done) == 7
     assert run(out, None).finished
     assert result_of(out) == result_of(finished.folder)
 

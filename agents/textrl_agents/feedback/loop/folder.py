@@ -2,7 +2,7 @@
 
 state.json            the settings, and the steps that are done
 feedback.sqlite       all questions and votes
-round-1/questions.jsonl, reward/, run/, measured.json
+round-1/               questions.jsonl, consensus.jsonl, reward/, run/ and measured.json
 report.md, report.png
 """
 
@@ -28,6 +28,7 @@ class RoundFolder:
     def __init__(self, path: Path):
         self.path = path
         self.questions = path / "questions.jsonl"
+        self.consensus = path / "consensus.jsonl"
         self.reward = path / "reward"
         self.run = RunFolder(path / "run")
         self.measured = path / "measured.json"

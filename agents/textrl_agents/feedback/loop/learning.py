@@ -1,4 +1,4 @@
-"""The second half of a round: a reward model of the votes, and stock PPO against it."""
+"""The second half of a round: the votes' consensus, a reward model of it, and stock PPO against that."""
 
 from __future__ import annotations
 
@@ -9,30 +9,49 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from textrl_agents.feedback.consensus import consensus_comparisons
 from textrl_agents.feedback.loop.settings import LoopSettings
+from textrl_agents.feedback.votes import Votes
 from textrl_agents.reward_models import train_reward_model
+from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.train import RunResult, resume, train
 from textrl_agents.training.terminal import LINE_SECONDS
+from textrl_env.preferences.record_json import encoded, record_from_dict, record_to_dict
 from textrl_env.preferences.records import Comparison
 from textrl_env.preferences.store import FeedbackStore
 from textrl_env.rewards import make_reward
 from textrl_env.tasks.registry import get_task
 
 
-def learn_reward(store: Path, settings: LoopSettings, model: str, out: Path, told: Callable[[str], None]) -> None:
-    """Train a reward model on all votes so far.
+def find_consensus(store: Path, settings: LoopSettings, out: Path) -> None:
+    """Write one comparison for each pair that has votes so far, of all rounds: what the annotators together say."""
+    with FeedbackStore(store, read_only=True) as opened:
+        records = sorted((each for each in opened.records() if isinstance(each, Comparison)), key=_place)
+    votes = Votes.of(records)
+    several = len(votes) > 0 and votes.votes_of_pair.max() > 1
+    method = settings.consensus or ("dawid_skene" if several else "majority_vote")
+    found = consensus_comparisons(votes, method)
+    write_atomically(out, "".join(encoded(record_to_dict(record)) + "\n" for record in found))
+
+
+def _place(record: Comparison) -> tuple[str, str]:
+    """The order in which votes are learned from, whoever was first to answer."""
+    about = json.dumps([record.prompt, [candidate.text for candidate in record.candidates]])
+    return about, record.annotator or ""
+
+
+def learn_reward(consensus: Path, settings: LoopSettings, model: str, out: Path, told: Callable[[str], None]) -> None:
+    """Train a reward model on the consensus.
 
     Its scores have mean 0 and standard deviation 1 on the samples of `model`, which every round starts from.
     """
     if out.exists():  # of a process that was killed before it noted that it was done
         shutil.rmtree(out)
-    with FeedbackStore(store, read_only=True) as opened:
-        records = sorted((each for each in opened.records() if isinstance(each, Comparison)), key=_place)
+    lines = consensus.read_text(encoding="utf-8").split("\n")
     gold = get_task(settings.task).gold
     arguments = {
-        "votes": settings.consensus,
         "model": model,
         "reference": model,
         "gold": None if gold is None else make_reward(gold),
@@ -41,7 +60,7 @@ def learn_reward(store: Path, settings: LoopSettings, model: str, out: Path, tol
         "told": _seldom(told),
         **settings.reward,
     }
-    train_reward_model(records, out=out, **arguments)
+    train_reward_model((record_from_dict(json.loads(line)) for line in lines if line), out=out, **arguments)
 
 
 def _seldom(told: Callable[[str], None]) -> Callable[[str], None]:
@@ -55,12 +74,6 @@ def _seldom(told: Callable[[str], None]) -> Callable[[str], None]:
             told(text)
 
     return passed_on
-
-
-def _place(record: Comparison) -> tuple[str, str]:
-    """The order in which votes are learned from, whoever was first to answer."""
-    about = json.dumps([record.prompt, [candidate.text for candidate in record.candidates]])
-    return about, record.annotator or ""
 
 
 def learn_policy(

@@ -13,7 +13,7 @@ from textrl_agents.feedback.loop.asking import (
     waiting_for,
 )
 from textrl_agents.feedback.loop.folder import LoopFolder
-from textrl_agents.feedback.loop.learning import learn_policy, learn_reward
+from textrl_agents.feedback.loop.learning import find_consensus, learn_policy, learn_reward
 from textrl_agents.feedback.loop.measuring import RoundResult, measure_round, read_round
 from textrl_agents.feedback.loop.report import write_report
 from textrl_agents.feedback.loop.settings import LoopSettings
@@ -138,10 +138,14 @@ class _Loop:
         """Train the reward model and the policy; return False where a signal ended it."""
         paths = self.folder.round(number)
 
+        def consensus() -> None:
+            find_consensus(self.folder.store, self.settings, paths.consensus)
+
         def reward() -> None:
             self.told(f"round {number}: training the reward model")
-            learn_reward(self.folder.store, self.settings, self.model, paths.reward, self.told)
+            learn_reward(paths.consensus, self.settings, self.model, paths.reward, self.told)
 
+        self.folder.step(f"round {number}: consensus", consensus)
         self.folder.step(f"round {number}: reward", reward)
         name = f"round {number}: policy"
         if name in self.folder.done:

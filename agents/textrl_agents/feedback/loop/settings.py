@@ -14,7 +14,7 @@ from textrl_env.tasks.registry import check_task_name
 from textrl_env.user_values import check_device_name
 
 WAYS_TO_ASK = ("simulated", "page")
-CONSENSUS = ("majority", "each")
+CONSENSUS = ("majority_vote", "dawid_skene", "noisy_bradley_terry")
 MAY_CHANGE = ("rounds", "device")
 """Settings that a loop which goes on may be given anew: what was done stays as it was."""
 
@@ -28,7 +28,8 @@ class LoopSettings:
         simulated ones, and for one of the people.
     error_rates: one simulated annotator for each. ties: they call two responses equally good whose gold scores differ
         by no more than this.
-    consensus: how several votes on a pair become what is learned, see `train_reward_model`.
+    consensus: how the votes on a pair become one, see `consensus_comparisons`; None for Dawid and Skene's way where
+        pairs have several votes.
     reward: keyword arguments of `train_reward_model`, such as `kind`.
     model: what every round starts from, and what the KL is measured from; None for the task's.
     timesteps: tokens of each round's PPO. kl_coef: its weight of the KL. n_envs, algorithm: see `TrainConfig`.
@@ -44,7 +45,7 @@ class LoopSettings:
     votes: int | None = None
     error_rates: tuple[float, ...] = (0.1, 0.1, 0.1)
     ties: float = 0.0
-    consensus: str = "majority"
+    consensus: str | None = None
     reward: Mapping[str, Any] = field(default_factory=lambda: {"kind": "classifier"})
     model: str | None = None
     timesteps: int = 32_768
@@ -60,7 +61,7 @@ class LoopSettings:
         check_task_name(self.task)
         check_device_name(self.device)
         for name, value, known in (("ask", self.ask, WAYS_TO_ASK), ("consensus", self.consensus, CONSENSUS)):
-            if value not in known:
+            if value not in known and not (name == "consensus" and value is None):
                 raise UnknownName(name, value, known)
         least = {"rounds": 1, "comparisons": 2, "timesteps": 1, "n_envs": 1, "episodes": 2, "samples": 0}
         for name, lowest in least.items():
