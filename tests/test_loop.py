@@ -116,6 +116,7 @@ def test_with_people_it_waits_for_their_votes(tmp_path: Path) -> None:
     asked = LoopSettings.of({**TINY.to_json(), "ask": "page", "comparisons": 6, "votes": 2})
     first = run(tmp_path / "loop", asked)
     assert first.waiting == "0 of 12 votes are given"
+    assert run(tmp_path / "loop", partial=True, settings=asked).waiting == first.waiting  # nothing to learn from
     assert not first.finished
     store = tmp_path / "loop" / "feedback.sqlite"
     with FeedbackStore(store) as opened:

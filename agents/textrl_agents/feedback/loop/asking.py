@@ -91,11 +91,11 @@ def _simulate(store: Path, questions: Sequence[Question], settings: LoopSettings
     os.replace(fresh, store)
 
 
-def waiting_for(store: Path) -> str | None:
-    """What is missing of the votes, in words; None where nothing is."""
+def waiting_for(store: Path, *, partial: bool) -> str | None:
+    """What is missing of the votes, in words; None where nothing is. partial: one vote is enough."""
     with FeedbackStore(store, read_only=True) as opened:
         progress = opened.progress()
-    if progress.answered == progress.questions:
+    if progress.answered == progress.questions or (partial and progress.votes):
         return None
     return f"{progress.votes:,} of {progress.votes_wanted:,} votes are given"
 

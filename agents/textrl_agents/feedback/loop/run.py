@@ -129,7 +129,7 @@ class _Loop:
 
         self.folder.step(f"round {number}: asked", work)
         name = f"round {number}: votes"
-        if name not in self.folder.done and not partial and (waiting := waiting_for(store)) is not None:
+        if name not in self.folder.done and (waiting := waiting_for(store, partial=partial)) is not None:
             return waiting
         self.folder.step(name, lambda: None)
         return None

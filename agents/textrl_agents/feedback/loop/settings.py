@@ -9,7 +9,7 @@ from typing import Any
 
 from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.foreign_text import names_shown, shown
+from textrl_env.foreign_text import shown
 from textrl_env.tasks.registry import check_task_name
 from textrl_env.user_values import check_device_name
 
@@ -102,8 +102,5 @@ class LoopSettings:
         ours, theirs = self.to_json(), before.to_json()
         changed = [name for name in ours if ours[name] != theirs[name] and name not in MAY_CHANGE]
         if changed:
-            was = {name: theirs[name] for name in changed}
-            raise ConfigError(
-                f"this loop was begun with {names_shown(f'{name}={value}' for name, value in was.items())}; go on "
-                "with the same, or choose another --out"
-            )
+            was = ", ".join(f"{name}={shown(theirs[name])}" for name in changed)
+            raise ConfigError(f"this loop was begun with {was}; go on with the same, or choose another --out")
