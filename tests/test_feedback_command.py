@@ -25,14 +25,13 @@ def textrl(*arguments: Any) -> Any:
 
 
 def records() -> list[Record]:
+    said: dict[str, Any] = {"candidates": PAIR, "comment": "because", "created": 1.5}
     votes: list[Record] = [
-        Comparison(
-            prompt=f"p{n}", candidates=PAIR, preferred=n % 2, annotator=who, comment="because", columns={"group": n}
-        )
+        Comparison(prompt=f"p{n}", preferred=n % 2, annotator=who, columns={"group": n}, **said)
         for n in range(4)
         for who in ("ann", "bob", "cyd")
     ]
-    return [*votes, Edit(prompt="p", candidates=PAIR[:1], edited="my words", annotator="ann")]
+    return [*votes, Edit(prompt="p", candidates=PAIR[:1], edited="my words", annotator="ann", created=2.5)]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def accuracy(votes: Votes, labels: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean(right))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_annotators_are_ranked_right_and_the_consensus_beats_the_majority(seed: int):
     comparisons, truth = simulated(seed)
     votes = Votes.of(comparisons)
@@ -199,7 +199,7 @@ def test_shares_of_the_left_and_of_the_longer_response():
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """Votes of several on one pair are alike: 10 of them are not 10 times what one tells."""
     covered = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         longer_is_better = rng.random(40) < 0.6
         votes = Votes.of([vote(n, who, int(longer_is_better[n])) for n in range(40) for who in "abcdefghij"])
@@ -207,7 +207,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         assert share.low is not None
         assert share.high is not None
         covered += share.low <= 0.6 <= share.high
-    assert covered >= 51  # 57 expected; as if independent it would be 24 of 60
+    assert covered >= 33  # 38 expected; as if votes were independent it would be 17
 
 
 # The report
