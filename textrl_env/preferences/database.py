@@ -87,16 +87,17 @@ class Database:
         address = self.path.resolve().as_uri()
         if not self.read_only:
             return connect(f"{address}?mode=rwc")
-        connection = connect(f"{address}?mode=ro")
+        # Not "ro": a reader that may not write leaves the files of the log behind when it closes.
+        connection = connect(f"{address}?mode=rw")
         try:
+            connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as error:
-            # Where the folder cannot be written, SQLite reads no WAL file unless it is told that nobody writes it.
+            connection.close()
             log = self.path.with_name(self.path.name + "-wal")
             if error.sqlite_errorname.startswith("SQLITE_BUSY") or (log.exists() and log.stat().st_size):
-                connection.close()
                 raise
-            connection.close()
+            # In a folder that cannot be written, SQLite reads no WAL file unless it is told that nobody writes it.
             return connect(f"{address}?mode=ro&immutable=1")
         return connection
 
