@@ -47,8 +47,8 @@ def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool |
     if not named or (trust is None and _allowed(named, folder)):
         return
     raise ConfigError(
-        f"the settings in {str(folder)!r} name {_kinds(named)}: {'; '.join(named)}. Read it first; if you trust it, and "
-        "whoever made this folder, say so with --trust (in Python, trust=True)"
+        f"the settings in {str(folder)!r} name {_kinds(named)}: {'; '.join(named)}. Read it first; if you trust it, "
+        "and whoever made this folder, say so with --trust (in Python, trust=True)"
     )
 
 

@@ -25,7 +25,8 @@ from textrl_env.rewards.time_limit import TimeLimit
 _BUSY = 429  # "too many requests"
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _CHUNK = 2**16
-_LONGEST_WAIT = 10.0  # seconds between two attempts
+_JITTER = random.Random()  # of its own: Python's shared generator belongs to the run, which must be repeatable
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts, at most; each wait is twice the one before
 
 
 class Connection:
@@ -95,7 +96,7 @@ class Connection:
             try:
                 return self._answer(body, deadline - time.monotonic(), where)
             except _Passing as problem:
-                wait = min(_LONGEST_WAIT, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * _JITTER.uniform(0.5, 1.0)
                 if attempt > self.retries or time.monotonic() + wait >= deadline:
                     kind = RewardTimeout if problem.slow else RewardError
                     attempts = "1 attempt" if attempt == 1 else f"{attempt} attempts"
