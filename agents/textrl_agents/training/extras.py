@@ -23,6 +23,8 @@ EXTRAS = {
     "peft": "peft",
     "sacrebleu": "tasks",
     "sklearn": "rewards",
+    "krippendorff": "feedback",
+    "crowdkit": "feedback",
     "reasoning_gym": "reasoning-gym",
     "fastapi": "feedback",
     "uvicorn": "feedback",
