@@ -48,7 +48,7 @@ Heldout = Annotated[float, typer.Option(help="Share of the prompts that is held 
 VotesName = Annotated[
     str, typer.Option(help="each: every annotator's comparison counts; majority: one for all votes on a pair.")
 ]
-Margin = Annotated[float, typer.Option(help="Comparisons' margins are multiplied by it; 0 takes no margins.")]
+Margin = Annotated[float, typer.Option(help="Margins are multiplied by it; 0 takes none. linear and svm take none.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the prompts to split accuracy by.")]
 Weights = Annotated[
     list[str] | None, typer.Option("--weight", metavar="ATTRIBUTE=W", help="Weight of a rating; may be repeated.")
