@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ Heldout = Annotated[float, typer.Option(help="Share of the prompts that is held 
 VotesName = Annotated[
     str, typer.Option(help="each: every annotator's comparison counts; majority: one for all votes on a pair.")
 ]
-Margin = Annotated[float, typer.Option(help="Comparisons' margins are multiplied by it; 0 takes no margins.")]
+Margin = Annotated[float, typer.Option(help="Margins are multiplied by it; 0 takes none. linear and svm take none.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the prompts to split accuracy by.")]
 Weights = Annotated[
     list[str] | None, typer.Option("--weight", metavar="ATTRIBUTE=W", help="Weight of a rating; may be repeated.")
@@ -95,34 +95,36 @@ def train(
     --reward DIR
     """
     check_names(device=device)
-    set_threads(threads)
+    from textrl_agents.reward_models.options import TrainingOptions
     from textrl_agents.reward_models.sources import feedback_records, gold_of
-    from textrl_agents.reward_models.train import train_reward_model
     from textrl_agents.training.settings_file import parse_assignments
 
+    options: dict[str, Any] = {
+        "kind": kind,
+        "model": model,
+        "ensemble": ensemble,
+        "combine": combine,
+        "features": features,
+        "pooling": pooling,
+        "seed": seed,
+        "heldout": heldout,
+        "votes": votes,
+        "margin_scale": margin_scale,
+        "weights": parse_assignments(weight or [], "--weight", example="quality=2") or None,
+        "group": group,
+        "reference": reference,
+        "settings": parse_assignments(setting or [], example="num_train_epochs=1"),
+        "gold": None if gold is None else gold_of(gold),
+        "device": device,
+    }
+    TrainingOptions(**options)  # a typo shows before torch is imported
     with told_on_stderr() as tell:
         tell("reading the records")
-        report = train_reward_model(
-            feedback_records(source),
-            out=out,
-            kind=kind,
-            model=model,
-            ensemble=ensemble,
-            combine=combine,
-            features=features,
-            pooling=pooling,
-            seed=seed,
-            heldout=heldout,
-            votes=votes,
-            margin_scale=margin_scale,
-            weights=parse_assignments(weight or [], "--weight", example="quality=2") or None,
-            group=group,
-            reference=reference,
-            settings=parse_assignments(setting or [], example="num_train_epochs=1"),
-            gold=None if gold is None else gold_of(gold),
-            device=device,
-            told=tell,
-        )
+        records = feedback_records(source)
+        from textrl_agents.reward_models.train import train_reward_model
+
+        set_threads(threads)
+        report = train_reward_model(records, out=out, told=tell, **options)
     if as_json:
         print_json(report.to_dict())
         return

@@ -48,7 +48,7 @@ class TrainingOptions:
     heldout: the share of the prompts that is held out.
     votes: "each" takes every annotator's comparison, "majority" one for all votes on the same two responses.
     ties: whether ties are learned from, as half a win for either side; otherwise they are left out.
-    margin_scale: by what a comparison's margin is multiplied; 0 takes no margins.
+    margin_scale: of classifiers and trunks, by what a comparison's margin is multiplied; 0 takes no margins.
     weights: attribute of the ratings -> its weight in the score; by default all have the same.
     group: a column of the prompts by which accuracy is split.
     reference: the policy (or its samples, as (prompt, response)) on which scores get mean 0 and standard deviation 1;
@@ -126,7 +126,9 @@ class TrainingOptions:
 
     def as_settings(self) -> dict[str, Any]:
         """What the report and the card state, as plain JSON values."""
-        names = ["kind", "model", "ensemble", "seed", "heldout", "votes", "ties", "margin_scale", "group"]
+        names = ["kind", "model", "ensemble", "seed", "heldout", "votes", "ties", "group"]
+        if self.kind in ("classifier", "trunk"):  # scikit-learn's losses have no margins
+            names.append("margin_scale")
         if self.ensemble > 1:
             names += ["combine", "coefficient"]
         if self.kind != "classifier":
