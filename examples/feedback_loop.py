@@ -13,7 +13,7 @@ from textrl_agents.feedback.loop import LoopSettings, run_loop
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", default="runs/feedback-loop")
 parser.add_argument("--comparisons", type=int, default=250)
-parser.add_argument("--timesteps", type=int, default=24_576)
+parser.add_argument("--timesteps", type=int, default=24_576, help="generated tokens of each round")
 arguments = parser.parse_args()
 
 result = run_loop(

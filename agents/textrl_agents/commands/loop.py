@@ -18,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="Folder of the loop. One that is there g
 LoopTask = Annotated[str | None, typer.Option(help="Task: its prompts, and its gold score if any. Default: sentiment.")]
 StartModel = Annotated[
     str | None,
-    typer.Option(help="Model that every round starts from: embedded, a folder or a model id. Default: the task's."),
+    typer.Option(help="Model to start from: embedded, a folder or a Hugging Face id. Default: the task's."),
 ]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; may be raised later. Default: 2.")]
 Comparisons = Annotated[int | None, typer.Option(min=2, help="Pairs of responses to judge a round. Default: 400.")]
@@ -36,7 +36,7 @@ RewardKind = Annotated[
 ]
 Ensemble = Annotated[int | None, typer.Option(min=1, help="Reward models that are averaged. Default: 1.")]
 Timesteps = Annotated[int | None, typer.Option(min=1, help="Tokens of each round's PPO. Default: 32768.")]
-KLCoef = Annotated[float | None, typer.Option(help="Weight of the KL from the start. Default: 0.05.")]
+KLCoef = Annotated[float | None, typer.Option(help="Weight of the KL from where a round begins. Default: 0.05.")]
 Episodes = Annotated[int | None, typer.Option(min=2, help="Held-out responses of each measurement. Default: 256.")]
 LoopSeed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random. Default: 0.")]
 Partial = Annotated[
@@ -67,8 +67,8 @@ def loop(
 ) -> None:
     """Align a model with human feedback, round after round.
 
-    Each round samples pairs of responses, asks which is better, trains a reward model on all votes so far, trains the
-    model against it by stock PPO, and measures on held-out prompts. With --ask page it stops while people vote, and
+    Each round samples pairs of responses, asks which is better, trains a reward model on all votes so far, trains on by
+    stock PPO against it, and measures on held-out prompts. With --ask page it stops while people vote, and
     says how to ask them. The same command goes on, also after Ctrl-C; textrl loop --out OUT alone does too.
     """
     given = {

@@ -45,7 +45,7 @@ def _place(record: Comparison) -> tuple[str, str]:
 def learn_reward(consensus: Path, settings: LoopSettings, model: str, out: Path, told: Callable[[str], None]) -> None:
     """Train a reward model on the consensus.
 
-    Its scores have mean 0 and standard deviation 1 on the samples of `model`, which every round starts from.
+    Its scores have mean 0 and standard deviation 1 on the samples of `model`, which the loop started from.
     """
     if out.exists():  # of a process that was killed before it noted that it was done
         shutil.rmtree(out)
@@ -79,7 +79,7 @@ def _seldom(told: Callable[[str], None]) -> Callable[[str], None]:
 def learn_policy(
     settings: LoopSettings, model: str, reward: Path, run: RunFolder, number: int, *, progress: bool
 ) -> RunResult | None:
-    """Train the start by PPO against the reward, in a run folder of its own; None where that is done already.
+    """Train `model` by PPO against the reward, in a run folder of its own; None where that is done already.
 
     A run that was stopped or killed goes on from its newest checkpoint.
     """

@@ -18,10 +18,11 @@ COLUMNS = (
 _TEXT = """\
 # A loop of human feedback on {task}
 
-{asked} Each round trained a reward model on all votes so far, and PPO against it from the model that the loop began
-with. Both answered the same {split}; means with 95% intervals. KL is in nats a response. The proxy is the reward model
-of the round: 0 is the mean, and 1 a standard deviation, of the first model's scores. Under "reward model" stands the
-share of votes on prompts held out from it that it predicts.
+{asked} Each round trained a reward model on all votes so far, and PPO against it, from where the round before ended.
+The model that the loop started from and each round's answered the same {split}; means with 95% intervals. KL is from
+the start, in nats a response. The proxy is the reward model of the round: 0 is the mean, and 1 a standard deviation, of
+its scores of the start's responses. Under "reward model" stands the share of the annotators' consensus on prompts held
+out from it that it predicts.
 
 {table}
 

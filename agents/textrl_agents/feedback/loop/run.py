@@ -77,7 +77,7 @@ def run_loop(
 
 
 def start_model(settings: LoopSettings) -> str:
-    """The name or folder of the model that every round starts from. Raises ConfigError where the task's has none."""
+    """The name or folder of the model that the loop starts from. Raises ConfigError where the task's has none."""
     model = settings.model or get_task(settings.task).model
     if not isinstance(model, str):
         raise ConfigError(f"the model of task {settings.task!r} has no name to load it by; give one with --model")
@@ -151,7 +151,8 @@ class _Loop:
         if name in self.folder.done:
             return True
         self.told(f"round {number}: PPO against the reward model")
-        result = learn_policy(self.settings, self.model, paths.reward, paths.run, number, progress=self.progress)
+        begin = self.model if number == 1 else str(self.folder.round(number - 1).run.policy)
+        result = learn_policy(self.settings, begin, paths.reward, paths.run, number, progress=self.progress)
         if result is not None and not result.finished:
             return False
         self.folder.step(name, lambda: None)

@@ -31,8 +31,9 @@ class LoopSettings:
     consensus: how the votes on a pair become one, see `consensus_comparisons`; None for Dawid and Skene's way where
         pairs have several votes.
     reward: keyword arguments of `train_reward_model`, such as `kind`.
-    model: what every round starts from, and what the KL is measured from; None for the task's.
-    timesteps: tokens of each round's PPO. kl_coef: its weight of the KL. n_envs, algorithm: see `TrainConfig`.
+    model: what the loop starts from, and what its report measures the KL from; None for the task's.
+    timesteps: tokens of each round's PPO, which begins where the round before ended. kl_coef: its weight of the KL from
+        there. n_envs, algorithm: see `TrainConfig`.
     episodes: held-out responses of each measurement. samples: prompts whose responses the report shows.
 
     Raises ConfigError, or UnknownName, where a value cannot be.
