@@ -144,6 +144,7 @@ def test_a_round_leaves_all_it_made(finished: LoopResult) -> None:
     assert one.split == "held-out prompts"
     assert one.start["kl"].mean == pytest.approx(0, abs=1e-4)
     assert one.gain["gold_score"].mean == pytest.approx(one.end["gold_score"].mean - one.start["gold_score"].mean)
+    assert json.loads(json.dumps(one.to_json()))["gain"]["gold_score"]["mean"] == one.gain["gold_score"].mean
     report = (finished.folder / "report.md").read_text()
     assert "err in 0%, 10% of the cases" in report
     assert one.samples[0]["prompt"] in report

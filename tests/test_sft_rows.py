@@ -108,6 +108,30 @@ def test_a_prompts_letters_are_not_joined_with_the_responses() -> None:
     assert row.input_ids == [1, 2, 0]
 
 
+def test_no_space_is_put_before_a_response_that_has_none() -> None:
+    """SentencePiece's way writes a space before a text that stands by itself; "soup" is one token here."""
+    words = ["<eos>", "\u2581", "\n", "s", "o", "u", "p", "so", "up", "soup", "\u2581so", "\u2581up", "\u2581soup"]
+    merges = [("s", "o"), ("u", "p"), ("so", "up"), ("\u2581", "so"), ("\u2581", "up"), ("\u2581", "soup")]
+    backend = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    for response, expected in (("up", ["up"]), (" up", ["\u2581up"])):
+        (row,) = encode(tokenizer, {"prompt": "so", "response": response}, eos_ids=(0,)).rows
+        assert tokenizer.convert_ids_to_tokens(row.input_ids) == ["\u2581so", *expected, "<eos>"]
+
+
+@pytest.mark.parametrize("behind", ["", "\n", "###\n", "<|im_end|>\n"])
+def test_what_a_template_puts_behind_an_answer_is_not_learned(behind: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}" + behind + "{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    (row,) = encode(tokenizer, {"prompt": QUESTION, "completion": "warm and good"}).rows
+    assert tokenizer.decode(learned(row)) == "warm and good<|endoftext|>"
+
+
 def test_long_rows_are_cut_dropped_or_refused_and_counted(tiny_tokenizer: Any) -> None:
     short, long, hopeless = ({"prompt": "a" * n, "response": "b" * 10} for n in (2, 12, 40))
     encoded = encode(tiny_tokenizer, short, long, hopeless, max_length=20)
