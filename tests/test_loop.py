@@ -99,6 +99,14 @@ def test_a_task_without_gold_has_no_simulated_annotators(tmp_path: Path) -> None
     assert not (tmp_path / "loop").exists()
 
 
+def test_a_reward_model_that_cannot_be_is_refused_before_anyone_votes(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="kind of reward model"):
+        run(tmp_path / "loop", LoopSettings(reward={"kind": "clasifier"}))
+    with pytest.raises(ConfigError, match="takes the options of train_reward_model"):
+        run(tmp_path / "loop", LoopSettings(reward={"colour": "blue"}))
+    assert not (tmp_path / "loop").exists()
+
+
 def test_the_command_reads_error_rates(tmp_path: Path) -> None:
     for flags, message in (
         (["--error-rates", "much"], "--error-rates takes numbers"),

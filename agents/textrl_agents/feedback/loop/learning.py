@@ -6,23 +6,34 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from textrl_agents.feedback.consensus import consensus_comparisons
 from textrl_agents.feedback.loop.settings import LoopSettings
 from textrl_agents.feedback.votes import Votes
 from textrl_agents.reward_models import train_reward_model
+from textrl_agents.reward_models.options import TrainingOptions
 from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.train import RunResult, resume, train
 from textrl_agents.training.terminal import LINE_SECONDS
+from textrl_env.errors import ConfigError
 from textrl_env.preferences.record_json import encoded, record_from_dict, record_to_dict
 from textrl_env.preferences.records import Comparison
 from textrl_env.preferences.store import FeedbackStore
 from textrl_env.rewards import make_reward
 from textrl_env.tasks.registry import get_task
+
+
+def check_reward_options(options: Mapping[str, Any]) -> TrainingOptions:
+    """Return the options of `train_reward_model`. Raises ConfigError where they cannot be."""
+    try:
+        return TrainingOptions(**options)
+    except TypeError as error:
+        raise ConfigError(f"a loop's reward takes the options of train_reward_model: {error}") from error
 
 
 def find_consensus(store: Path, settings: LoopSettings, out: Path) -> None:

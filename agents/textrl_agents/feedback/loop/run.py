@@ -13,7 +13,7 @@ from textrl_agents.feedback.loop.asking import (
     waiting_for,
 )
 from textrl_agents.feedback.loop.folder import LoopFolder
-from textrl_agents.feedback.loop.learning import find_consensus, learn_policy, learn_reward
+from textrl_agents.feedback.loop.learning import check_reward_options, find_consensus, learn_policy, learn_reward
 from textrl_agents.feedback.loop.measuring import RoundResult, measure_round, read_round
 from textrl_agents.feedback.loop.report import write_report
 from textrl_agents.feedback.loop.settings import LoopSettings
@@ -28,6 +28,8 @@ from textrl_env.tasks.registry import get_task
 from textrl_env.user_values import user_path
 
 Told = Callable[[str], None]
+LEARNS_BY = {"classifier": ("trl",), "linear": ("sklearn",), "svm": ("sklearn",)}
+"""Kind of reward model -> packages that train it."""
 
 
 class LoopResult(NamedTuple):
@@ -64,16 +66,21 @@ def run_loop(
     Every step's result is there whole or not at all. A loop that was stopped or killed at any moment and is started
     again comes to the same result. Raises ConfigError before anything is written where the settings cannot work.
     """
-    require("matplotlib")
     path = user_path(out)
-    folder = LoopFolder.open(path, settings)
-    if folder.settings.ask == "simulated":
-        task_gold(folder.settings.task)
-    start_model(folder.settings)
+    _check(LoopFolder.open(path, settings).settings)
     with locked_folder(path):
         folder = LoopFolder.open(path, settings)
         folder.save()
         return _Loop(folder, told, progress).run(partial=partial)
+
+
+def _check(settings: LoopSettings) -> None:
+    """Raise ConfigError or MissingExtra now for what would come to light after people have voted."""
+    kind = check_reward_options(settings.reward).kind
+    require("matplotlib", "stable_baselines3", *LEARNS_BY.get(kind, ()))
+    if settings.ask == "simulated":
+        task_gold(settings.task)
+    start_model(settings)
 
 
 def start_model(settings: LoopSettings) -> str:
