@@ -83,7 +83,7 @@ def long_against_short(bench: Bench, *, long: int = 256, short: int = 32, batch_
     return compared(times, f"responses of {long}", f"of {short}")
 
 
-@measurement(Target(">=", 0.4), quick={"n_steps": 32})
+@measurement(Target(">=", 0.5), quick={"n_steps": 32})
 def separate_trunk_against_shared(bench: Bench, *, rows: int = 32, longest: int = 64, n_steps: int = 64) -> Measured:
     """Compare stock PPO's rollout and update with a separate value trunk and with a shared one.
 
