@@ -15,7 +15,7 @@ from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.logs import SampleFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.runs.callbacks import Evaluations, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
 from textrl_env.trajectory import Trajectory

@@ -17,8 +17,8 @@ from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.train import train
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.callbacks import Evaluations
 from textrl_agents.sb3.progress import ProgressBar, ProgressLines
-from textrl_agents.sb3.runs.callbacks import Evaluations
 from textrl_agents.training.terminal import TrainingProgress, progress_text
 
 N_ENVS, N_STEPS = 8, 9

@@ -23,6 +23,8 @@ def shown(value: Any, limit: int = 80) -> str:
 
     Never raises. The `repr` of a user's class may fail, and that of an integer of thousands of digits does.
     """
+    if isinstance(value, int) and value.bit_length() > 4 * limit:
+        return f"a number of {value.bit_length()} bits"
     if isinstance(value, (str, bytes)):
         value = value[: limit + 1]  # a text of many megabytes is not copied to show its beginning
     try:

@@ -206,11 +206,7 @@ def generate_dialogue(rng: Random) -> list[dict[str, str]]:
             topic = rng.choice(TOPICS)
             subject, derivation = rng.choice(topic.subject), _Derivation(rng, topic)
             question = rng.choice(
-                (
-                    f"What did you think of the {subject}?",
-                    f"How was the {subject}?",
-                    f"Tell me about the {subject}.",
-                )
+                (f"What did you think of the {subject}?", f"How was the {subject}?", f"Tell me about the {subject}.")
             )
             answer = f"The {subject} was{_review_body(derivation)}"
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -19,10 +19,10 @@ from ray import tune
 
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.training.terminal import errors_only
+from textrl_env.plugins import load_plugin_files
 
 # Tune's own records of the trials. They are removed at the end: results.jsonl holds what is to be kept.
 TUNE_FOLDER = "ray_tune"
@@ -93,7 +93,7 @@ def run_cells_with_tune(
 
 def _trial(config: dict[str, Any]) -> None:
     """Run a cell in Tune's process."""
-    load_plugins(config["plugins"])
+    load_plugin_files(config["plugins"])
     from textrl_agents.benchmark.run_cell import run_cell
 
     # As text: Tune flattens a mapping into a metric for each entry.

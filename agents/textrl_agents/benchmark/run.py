@@ -15,7 +15,6 @@ from typing import Any
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import PLAN, Plan
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
@@ -24,6 +23,7 @@ from textrl_agents.training.provenance import cores
 from textrl_agents.training.terminal import StopSignals
 from textrl_agents.training.trust import require_trust
 from textrl_env.errors import ConfigError
+from textrl_env.plugins import load_plugin_files
 from textrl_env.user_values import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -68,7 +68,7 @@ def run_benchmark(
         if plan is None:
             require_trust(Plan.read(folder / PLAN).to_dict(), folder, trust)
         plan = _agreed(plan, folder)
-        load_plugins(plan.plugins)
+        load_plugin_files(plan.plugins)
         results = ResultsFile(folder / RESULTS)
         torn = results.repair()
         latest, cells = results.read().latest, plan.cells

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from textrl_agents.rollout import PromptQueue, respond
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.random_state import own_generator
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
@@ -18,6 +17,7 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_whole
 
 DEFAULT_NEW_TOKENS = 64
 

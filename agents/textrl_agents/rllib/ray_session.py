@@ -12,7 +12,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_names
 
 # Errors reach the driver as exceptions; what workers print is in Ray's log folder.
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -27,9 +28,7 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     arguments: `ray.init`'s own (`num_cpus`, `num_gpus`, `include_dashboard`, ...).
     """
     known = [name for name in inspect.signature(ray.init).parameters if not name.startswith("_")]
-    for name in arguments:
-        if name not in known:
-            raise UnknownName("argument of Ray", name, known)
+    check_names("argument of Ray", arguments, known)
     if ray.is_initialized():
         yield
         return

@@ -61,11 +61,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             optimizer_kwargs = {"eps": 1e-5} if issubclass(optimizer_class, torch.optim.Adam) else {}
         # BasePolicy, not ActorCriticPolicy: there are no feature extractors and heads to build.
         BasePolicy.__init__(
-            self,
-            observation_space,
-            action_space,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
+            self, observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
         )
         self.use_sde = False
         model = model.module if isinstance(model, ModelCopy) else model
@@ -131,11 +127,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         drawn = self.actor_critic.step(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 
-    def evaluate_actions(
-        self,
-        obs: Any,
-        actions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Values [M, 1], log-probabilities [M] and entropies [M] of M transitions, with gradients."""
         actions = actions.long().flatten()
         packed = obs if isinstance(obs, PackedEpisodes) else pack_observations(obs, actions)

@@ -22,7 +22,7 @@ import torch
 from stable_baselines3 import PPO
 
 from textrl_agents.sb3 import CausalLMPolicy, TextVecEnv, make_agent
-from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.sb3.agent import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
 from textrl_agents.speed.workload import word_tokenizer, zero_reward
 from textrl_agents.training.provenance import resident_bytes

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained, as_settings
 from textrl_agents.algorithms.response_groups import best, groups, means, token_count
-from textrl_agents.algorithms.tuned_rates import FULL, HALF
-from textrl_agents.training.argument_checks import check_whole
+from textrl_agents.training.learning_rate import FULL, HALF
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_whole
 
 if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
     import numpy as np

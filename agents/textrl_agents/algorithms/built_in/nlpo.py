@@ -4,7 +4,7 @@ Ramamurthy et al. 2022 (https://arxiv.org/abs/2210.01241). A small class on top 
 """
 
 from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="nlpo",

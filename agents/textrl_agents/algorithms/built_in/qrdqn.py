@@ -4,7 +4,7 @@ Dabney et al. 2018 (https://arxiv.org/abs/1710.10044). The class is sb3-contrib'
 """
 
 from textrl_agents.algorithms.libraries.sb3 import SB3_CONTRIB, VALUE, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = SB3Algorithm(
     name="qrdqn",

@@ -4,7 +4,7 @@ Liu et al. 2025 (https://arxiv.org/abs/2503.20783): the loss is divided by a con
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = TRLAlgorithm(
     name="trl_dr_grpo",

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_whole
 
 MIN_SEEDS = 3  # below, an interval says more about the method than about the algorithm
 REPETITIONS = 10_000
@@ -113,8 +114,7 @@ def bootstrap_interval(
     if not samples:
         raise ConfigError("bootstrap_interval needs at least one array of scores [runs, tasks]")
     arrays = [_matrix(sample, "scores") for sample in samples]
-    if isinstance(repetitions, bool) or not isinstance(repetitions, (int, np.integer)) or repetitions < 1:
-        raise ConfigError(f"repetitions must be a whole number >= 1, got {repetitions!r}")
+    check_whole("repetitions", repetitions, 1)
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence!r}")
     rng = np.random.default_rng(rng)

@@ -20,10 +20,10 @@ from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent, sb3_algorithm
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.callbacks import Checkpoints, Evaluations, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.progress import ProgressBar
-from textrl_agents.sb3.runs.callbacks import Checkpoints, Evaluations, RLHFMetrics, StopOnRequest
-from textrl_agents.sb3.runs.checkpoint import load_checkpoint
 from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.terminal import TrainingProgress
@@ -182,8 +182,5 @@ def train_cell(cell: Cell, record: Record) -> Trained:
         step = agent.n_envs * agent.train_freq.frequency
     agent.learn(max(1, cell.budget // step) * step, callback=_Curve(record, cell.budget // POINTS))
     return Trained(
-        agent.policy.actor_critic,
-        tokens=agent.num_timesteps,
-        deterministic=algorithm.greedy,
-        close=agent.env.close,
+        agent.policy.actor_critic, tokens=agent.num_timesteps, deterministic=algorithm.greedy, close=agent.env.close
     )

@@ -16,8 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.checkpoint import capture, save_checkpoint
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.runs.checkpoint import capture, save_checkpoint
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
 
