@@ -259,7 +259,10 @@ def _blind_copy(tokenizer: Any, control: dict[str, Any]) -> tuple[Any, dict[str,
         blind.add_tokens(
             [
                 type(token)(
-                    stand_ins[text], special=False, normalized=False, **{flag: getattr(token, flag) for flag in same}
+                    stand_ins[text],
+                    special=False,
+                    normalized=False,
+                    **{flag: getattr(token, flag) for flag in same},
                 )
                 for text, token in control.items()
             ]

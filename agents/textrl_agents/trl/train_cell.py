@@ -46,16 +46,8 @@ def _online(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
     policy = initial_policy(env)
     settings = dict(cell.settings)
     schedule = learning_schedule(settings.pop("learning_rate", None), trained_weights(policy))
-    tokens = train_online(
-        algorithm.name,
-        env,
-        policy,
-        budget=cell.budget,
-        seed=cell.seed,
-        settings=settings,
-        schedule=schedule,
-        record=record,
-    )
+    how = {"budget": cell.budget, "seed": cell.seed, "settings": settings, "schedule": schedule, "record": record}
+    tokens = train_online(algorithm.name, env, policy, **how)
     return Trained(policy, tokens=tokens)
 
 
