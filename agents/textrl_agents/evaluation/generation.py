@@ -60,7 +60,7 @@ def generate(
     rules = EpisodeRules(
         tokenizer=actor_critic.tokenizer,
         vocabulary=actor_critic.vocabulary,
-        reward=_no_reward,
+        reward=lambda prompts, completions, **columns: [0.0] * len(prompts),
         kl_penalty=KLPenalty(None, 0.0),
         kl_mode="deferred",
         sampling=actor_critic.sampling,
@@ -74,7 +74,3 @@ def generate(
             return respond(actor_critic, rules, queue, rows=batch_size, deterministic=deterministic)
     finally:
         actor_critic.sampling = before
-
-
-def _no_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-    return [0.0] * len(prompts)
