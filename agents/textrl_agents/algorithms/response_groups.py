@@ -80,7 +80,6 @@ def collect_pairs(
     *,
     n: int,
     budget: int,
-    parts: int = 4,
     report: Callable[[int, list[Trajectory]], None] = lambda tokens, sampled: None,
 ) -> CollectedPairs:
     """Pair what `sampled_in_parts` gives; after each part `report` gets the tokens so far and the part's responses.
@@ -89,7 +88,7 @@ def collect_pairs(
     """
     pairs: list[Pair] = []
     tokens = 0
-    for _, tokens, sampled in sampled_in_parts(policy, env, generator, n=n, budget=budget, parts=parts):
+    for _, tokens, sampled in sampled_in_parts(policy, env, generator, n=n, budget=budget, parts=4):
         pairs += [pair for group in groups(sampled) if (pair := pair_of(group)) is not None]
         report(tokens, sampled)
     if not pairs:

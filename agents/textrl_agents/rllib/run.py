@@ -112,7 +112,7 @@ class RLlibRun:
         config, progress = self.config, progress or TrainingProgress(enabled=False)
         if self._eval_env is not None:
             evaluated_at = self.timesteps if self.resumed else None
-            self.evaluations = RunEvaluations.of_run(
+            self.evaluations = RunEvaluations(
                 config, self._eval_env, self.run, progress=progress, evaluated_at=evaluated_at
             )
         progress.start(self.timesteps, config.timesteps)

@@ -91,9 +91,7 @@ class SB3Run:
             callbacks.append(ProgressBar(progress))
         if self._eval_env is not None:
             evaluated_at = agent.num_timesteps if self.resumed else None
-            self.evaluations = RunEvaluations.of_run(
-                config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at
-            )
+            self.evaluations = RunEvaluations(config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at)
             callbacks.append(Evaluations(self.evaluations))
         self.checkpoints = Checkpoints(
             run, every=config.save_every or 0, keep=config.keep_checkpoints, settings=config.settings_copy()
