@@ -152,10 +152,7 @@ class PromptSet:
         if len(text) <= most:
             return text
         if self.overflow == "error":
-            raise PromptTooLong(
-                f"{_place(index)} has {len(text):,} characters, more than max_prompt_tokens={self.max_prompt_tokens} "
-                "can hold; raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
-            )
+            raise self._too_long(index, f"{len(text):,} characters", " can hold")
         return text[-most:]
 
     def _fitted(self, ids: list[int], index: int) -> list[int]:
@@ -163,14 +160,17 @@ class PromptSet:
         if len(ids) <= limit:
             return ids
         if self.overflow == "error":
-            raise PromptTooLong(
-                f"{_place(index)} has {len(ids)} tokens, more than max_prompt_tokens={limit}; "
-                "raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
-            )
+            raise self._too_long(index, f"{len(ids)} tokens")
         has_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
         if has_bos and limit > 1:
             return ids[:1] + ids[len(ids) - (limit - 1) :]
         return ids[len(ids) - limit :]
+
+    def _too_long(self, index: int, size: str, can_hold: str = "") -> PromptTooLong:
+        return PromptTooLong(
+            f"{_place(index)} has {size}, more than max_prompt_tokens={self.max_prompt_tokens}{can_hold}; raise "
+            "max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
+        )
 
 
 def _place(index: int) -> str:

@@ -49,11 +49,7 @@ _LEAST = {
     "learner_queue_size": 1,
 }
 _WIRED = (
-    "env",
-    "env_config",
-    "env_runner_cls",
-    "rl_module_spec",
-    "gym_env_vectorize_mode",
+    *("env", "env_config", "env_runner_cls", "rl_module_spec", "gym_env_vectorize_mode"),
     "add_default_connectors_to_env_to_module_pipeline",
     "add_default_connectors_to_module_to_env_pipeline",
     "add_default_connectors_to_learner_pipeline",

@@ -23,7 +23,7 @@ class RunEvaluations:
     held-out prompts, so what is reported of them holds for prompts that nobody has looked at.
     The random state of training is not touched: a run with evaluations has the same weights as one without.
 
-    config: of the run, whose `eval_every` of 0 evaluates before and after alone. `samples` responses to the same prompts
+    config: of the run. An `eval_every` of 0 evaluates before and after alone. `samples` responses to the same prompts
         are kept each time; to validation prompts where these are evaluated.
     env: of held-out prompts, in SAME_STEP and deferred mode. Its sibling serves the validation prompts.
     run: its samples.md gets the responses.

@@ -85,7 +85,8 @@ class CausalLMPolicy(ActorCriticPolicy):
                 f"{action_space.n}: give both the same model"
             )
         self._lr = lr_schedule
-        self.optimizer = self._make_optimizer(lr_schedule(1))
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.gradient_guard = GradientGuard(self.optimizer)
         # True while a buffer collects which computes the values of a separate trunk itself, all at once.
         self.values_after_rollout = False
@@ -99,10 +100,6 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     def _make_core(self, model: Any, tokenizer: Any, **keywords: Any) -> CausalLMActorCritic:
         return CausalLMActorCritic(model, tokenizer, **keywords)
-
-    def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return self.optimizer_class(trained, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     @property
     def device(self) -> torch.device:
