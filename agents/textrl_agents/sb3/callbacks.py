@@ -110,8 +110,8 @@ class Checkpoints(_BetweenRollouts):
         self.saved_at = self.num_timesteps if self.num_timesteps > 0 else -1  # resumed from there
 
     def _on_rollout_start(self) -> None:
-        super()._on_rollout_start()
         self._capture()
+        super()._on_rollout_start()
         tokens = self.num_timesteps
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
         if self.every > 0 and tokens > 0 and tokens // self.every > (tokens - per_rollout) // self.every:
