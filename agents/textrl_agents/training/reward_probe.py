@@ -10,7 +10,7 @@ import numpy as np
 from textrl_env.errors import RewardError, RewardTimeout, WrongScoreCount
 from textrl_env.mdp import EpisodeRules
 from textrl_env.rewards import reward_name, score_episodes, score_newest_tokens
-from textrl_env.text.prompts import PromptSet, columns_of
+from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
 
 SAMPLES = 3  # one sample would not show a reward that gives one score for all responses
@@ -58,7 +58,7 @@ def _seconds_of_a_call(rules: EpisodeRules, prompts: PromptSet) -> float:
     ids = [generator.choice(known, size=min(length, rules.max_new_tokens)) for length in range(1, SAMPLES + 1)]
     texts = [row.text for row in rows]
     responses = decode_responses(rules.tokenizer, ids, after_text=[isinstance(text, str) for text in texts])
-    columns = columns_of(rows)
+    columns = {name: [row.columns[name] for row in rows] for name in rows[0].columns}
     tokens = [each.tolist() for each in ids]
     started = time.perf_counter()
     score_episodes(rules.reward, texts, responses, tokens, columns)
