@@ -67,7 +67,9 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
             f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
         )
     task = _own_task(task, arguments)
-    _check_requirements(task)
+    for package, extra in task.requires.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(extra, package)
     split = arguments.get("split") or "train"
     rows = split_rows(task, split)
     if rows is None:
@@ -146,12 +148,6 @@ def _own_task(task: str | Task, arguments: EnvArguments) -> Task:
         for name in ("validation_prompts", "heldout_prompts"):
             given[name] = _own(given[name], [])
     return own_task(task, **given)
-
-
-def _check_requirements(task: Task) -> None:
-    for package, extra in task.requires.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(extra, package)
 
 
 def _kl_penalty(task: Task, parts: ModelParts, arguments: EnvArguments) -> KLPenalty:
