@@ -7,9 +7,10 @@ import pytest
 NAMES = {
     "textrl_env": "KLPenalty Task TextGenEnv TextGenVectorEnv TokenAction __version__ errors models register_task "
     "rewards",
-    "textrl_env.rewards": "ClassifierReward CompositeReward FunctionReward LengthReward RepetitionReward Reward Scores "
-    "TokenFunctionReward check_reward completion_text make_reward register_reward registered_rewards reward_name "
-    "score_episodes score_newest_tokens",
+    "textrl_env.rewards": "ClassifierReward CompositeReward EnsembleReward FunctionReward HashedNgrams HiddenStates "
+    "LengthReward LinearReward NormalizedReward RemoteReward RepetitionReward Reward Scores TokenFunctionReward "
+    "check_reward completion_text make_reward register_reward registered_rewards reward_name save_normalization "
+    "score_episodes score_newest_tokens write_reward_file",
     "textrl_env.models": "CausalLM CausalLMActorCritic LoadedModel MaskedActorCritic PackedEpisodes Reference "
     "SamplingParams ScriptedModel SlotCache SlotDecoder Vocabulary load_model pack",
     "textrl_env.tasks": "Task get_task register_task task_names",

@@ -9,6 +9,7 @@ from typing import Any
 from textrl_env.errors import ConfigError
 from textrl_env.kl import KLPenalty
 from textrl_env.mdp import EpisodeRules, TokenMDP
+from textrl_env.rewards.protocol import load_state_of, state_of
 from textrl_env.tasks.assembly import assemble
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
@@ -18,8 +19,9 @@ class AssembledEnv:
     """An environment made of `assemble(**self._arguments)`.
 
     A pickle holds the arguments, so the model by its name, and the state. It is assembled again where it is loaded, and
-    then steps as the original would: the same prompts, episodes in flight, generators and KL coefficient. A deep copy
-    shares what never changes (model, tokenizer, reward, prompts) and has a state of its own.
+    then steps as the original would: the same prompts, episodes in flight, generators, KL coefficient and whatever its
+    reward remembers. A deep copy shares what never changes (model, tokenizer, prompts, a reward that remembers nothing)
+    and has a state of its own.
     """
 
     # What `_assemble` makes; everything else is carried as it is. The optional parts are not in every environment.
@@ -43,6 +45,10 @@ class AssembledEnv:
         """The model's Hugging Face tokenizer."""
         return self.rules.tokenizer
 
+    def replace_reward(self, reward: Any) -> None:
+        """Score the responses that end from now on by another reward."""
+        self.rules = self._mdp.rules = dataclasses.replace(self.rules, reward=reward)
+
     def _assemble(self) -> None:
         """Make the parts that both environments have, from `_arguments`; each adds those of its own."""
         self.task, self.rules, self.prompts, self.model_name = assemble(**self._arguments)
@@ -61,13 +67,20 @@ class AssembledEnv:
         optional = {name: getattr(self, name, None) for name in self._OPTIONAL}
         parts = {name: part.state_dict() for name, part in optional.items() if part is not None}
         controller = self.rules.kl_penalty.controller
-        return {"carried": carried, "rows": self._mdp.state_dict(), "parts": parts, "kl_controller": controller}
+        return {
+            "carried": carried,
+            "rows": self._mdp.state_dict(),
+            "parts": parts,
+            "kl_controller": controller,
+            "reward": state_of(self.rules.reward),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state["carried"])
         self._assemble()
         self._mdp.load_state_dict(state["rows"], self.prompts)
         self.rules.kl_penalty.controller = state["kl_controller"]
+        load_state_of(self.rules.reward, state["reward"])
         for name, part in state["parts"].items():
             getattr(self, name).load_state_dict(part)
 
@@ -81,7 +94,9 @@ class AssembledEnv:
             memo[id(part)] = part
         # The coefficient adapts, so the copy has its own.
         penalty = copy.deepcopy(self.rules.kl_penalty, {})
-        memo[id(self.rules)] = dataclasses.replace(self.rules, kl_penalty=penalty)
+        reward = self.rules.reward
+        reward = copy.deepcopy(reward, {}) if state_of(reward) else reward
+        memo[id(self.rules)] = dataclasses.replace(self.rules, kl_penalty=penalty, reward=reward)
         for name, value in vars(self).items():
             setattr(twin, name, copy.deepcopy(value, memo))
         return twin

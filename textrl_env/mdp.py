@@ -64,6 +64,11 @@ class EpisodeRules:
         """Tokens of the longest observation."""
         return self.max_prompt_tokens + self.max_new_tokens
 
+    def finish_reasons(self, responses: Sequence[Sequence[int]]) -> list[str]:
+        """Why whole responses ended, told by their last ids: "eos" or "length". Stop strings are not looked for."""
+        eos = set(self.vocabulary.eos_ids.tolist())
+        return ["eos" if len(ids) and ids[-1] in eos else "length" for ids in responses]
+
 
 class Outcome(NamedTuple):
     """What is known of an episode once it has terminated."""
@@ -273,7 +278,7 @@ class TokenMDP:
         prompts, ids, columns = self._judged(ended, tokens)
         after_text = [isinstance(prompt, str) for prompt in prompts]
         responses = decode_responses(self.rules.tokenizer, ids, after_text=after_text)
-        call = prompts, responses, ids, columns
+        call = prompts, responses, ids, {**columns, "finish_reason": reasons}
         scored = score_episodes(self.rules.reward, *call)
         gold = None if self.rules.gold is None else score_episodes(self.rules.gold, *call).scores
         earlier = self.token_scores if token_scores is None else self.token_scores + token_scores

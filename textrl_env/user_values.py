@@ -95,7 +95,12 @@ def user_path(path: str | Path) -> Path:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """`value` as an int. Raises ConfigError, which calls it `name`, unless it is a number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
-        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
+    """`value` as an int. Raises ConfigError, which calls it `name`, unless it is a whole number >= 1."""
+    check_whole(name, value, 1)
     return int(value)
+
+
+def finite_number(name: str, value: Any) -> float:
+    """`value` as a float. Raises ConfigError, which calls it `name`, unless it is a finite number."""
+    check_number(name, value)
+    return float(value)

@@ -16,6 +16,7 @@ from textrl_env.assembled import AssembledEnv
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
 from textrl_env.mdp import TokenMDP, Transition
+from textrl_env.rewards.protocol import load_state_of, state_of
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptGroups, restored_generator
 from textrl_env.user_values import check_seed, check_whole
@@ -152,6 +153,7 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             "generators": [generator.bit_generator.state for generator in self._generators],
             "kl_coef": self.kl_penalty.coef,
             "groups": None if self._groups is None else self._groups.state_dict(),
+            "reward": state_of(self.rules.reward),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,6 +165,7 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         if self._groups is not None:
             self._groups.load_state_dict(state["groups"])
         self.kl_penalty.controller.value = float(state["kl_coef"])
+        load_state_of(self.rules.reward, state.get("reward", {}))  # an older checkpoint has none
         self.transition = None
 
     def _report_ends(self, transition: Transition, infos: dict[str, Any]) -> dict[str, Any]:

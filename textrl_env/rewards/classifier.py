@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textrl_env.errors import ConfigError, RewardError
+from textrl_env.errors import ConfigError
 from textrl_env.models.storage.loading import resolve_device, resolve_dtype
 from textrl_env.rewards.classifier_loading import (
     label_index,
@@ -18,11 +18,8 @@ from textrl_env.rewards.classifier_loading import (
     longest_input,
     settle_padding,
 )
-from textrl_env.rewards.protocol import Scores, Text, completion_text
-from textrl_env.text.tokenization import encode_chat
-
-# Below this many texts, waking the tokenizer's thread pool costs more than it saves.
-FEW_TEXTS = 16
+from textrl_env.rewards.encoding import ConversationEncoder, batches_by_length, padded
+from textrl_env.rewards.protocol import Scores, Text
 
 
 class ClassifierReward:
@@ -86,11 +83,7 @@ class ClassifierReward:
         self._pad_id = settle_padding(self.model.config, self.tokenizer)
         if hasattr(self.model.config, "use_cache"):
             self.model.config.use_cache = False  # nothing is generated: keys and values need not be kept
-        self._backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if self._backend is not None:
-            self._backend.no_padding()
-            self._backend.no_truncation()
-            self._backend.encode_special_tokens = True  # means: spelled special tokens are encoded as text
+        self._encode = ConversationEncoder(self.tokenizer, self.max_length, self.__name__)
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """One logit per completion; see the class."""
@@ -108,68 +101,18 @@ class ClassifierReward:
         if self.model.training:  # a loaded classifier is shared with whoever loaded it
             self.model.eval()
         rows = self._encode(prompts, completions)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        size = self.batch_size if self._pad_id is not None else 1
-        logits = [self._forward([rows[i] for i in order[start : start + size]]) for start in range(0, len(rows), size)]
+        batches = batches_by_length(rows, self.batch_size if self._pad_id is not None else 1)
+        logits = [self._forward([rows[index] for index in batch]) for batch in batches]
         ordered = (logits[0] if len(logits) == 1 else torch.cat(logits)).cpu().numpy()
         scores = np.empty_like(ordered)
-        scores[order] = ordered
+        scores[[index for batch in batches for index in batch]] = ordered
         return scores
 
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
-        """The label's logits of one batch, float32 [b], left on the device. `rows` are sorted by length."""
-        inputs = np.zeros((2, len(rows), len(rows[-1])), dtype=np.int64)  # ids and mask, in one transfer
-        inputs[0] = self._pad_id or 0
-        for index, row in enumerate(rows):
-            inputs[0, index, : len(row)] = row
-            inputs[1, index, : len(row)] = 1
-        input_ids, mask = torch.from_numpy(inputs).to(self.device)
+        """The label's logits of one batch, float32 [b], left on the device."""
+        input_ids, mask = torch.from_numpy(padded(rows, self._pad_id or 0)).to(self.device)
         logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits[:, self.label]
         return logits.float()
-
-    def _encode(self, prompts: list[Text], completions: list[Text]) -> list[list[int]]:
-        """The ids of each row, 1 to `max_length` of them."""
-        texts: list[str] = []
-        chats: dict[int, list[int]] = {}
-        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            if isinstance(prompt, str):
-                texts.append(prompt + completion_text(completion))
-            elif self.tokenizer.chat_template is None:
-                texts.append("\n".join([*(m["content"] for m in prompt), completion_text(completion)]))
-            else:
-                chats[index] = encode_chat(self.tokenizer, prompt, answer=completion_text(completion))
-        encoded = iter(self._encode_texts(texts))
-        rows = [chats[i] if i in chats else next(encoded) for i in range(len(completions))]
-        return [self._fitted(row, index) for index, row in enumerate(rows)]
-
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        if self._backend is not None:
-            # `encode_chat` goes through the tokenizer and may have set it to the opposite.
-            self._backend.encode_special_tokens = True
-            if len(texts) < FEW_TEXTS:
-                return [self._backend.encode(text).ids for text in texts]
-            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
-        rows = self.tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)
-        return list(rows["input_ids"])
-
-    def _fitted(self, row: list[int], index: int) -> list[int]:
-        if not row:
-            stand_in = self.tokenizer.bos_token_id
-            if stand_in is None:
-                stand_in = self.tokenizer.eos_token_id
-            if stand_in is None:
-                raise RewardError(
-                    f"reward {self.__name__!r} got an empty text as sample {index}, and its tokenizer "
-                    "has neither a BOS nor an EOS token to read in its place"
-                )
-            return [stand_in]
-        excess = len(row) - self.max_length
-        if excess <= 0:
-            return row
-        kept = 1 if self.max_length > 1 and row[0] in self.tokenizer.all_special_ids else 0  # BOS or [CLS]
-        return row[:kept] + row[kept + excess :]
 
     def __repr__(self) -> str:
         return f"ClassifierReward({self.__name__!r}, label={self.label}, device={str(self.device)!r})"

@@ -32,7 +32,7 @@ def load_classifier(model: str | os.PathLike[str], dtype: torch.dtype | str) -> 
     Raises ModelError where there is no such model, or where it has no trained classification head. (Transformers would
     make up a random head for a plain language model and go on.)
     """
-    source = _source(model)
+    source = model_source(model)
     loaded, missing = load_pretrained(AutoModelForSequenceClassification, source, dtype, kind="reward model")
     if missing:
         raise ModelError(
@@ -50,7 +50,7 @@ def load_tokenizer(tokenizer: Any) -> Any:
     """
     if not isinstance(tokenizer, (str, os.PathLike)):
         return copy.deepcopy(tokenizer)
-    source = _source(tokenizer)
+    source = model_source(tokenizer)
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         raise ModelError(
@@ -110,7 +110,7 @@ def settle_padding(config: Any, tokenizer: Any) -> int | None:
     return pad_id
 
 
-def _source(model: str | os.PathLike[str]) -> str:
+def model_source(model: str | os.PathLike[str]) -> str:
     """A folder that is there, or a Hugging Face id. What is written like a path must be a folder."""
     text = os.fspath(model)
     is_path = not isinstance(model, str) or text.startswith((".", "/", "~", "\\")) or text.count("/") > 1

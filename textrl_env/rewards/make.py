@@ -9,15 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.foreign_text import shown
+from textrl_env.errors import ConfigError, ModelError, TextRLError, UnknownName
+from textrl_env.foreign_text import message_of, shown
 from textrl_env.plugins import run_python_file
-from textrl_env.rewards.composite import CompositeReward
+from textrl_env.rewards.combined.composite import CompositeReward
+from textrl_env.rewards.combined.ensemble import EnsembleReward
+from textrl_env.rewards.combined.normalized import NormalizedReward
 from textrl_env.rewards.function import FunctionReward
 from textrl_env.rewards.protocol import Reward, check_signature
 from textrl_env.rewards.registry import make_registered, registered_rewards
+from textrl_env.rewards.reward_folder import CLASSIFIER, LINEAR, REWARD_FILE, RewardFile, read_reward_file
 from textrl_env.user_values import user_path
 
+_ENTRY = ("reward", "weight", "arguments", "normalize")
+_NORMALIZE = ("mean", "std", "clip", "momentum")
+_MEMBER = re.compile(r"[\w-][\w.-]*")  # a folder's name, and not "..", nor a path
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -28,19 +34,33 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     - a function `f(prompts, completions, **columns) -> list[float]`, which becomes a `FunctionReward`,
     - `"path/to/file.py:function"`, the same for a function in a file (the file is run),
     - the folder of a sequence classifier, its Hugging Face id or the loaded module: a `ClassifierReward`,
-    - a list or dict of specs, or of `(spec, weight)`, or of `{"reward": spec, "weight": number}`: a `CompositeReward`,
+    - a folder with a `reward.json`: a `LinearReward`, a classifier or an ensemble, normalised where it says so,
+    - an address, `"http://host:port/path"` or https: a `RemoteReward`, which sends it the texts,
+    - a list or dict of specs, or of `(spec, weight)`: a `CompositeReward`; with `combine=` an `EnsembleReward`,
+    - `{"reward": spec, "weight": number, "arguments": {...}, "normalize": {...}}`, alone or in such a list: what
+      `make_reward(spec, **arguments)` gives, in a `NormalizedReward` with these arguments (`true` for none). `weight`
+      is its weight in the list; each key but the first may be left out,
     - a reward object with `detailed` or `score_tokens`, or a `FunctionReward`: returned as it is. Any other callable is
       treated as a function, so that it gets a time limit.
 
     Raises UnknownName where no reward has this name; ConfigError for a function with the wrong signature, a file
-    without the function or a malformed list; and ModelError for a folder that holds no usable classifier.
+    without the function, an address that cannot be used or a malformed list; and ModelError for a folder that holds no
+    usable reward.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _from_text(os.fspath(spec), kwargs)
+        try:
+            return _from_text(os.fspath(spec), kwargs)
+        except TypeError as error:
+            if not kwargs or isinstance(error, TextRLError):
+                raise
+            what = f"reward {shown(os.fspath(spec), 300)} does not take the arguments {sorted(kwargs)}"
+            raise ConfigError(f"{what}: {message_of(error)}") from error
+    if isinstance(spec, Mapping) and "reward" in spec and "weight" not in spec and spec.keys() <= set(_ENTRY):
+        return _entry(spec, kwargs)[0]
     if isinstance(spec, Mapping) or (isinstance(spec, (list, tuple)) and not _is_weighted(spec)):
-        return _composite(spec, kwargs)
+        return _several(spec, kwargs)
     if isinstance(spec, (list, tuple)):
-        return _composite([spec], kwargs)
+        return _several([spec], kwargs)
     if hasattr(spec, "forward") and hasattr(spec, "config"):
         from textrl_env.rewards.classifier import ClassifierReward  # a loaded module: torch is there already
 
@@ -60,9 +80,16 @@ def check_reward_name(spec: Any) -> None:
         _kind_of(spec)
 
 
-def _kind_of(text: str) -> Literal["registered", "function", "classifier"]:
+def is_address(text: str) -> bool:
+    """Whether `make_reward(text)` would send texts to a server."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _kind_of(text: str) -> Literal["registered", "remote", "function", "model"]:
     if text in registered_rewards():
         return "registered"
+    if is_address(text):
+        return "remote"
     if in_file := file_and_function(text):
         if not in_file[0].is_file():
             raise ConfigError(f"reward {shown(text, 300)}: there is no file {shown(str(in_file[0]), 300)}")
@@ -70,7 +97,7 @@ def _kind_of(text: str) -> Literal["registered", "function", "classifier"]:
     if text.endswith(".py"):
         raise ConfigError(f"reward {shown(text, 300)} names no function; write {shown(text + ':function', 300)}")
     if user_path(text).is_dir() or text.startswith((".", "/", "~")) or _HUB_ID.fullmatch(text):
-        return "classifier"
+        return "model"
     raise UnknownName("reward", text, registered_rewards())
 
 
@@ -82,9 +109,42 @@ def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
         in_file = file_and_function(text)
         assert in_file is not None  # its kind says so
         return _from_callable(_load_function(*in_file), kwargs)
-    from textrl_env.rewards.classifier import ClassifierReward
+    if kind == "remote":
+        from textrl_env.rewards.remote.remote_reward import RemoteReward
 
-    return ClassifierReward(text, **kwargs)
+        return RemoteReward(text, **kwargs)
+    file = read_reward_file(user_path(text))
+    if file is None:
+        from textrl_env.rewards.classifier import ClassifierReward
+
+        return ClassifierReward(text, **kwargs)
+    try:
+        reward = _saved(user_path(text), file, kwargs)
+    except TypeError as error:
+        if kwargs or isinstance(error, TextRLError):
+            raise
+        where = user_path(text) / REWARD_FILE
+        raise ModelError(f"{where} has settings that cannot be used: {message_of(error)}") from error
+    return reward if file.normalization is None else NormalizedReward(reward, **file.normalization)
+
+
+def _saved(folder: Path, file: RewardFile, kwargs: dict[str, Any]) -> Reward:
+    """The reward in a folder with a `reward.json`, before its normalisation."""
+    if file.kind == LINEAR:
+        from textrl_env.rewards.linear.linear_reward import LinearReward
+
+        return LinearReward.load(folder, **kwargs)
+    if file.kind == CLASSIFIER:
+        from textrl_env.rewards.classifier import ClassifierReward
+
+        return ClassifierReward(folder, **file.settings | kwargs)
+    settings = dict(file.settings)
+    names = settings.pop("members", None)
+    if not isinstance(names, list) or not all(isinstance(name, str) and _MEMBER.fullmatch(name) for name in names):
+        raise ModelError(f"{folder / REWARD_FILE} must list folders in its own as members, got {shown(names)}")
+    ways = {name: kwargs.pop(name) for name in ("combine", "coefficient") if name in kwargs}
+    members = {name: make_reward(folder / name, **kwargs) for name in names}
+    return EnsembleReward(members, **settings | ways, name=folder.name)
 
 
 def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
@@ -100,29 +160,58 @@ def _from_callable(reward: Any, kwargs: dict[str, Any]) -> Reward:
     return complete
 
 
-def _composite(specs: Any, kwargs: dict[str, Any]) -> Reward:
-    if kwargs:
-        raise ConfigError(f"a composite of rewards takes no arguments; got {sorted(kwargs)}. Give them to its parts")
+def _several(specs: Any, kwargs: dict[str, Any]) -> Reward:
+    """A composite of specs, or with `combine` an ensemble."""
+    if not specs:
+        return CompositeReward(specs)  # says what is wrong
+    kind: Any = EnsembleReward if "combine" in kwargs else CompositeReward
+    known = ("combine", "coefficient") if kind is EnsembleReward else ("weights_column",)
+    if unknown := sorted(set(kwargs) - set(known)):
+        raise ConfigError(
+            f"a list of rewards takes the arguments combine and coefficient, or weights_column; got {unknown}. Give "
+            "others to its parts"
+        )
     try:
-        if isinstance(specs, Mapping):
-            if "reward" in specs and specs.keys() <= {"reward", "weight"}:
-                return CompositeReward([_part(specs)])
-            return CompositeReward({name: _part(entry) for name, entry in specs.items()})
-        return CompositeReward([_part(entry) for entry in specs])
+        if isinstance(specs, Mapping) and not ("reward" in specs and specs.keys() <= set(_ENTRY)):
+            parts: Any = {name: _part(entry) for name, entry in specs.items()}
+            weighted = [name for name, part in parts.items() if isinstance(part, tuple)]
+        else:
+            parts = [_part(entry) for entry in ([specs] if isinstance(specs, Mapping) else specs)]
+            weighted = [part for part in parts if isinstance(part, tuple)]
     except RecursionError:
         raise ConfigError("a list of rewards is nested too deeply, or holds itself") from None
+    if weighted and kind is EnsembleReward:
+        raise ConfigError("the members of an ensemble have no weights: they are models of one thing")
+    reward: Reward = kind(parts, **kwargs)
+    return reward
 
 
 def _part(entry: Any) -> Any:
-    """An entry of a composite: a reward, or (reward, weight)."""
+    """An entry of a list: a reward, or (reward, weight)."""
     if isinstance(entry, Mapping) and "reward" in entry:
-        unknown = sorted(set(entry) - {"reward", "weight"})
-        if unknown:
-            raise UnknownName("key of a reward's entry", unknown[0], ("reward", "weight"))
-        return make_reward(entry["reward"]), entry.get("weight", 1.0)
+        reward, weight = _entry(entry, {})
+        return reward if weight is None else (reward, weight)
     if _is_weighted(entry):
         return make_reward(entry[0]), entry[1]
     return make_reward(entry)
+
+
+def _entry(entry: Mapping[str, Any], kwargs: dict[str, Any]) -> tuple[Reward, Any]:
+    """The reward of a mapping with `reward`, and its weight: None where it has none."""
+    if unknown := sorted(map(str, entry.keys() - set(_ENTRY))):
+        raise UnknownName("key of a reward's entry", unknown[0], _ENTRY)
+    arguments, normalize = entry.get("arguments") or {}, entry.get("normalize")
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"the arguments of a reward must be a mapping of names to values, got {shown(arguments)}")
+    reward = make_reward(entry["reward"], **{**arguments, **kwargs})
+    if normalize not in (None, False):
+        if normalize is not True and not isinstance(normalize, Mapping):
+            raise ConfigError(f"normalize must be true, or the arguments of NormalizedReward, got {shown(normalize)}")
+        given = {} if normalize is True else dict(normalize)
+        if foreign := sorted(map(str, given.keys() - set(_NORMALIZE))):
+            raise UnknownName("argument of normalize", foreign[0], _NORMALIZE)
+        reward = NormalizedReward(reward, **given)
+    return reward, entry.get("weight")
 
 
 def _is_weighted(entry: Any) -> bool:

@@ -51,13 +51,18 @@ class Reward(Protocol):
         A per-token reward: the score of each row's *newest* token, given the response ids so far
         (`completion_ids[i][-1]` is that token). Called at every step for the rows that are still running. An
         episode's total score is its sequence score plus the sum of its token scores.
+
+    A reward that remembers earlier calls has `state_dict() -> dict` (numbers, text and arrays; {} where there is
+    nothing to keep) and `load_state_dict(state)`: environments put it into their own state, so that a checkpoint
+    resumes exactly. It may have `as_measured() -> Reward` too, the reward that an evaluation asks in its place.
     """
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         """Score n finished responses.
 
         prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
-        columns: the prompts' other columns, n values each, and `completion_ids` (n lists of token ids).
+        columns: the prompts' other columns, n values each; `completion_ids` (n lists of token ids); and, from an
+            environment, `finish_reason` (n of "eos", "stop" and "length").
 
         Returns n finite numbers, in the order of the completions. Higher is better.
         """
@@ -77,6 +82,25 @@ def reward_name(reward: object) -> str:
     if name is None and hasattr(reward, "func"):  # functools.partial
         name = getattr(reward.func, "__name__", None)
     return str(name or type(reward).__name__)
+
+
+def state_of(reward: object) -> dict[str, Any]:
+    """What a reward remembers of earlier calls; {} where it remembers nothing."""
+    return dict(reward.state_dict()) if hasattr(reward, "state_dict") else {}
+
+
+def load_state_of(reward: object, state: Mapping[str, Any]) -> None:
+    """Give a reward what `state_of` took. Raises ConfigError where there is something and it takes nothing."""
+    if hasattr(reward, "load_state_dict"):
+        if state:
+            reward.load_state_dict(state)
+    elif state:
+        raise ConfigError(f"the saved state is of a reward that remembers, and {reward_name(reward)!r} does not")
+
+
+def as_measured(reward: Any) -> Any:
+    """The reward that an evaluation asks: the same, but for what changes its scores while training goes on."""
+    return reward.as_measured() if hasattr(reward, "as_measured") else reward
 
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -104,7 +104,8 @@ def _check_rewards(task: Task, split: str, parts: Assembly) -> None:
     places = np.linspace(0, len(parts.prompts) - 1, len(COMPLETIONS)).astype(int)
     prompts = [parts.prompts[int(place)] for place in places]
     completion_ids = parts.rules.tokenizer(list(COMPLETIONS), add_special_tokens=False).input_ids
-    columns = {**columns_of(prompts), "completion_ids": completion_ids}
+    reasons = parts.rules.finish_reasons(completion_ids)
+    columns = {**columns_of(prompts), "completion_ids": completion_ids, "finish_reason": reasons}
     for role, given in (("reward", task.reward), ("gold score", task.gold)):
         if given is None:
             continue

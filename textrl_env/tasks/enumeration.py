@@ -65,6 +65,7 @@ class ExactValue:
             trajectories += [Trajectory.of_response(prompt.ids, response) for response in responses]
             columns = {name: [value] * len(responses) for name, value in prompt.columns.items()}
             ids = [response.tolist() for response in responses]
+            columns["finish_reason"] = rules.finish_reasons(ids)
             scores.append(score_episodes(rules.reward, [prompt.text] * len(responses), texts, ids, columns).scores)
         self._packed = pack(trajectories, reference.lm.device)
         self.scores = np.stack(scores)  # float64 [prompts, responses]

@@ -22,7 +22,11 @@ DtypeIfGiven = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: a
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: one per core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Run the Python that the folder's settings name, such as a reward in a file.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the Python and ask the servers that the folder's settings name, such as its reward.",
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic
+from textrl_env.rewards.protocol import as_measured
 from textrl_env.tasks.splits import best_split
 
 EVAL_ROWS = 64
@@ -28,6 +29,8 @@ def heldout_env(
 ) -> TextGenVectorEnv:
     """Make the environment that `episodes` episodes are judged in, in SAME_STEP and deferred mode.
 
+    A reward whose scale changes in training is asked without that: scores of before and after can be compared.
+
     arguments: of the training's environment, its task among them. rows: the most to run at once.
     split: which prompts it serves, where there are such; else the training prompts. None serves all of the `prompts`
         that the arguments may bring, and the held-out prompts where they bring none.
@@ -40,9 +43,11 @@ def heldout_env(
     chosen["split"] = split
     if split is not None or chosen.get("prompts") is None:
         chosen["split"] = best_split(chosen["task"], split or "heldout", chosen)
-    return TextGenVectorEnv(
+    env = TextGenVectorEnv(
         min(rows, int(episodes)), autoreset_mode=AutoresetMode.SAME_STEP, kl_mode="deferred", **chosen
     )
+    env.replace_reward(as_measured(env.rules.reward))
+    return env
 
 
 def sibling_env(env: TextGenVectorEnv, rows: int, split: str = "heldout") -> TextGenVectorEnv:

@@ -59,7 +59,7 @@ class TrainConfig:
     out: str | None = None  # default: runs/<task>-<algo>-<seed>
     model: str | None = None
     tokenizer: str | None = None
-    reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, or a list with weights
+    reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, an address, a list ...
     kl_coef: Any = None
     n_envs: int | None = None  # responses sampled at once. Default: 32, or what the algorithm was tuned to
     algorithm: dict[str, Any] = field(default_factory=dict)

@@ -23,6 +23,10 @@ EXTRAS = {
     "peft": "peft",
     "sacrebleu": "tasks",
     "reasoning_gym": "reasoning-gym",
+    "fastapi": "feedback",
+    "uvicorn": "feedback",
+    "urllib3": "rewards",
+    "sklearn": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

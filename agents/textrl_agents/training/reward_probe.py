@@ -10,6 +10,7 @@ import numpy as np
 from textrl_env.errors import RewardError, RewardTimeout, WrongScoreCount
 from textrl_env.mdp import EpisodeRules
 from textrl_env.rewards import reward_name, score_episodes, score_newest_tokens
+from textrl_env.rewards.protocol import load_state_of, state_of
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
 
@@ -31,6 +32,7 @@ def probe_reward(rules: EpisodeRules, prompts: PromptSet, *, steps: int) -> None
         RewardTimeout: It did not answer within its limit.
         ConfigError: It requires a column that the prompts do not have.
     """
+    remembered = state_of(rules.reward)
     try:
         seconds = _seconds_of_a_call(rules, prompts)
         if seconds >= SLOW_SECONDS:
@@ -39,6 +41,8 @@ def probe_reward(rules: EpisodeRules, prompts: PromptSet, *, steps: int) -> None
         raise type(error)(f"checked before training on {SAMPLES} made-up responses: {error}") from error
     except RewardError:
         return
+    finally:
+        load_state_of(rules.reward, remembered)
     if seconds >= SLOW_SECONDS:
         logging.getLogger(__name__).warning(
             "reward %r takes %.1f s a call. It is called at every step at which a response ends, so up to %d times a "
@@ -61,6 +65,7 @@ def _seconds_of_a_call(rules: EpisodeRules, prompts: PromptSet) -> float:
     columns = {name: [row.columns[name] for row in rows] for name in rows[0].columns}
     tokens = [each.tolist() for each in ids]
     started = time.perf_counter()
-    score_episodes(rules.reward, texts, responses, tokens, columns)
+    reasons = rules.finish_reasons(tokens)
+    score_episodes(rules.reward, texts, responses, tokens, {**columns, "finish_reason": reasons})
     score_newest_tokens(rules.reward, texts, tokens, columns)
     return time.perf_counter() - started

@@ -1,8 +1,9 @@
-"""Python that a folder's settings name: it is run only where the user of the folder says so.
+"""Python and servers that a folder's settings name: run or asked only where the user of the folder says so.
 
 A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data. Yet some settings name code: a reward in a
-file, a plug-in, a class of RLlib by its import path, a Ray cluster. A folder may come from anyone. What the user names
-in a call, by a flag or in the file of `--config` needs no permission.
+file, a plug-in, a class of RLlib by its import path, a Ray cluster. And a reward's server gets all prompts and
+responses, and a token out of an environment variable. A folder may come from anyone. What the user names in a call, by
+a flag or in the file of `--config` needs no permission.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown, visible
-from textrl_env.rewards.make import file_and_function
+from textrl_env.rewards.make import file_and_function, is_address
 
 # A plug-in is a file to run. The others make Ray run what they name, or accept functions from whoever is at an address.
 _CODE = (
@@ -29,12 +30,12 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def python_named_in(settings: Mapping[str, Any]) -> list[str]:
-    """List the Python that `settings` would run, each as `setting: what`."""
+    """List the Python that `settings` would run and the servers they would ask, each as `setting: what`."""
     return list(dict.fromkeys(_named(settings, ())))
 
 
 def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool | None) -> None:
-    """Raise ConfigError where the settings of `folder` name Python that nobody allowed to run.
+    """Raise ConfigError where the settings of `folder` name Python or a server that nobody allowed.
 
     trust: True allows it; None asks, where a person sits at a terminal, and is False elsewhere.
     """
@@ -42,8 +43,8 @@ def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool |
     if not named or (trust is None and _allowed(named, folder)):
         return
     raise ConfigError(
-        f"the settings in {str(folder)!r} name Python that would be run: {'; '.join(named)}. Read it first; if you "
-        "trust it, and whoever made this folder, say so with --trust (in Python, trust=True)"
+        f"the settings in {str(folder)!r} name {_kinds(named)}: {'; '.join(named)}. Read it first; if you trust it, "
+        "and whoever made this folder, say so with --trust (in Python, trust=True)"
     )
 
 
@@ -65,14 +66,23 @@ def _named(value: Any, place: tuple[str, ...]) -> Iterator[str]:
     elif isinstance(value, str):
         if in_file := file_and_function(value):
             yield f"{where}: {shown(f'{in_file[0].absolute()}:{in_file[1]}', 300)}"
+        elif is_address(value) and "reward" in place:
+            yield f"{where}: {shown(value, 300)}"
         elif _IMPORT_PATH.fullmatch(value) and set(_OF_LIBRARIES) & set(place):
             yield f"{where}: {value}"
+
+
+def _kinds(named: list[str]) -> str:
+    servers = [each for each in named if is_address(each.partition(": ")[2].strip("'"))]
+    if not servers:
+        return "Python that would be run"
+    return "servers that would get every response" + (", and Python that would be run" if servers != named else "")
 
 
 def _allowed(named: list[str], folder: str | Path) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     listed = "\n".join(f"  {each}" for each in named)
-    question = f"The settings in {str(folder)!r} name Python that would be run:\n{listed}\nRun it? [y/N] "
+    question = f"The settings in {str(folder)!r} name {_kinds(named)}:\n{listed}\nRun it? [y/N] "
     print(visible(question), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

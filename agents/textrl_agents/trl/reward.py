@@ -46,7 +46,8 @@ class EnvironmentReward:
         responses = decode_responses(
             self.rules.tokenizer, completion_ids, after_text=[isinstance(text, str) for text in texts]
         )
-        scores = score_episodes(self.rules.reward, texts, responses, completion_ids, _columns(named)).scores
+        rows = {**_columns(named), "finish_reason": self.rules.finish_reasons(completion_ids)}
+        scores = score_episodes(self.rules.reward, texts, responses, completion_ids, rows).scores
         totals = scores + self._token_scores(named, completion_ids)
         check_rewards(totals)
         self.last_range = reward_range(totals)

@@ -24,5 +24,8 @@ class LengthReward:
         counts = [len(completion_text(completion).split()) for completion in completions]
         return [-abs(count - self.target) / self.target for count in counts]
 
+    def __repr__(self) -> str:
+        return f"LengthReward(target={self.target})"
+
 
 REWARD = LengthReward

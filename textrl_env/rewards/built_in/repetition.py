@@ -28,5 +28,8 @@ class RepetitionReward:
         grams = [tuple(words[start : start + self.n]) for start in range(len(words) - self.n + 1)]
         return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
 
+    def __repr__(self) -> str:
+        return f"RepetitionReward(n={self.n})"
+
 
 REWARD = RepetitionReward

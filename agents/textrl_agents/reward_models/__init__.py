@@ -1,0 +1,1 @@
+"""Reward models: trained on feedback, and served to others."""
