@@ -19,6 +19,8 @@ TextRLError
 |   |-- InvalidScore           (ValueError)    NaN, inf, None or text in place of a score
 |   |   `-- WrongScoreCount                    not one score per sample
 |   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+|-- StoreError                                 a feedback store that cannot be opened, read or written; names its file
+|   `-- LeaseLost                              an answer whose question is no longer the annotator's
 |-- TrainingDiverged           (ArithmeticError)  an update would be of numbers that are not finite
 `-- MissingExtra               (ImportError)   an optional dependency; names the `pip install` that adds it
 """
@@ -131,6 +133,14 @@ class WrongScoreCount(InvalidScore):
 
 class RewardTimeout(RewardError, TimeoutError):
     """The reward function did not answer within its limit."""
+
+
+class StoreError(TextRLError):
+    """A feedback store that cannot be opened, read or written. What it holds is as it was."""
+
+
+class LeaseLost(StoreError):
+    """An answer to a question that is no longer the annotator's: others have given it all the answers it needs."""
 
 
 class TrainingDiverged(TextRLError, ArithmeticError):

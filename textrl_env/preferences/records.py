@@ -1,11 +1,18 @@
 """What an annotator can say of responses to a prompt: a comparison, a ranking, a rating or an edit.
 
 Records hold no name or address of a person: `annotator` is a pseudonym.
+
+Judgement            prompt, candidates, annotator, created, duration, order, columns, comment
+|-- Comparison       preferred, skipped, margin      of two candidates
+|-- Ranking          ranks                           of two or more
+|-- Rating           ratings                         of one
+`-- Edit             edited                          of one
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +21,12 @@ from typing import Any
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.rewards.protocol import Text
+from textrl_env.text.prompt_rows import check_row
+from textrl_env.text.tokenization import check_text
 
 RATINGS = range(1, 6)
 """The values of a rating: 1 is worst, 5 is best."""
+_ADDRESS = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")  # of an e-mail
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,11 @@ class Candidate:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ConfigError(f"a response must be a text, got {shown(self.text)}")
+        check_text(self.text, "a response")
+        if self.model is not None and not isinstance(self.model, str):
+            raise ConfigError(f"the model of a response must be a name, got {shown(self.model)}")
+        if not isinstance(self.sampling, Mapping):
+            raise ConfigError(f"sampling must be names with values, got {shown(self.sampling)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +74,10 @@ class Judgement:
         object.__setattr__(self, "candidates", tuple(self.candidates))
         if not self.candidates or not all(isinstance(each, Candidate) for each in self.candidates):
             raise ConfigError(f"candidates must be one or more Candidate, got {shown(self.candidates)}")
+        check_row(self.prompt, self.columns, "the prompt")
+        check_pseudonym(self.annotator)
+        if self.comment is not None:
+            check_text(_text("comment", self.comment), "the comment")
         if self.order is not None:
             object.__setattr__(self, "order", tuple(self.order))
             if sorted(self.order) != list(range(len(self.candidates))):
@@ -67,6 +86,23 @@ class Judgement:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a number of seconds >= 0, got {shown(value)}")
+
+
+def check_pseudonym(annotator: Any) -> None:
+    """Raise ConfigError unless `annotator` is None or a text that is not empty and no e-mail address."""
+    if annotator is None:
+        return
+    check_text(_text("annotator", annotator), "the annotator")
+    if not annotator.strip() or _ADDRESS.search(annotator):
+        raise ConfigError(
+            f"annotator must be a pseudonym, such as 'a17', and no e-mail address, got {shown(annotator)}"
+        )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text, got {shown(value)}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +127,8 @@ class Comparison(Judgement):
             raise ConfigError(f"preferred must be 0, 1 or None (a tie), got {shown(self.preferred)}")
         if self.skipped and self.preferred is not None:
             raise ConfigError("a comparison that was skipped has no preferred response")
-        if self.margin is not None and (self.preferred is None or not 0 < self.margin < math.inf):
+        is_number = isinstance(self.margin, (int, float)) and not isinstance(self.margin, bool)
+        if self.margin is not None and (self.preferred is None or not is_number or not 0 < self.margin < math.inf):
             raise ConfigError(f"margin must be a number > 0 beside a preferred response, got {shown(self.margin)}")
 
     @property
@@ -142,10 +179,10 @@ class Rating(Judgement):
         super().__post_init__()
         if len(self.candidates) != 1:
             raise ConfigError(f"a rating is of one candidate, got {len(self.candidates)}")
-        if not self.ratings:
-            raise ConfigError("a rating needs at least one attribute, got none")
+        if not isinstance(self.ratings, Mapping) or not self.ratings:
+            raise ConfigError(f"a rating needs at least one attribute with its value, got {shown(self.ratings)}")
         for name, value in self.ratings.items():
-            if isinstance(value, bool) or value not in RATINGS:
+            if isinstance(value, bool) or not isinstance(value, int) or value not in RATINGS:
                 raise ConfigError(f"the rating of {shown(name)} must be 1 to 5, got {shown(value)}")
 
 
@@ -159,8 +196,14 @@ class Edit(Judgement):
         super().__post_init__()
         if len(self.candidates) != 1:
             raise ConfigError(f"an edit is of one candidate, got {len(self.candidates)}")
-        if not isinstance(self.edited, str):
-            raise ConfigError(f"edited must be a text, got {shown(self.edited)}")
+        check_text(_text("edited", self.edited), "the edited response")
 
 
 Record = Comparison | Ranking | Rating | Edit
+KINDS: dict[str, type[Record]] = {"comparison": Comparison, "ranking": Ranking, "rating": Rating, "edit": Edit}
+"""The name of each kind of record."""
+
+
+def kind_of(record: Record) -> str:
+    """The name of a record's kind, a key of `KINDS`."""
+    return type(record).__name__.lower()
