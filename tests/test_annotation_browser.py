@@ -276,10 +276,18 @@ CONTRASTS = """() => {
     for (const element of document.querySelectorAll("body *")) {
         const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
         if (!own || !element.checkVisibility()) continue;
-        const pair = [luminance(rgb(getComputedStyle(element).color)), luminance(ground(element))].sort((a, b) => b - a);
-        found.push([element.tagName + ": " + element.textContent.trim(), (pair[0] + 0.05) / (pair[1] + 0.05)]);
+        const ink = luminance(rgb(getComputedStyle(element).color)) + 0.05;
+        const paper = luminance(ground(element)) + 0.05;
+        found.push([element.tagName + ": " + element.textContent.trim(), Math.max(ink / paper, paper / ink)]);
     }
     return found;
+}"""
+
+
+OUTLINE = """() => {
+    const focused = document.activeElement;
+    if (focused === document.body) return "nothing has the focus";
+    return getComputedStyle(focused.closest(".option") || focused).outlineStyle;
 }"""
 
 
@@ -308,10 +316,7 @@ def test_on_a_phone_it_fits_and_can_be_read(at_browser: Open, scheme: str):
         assert page.locator(".skip-link").bounding_box()["x"] >= 0
         for _ in range(4):
             page.keyboard.press("Tab")
-            outline = (
-                "getComputedStyle(document.activeElement.closest('.option') || document.activeElement).outlineStyle"
-            )
-            assert page.evaluate("document.activeElement === document.body") or page.evaluate(outline) == "solid"
+            assert page.evaluate(OUTLINE) in ("solid", "nothing has the focus")
         if question is not None:
             someone.going_on(page.locator("text=Skip").last.click)
     assert page.title() == "Thank you!"
