@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 PICTURE = Path(__file__).with_suffix(".png")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ANSWERED = 38  # questions before the one that is shown
 QUESTIONS = ["--policy", "embedded", "--task", "sentiment", "--n", "100", "--threads", "1"]
 
 
@@ -28,8 +29,11 @@ def main() -> None:
             assert server.stdout is not None
             link = next(filter(None, (re.search(r"http://\S+token=\S+", line) for line in server.stdout)))[0]
             browser = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
-            page = browser.new_page(viewport={"width": 960, "height": 560})
+            page = browser.new_page(viewport={"width": 960, "height": 620})
             page.goto(link)
+            for _ in range(ANSWERED):
+                with page.expect_navigation():
+                    page.keyboard.press("t")
             page.screenshot(path=PICTURE)
             browser.close()
             server.terminate()
