@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.feedback import sampled_questions as sampling
-from textrl_agents.feedback.prompt_source import PromptSource
-from textrl_agents.feedback.question_file import read_questions
-from textrl_agents.feedback.question_request import QuestionRequest
-from textrl_agents.feedback.sampled_questions import ROUNDS, NamedPolicy, sampled_questions
+from textrl_agents.feedback.questions import sampled_questions as sampling
+from textrl_agents.feedback.questions.prompt_source import PromptSource
+from textrl_agents.feedback.questions.question_file import read_questions
+from textrl_agents.feedback.questions.question_request import QuestionRequest
+from textrl_agents.feedback.questions.sampled_questions import ROUNDS, NamedPolicy, sampled_questions
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.preferences import Candidate
 

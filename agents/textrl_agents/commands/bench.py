@@ -290,8 +290,8 @@ def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) ->
 
 
 def _print_tables(folder: Path, lines: list[dict[str, Any]]) -> None:
-    from textrl_agents.benchmark.report.blocks import mean_text
     from textrl_agents.benchmark.report.report import summary_of
+    from textrl_agents.reports.blocks import mean_text
 
     summary = summary_of(folder, lines)
     if summary.is_partial:

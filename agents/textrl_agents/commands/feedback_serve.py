@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a typo shows before torch is imported
 
     from textrl_agents.feedback.page.address import Address
     from textrl_agents.feedback.page.sign_in import SignIn
-    from textrl_agents.feedback.question_request import QuestionRequest
+    from textrl_agents.feedback.questions.question_request import QuestionRequest
     from textrl_env.models import CausalLMActorCritic
     from textrl_env.preferences.store import FeedbackStore
 
@@ -147,7 +147,7 @@ def serve(
     from textrl_agents.feedback.page.address import Address
     from textrl_agents.feedback.page.serving import bound_socket
     from textrl_agents.feedback.page.sign_in import annotator_names
-    from textrl_agents.feedback.question_request import QuestionRequest
+    from textrl_agents.feedback.questions.question_request import QuestionRequest
     from textrl_env.preferences.store import FeedbackStore
 
     people = annotator_names(annotators)

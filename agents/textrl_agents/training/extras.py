@@ -22,6 +22,8 @@ EXTRAS = {
     "datasets": "datasets",
     "peft": "peft",
     "sacrebleu": "tasks",
+    "krippendorff": "feedback",
+    "crowdkit": "feedback",
     "reasoning_gym": "reasoning-gym",
     "fastapi": "feedback",
     "uvicorn": "feedback",

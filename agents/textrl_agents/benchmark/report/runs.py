@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.report.blocks import Block, Section, TableBlock, TextBlock, counted
 from textrl_agents.benchmark.report.summary import Summary
+from textrl_agents.reports.blocks import Block, Section, TableBlock, TextBlock, counted
 from textrl_env.tasks import get_task
 
 

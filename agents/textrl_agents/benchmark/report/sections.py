@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from textrl_agents.benchmark.report import figures
 from textrl_agents.benchmark.report.across_tasks import TaskComparison
-from textrl_agents.benchmark.report.blocks import (
+from textrl_agents.benchmark.report.runs import machines
+from textrl_agents.benchmark.report.summary import Summary
+from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
+from textrl_agents.reports.blocks import (
     AGARWAL,
     BEIRAMI,
     Block,
@@ -21,10 +24,7 @@ from textrl_agents.benchmark.report.blocks import (
     number_text,
     range_text,
 )
-from textrl_agents.benchmark.report.runs import machines
-from textrl_agents.benchmark.report.statistics import MIN_SEEDS
-from textrl_agents.benchmark.report.summary import Summary
-from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
+from textrl_agents.reports.statistics import MIN_SEEDS
 from textrl_env.text.prompt_rows import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.benchmark.report.statistics import IntervalEstimate
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_env.foreign_text import shown
 from textrl_env.text.prompt_splits import LABELS
 

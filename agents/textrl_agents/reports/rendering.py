@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jinja2
 
-from textrl_agents.benchmark.report.blocks import Block, PictureBlock, Section, TableBlock, TextBlock, prose
+from textrl_agents.reports.blocks import Block, PictureBlock, Section, TableBlock, TextBlock, prose
 from textrl_env.foreign_text import visible
 
 TEMPLATE = "report.html.j2"

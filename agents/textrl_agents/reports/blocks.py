@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from textrl_agents.benchmark.report.statistics import IntervalEstimate
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_env.foreign_text import visible
 
 DPI = 160  # of the pictures
