@@ -143,6 +143,7 @@ class TestRefusals:
         assert client.post("/answer", data=sent).status_code == 403
         assert client.post("/sign-out", data=sent).status_code == 403
         assert client.post("/answer", json=sent).status_code == 403
+        assert client.post("/answer", data=sent, files={"x": b"a file"}).status_code == 400
         assert records(page) == []
         assert client.get("/").status_code == 200
 

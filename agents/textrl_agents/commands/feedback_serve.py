@@ -29,7 +29,9 @@ _WARNING = (
     "answers and sign in as an annotator. Put a proxy with TLS before it, and give its address as --url https://..."
 )
 
-StoreFile = Annotated[Path, typer.Argument(help="File of the feedback store; it is made where there is none.")]
+StoreFile = Annotated[
+    Path, typer.Argument(metavar="STORE", help="File of the feedback store; it is made where there is none.")
+]
 PolicyName = Annotated[
     str | None,
     typer.Option(
