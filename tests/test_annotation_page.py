@@ -50,12 +50,12 @@ class TestSignIn:
         assert page.tokens["annotator-1"] not in answered.text
         assert client.get("/").status_code == 200
 
-    @pytest.mark.parametrize("token", ["", "x", DROP, "\x00", "é" * 50, "annotator-1"])
-    def test_a_wrong_token_is_401(self, tmp_path: Path, token: str):
+    def test_a_wrong_token_is_401(self, tmp_path: Path):
         client = Page(tmp_path, [comparison()]).client()
-        answered = client.get("/sign-in", params={"token": token})
-        assert answered.status_code == 401
-        assert "set-cookie" not in answered.headers
+        for token in ("", "x", DROP, "\x00", "é" * 50, "annotator-1"):
+            answered = client.get("/sign-in", params={"token": token})
+            assert answered.status_code == 401, token
+            assert "set-cookie" not in answered.headers
         assert client.get("/").status_code == 401
 
     def test_without_a_token_everything_is_401(self, tmp_path: Path):
@@ -67,10 +67,10 @@ class TestSignIn:
         assert client.post("/sign-out", data=fields).status_code == 401
         assert records(page) == []
 
-    @pytest.mark.parametrize("forged", ["", "0" * 64, "annotator-1", DROP])
-    def test_a_forged_cookie_is_401(self, tmp_path: Path, forged: str):
+    def test_a_forged_cookie_is_401(self, tmp_path: Path):
         client = Page(tmp_path, [comparison()]).client()
-        assert client.get("/", headers={"Cookie": f"textrl_feedback_8765={forged}"}).status_code == 401
+        for forged in ("", "0" * 64, "annotator-1", DROP):
+            assert client.get("/", headers={"Cookie": f"textrl_feedback_8765={forged}"}).status_code == 401, forged
 
     def test_the_cookie_is_not_the_token_and_the_token_no_cookie(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
@@ -90,42 +90,30 @@ class TestSignIn:
 class TestRefusals:
     """What is refused changes nothing."""
 
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            {"Origin": "http://evil.example"},
-            {"Origin": "null"},
-            {"Origin": "http://127.0.0.1:8766"},
-            {"Origin": "https://127.0.0.1:8765"},
-            {"Sec-Fetch-Site": "cross-site"},
-            {"Sec-Fetch-Site": "same-site"},
-            {"Host": "evil.example"},
-            {"Host": "127.0.0.1"},
-            {"Host": "127.0.0.1:8765.evil.example"},
-            {"Host": ""},
-        ],
-        ids=str,
-    )
-    def test_a_vote_from_elsewhere_is_403(self, tmp_path: Path, headers: dict[str, str]):
+    def test_a_vote_from_elsewhere_is_403(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
         client = page.signed_in()
         fields = {**question_of(client).fields, "choice": "left"}
-        assert client.post("/answer", data=fields, headers=headers).status_code == 403
+        origins = ("http://evil.example", "null", "http://127.0.0.1:8766", "https://127.0.0.1:8765", "")
+        hosts = ("evil.example", "127.0.0.1", "127.0.0.1:8766", "127.0.0.1:8765.evil.example", "")
+        foreign = {"Origin": origins, "Host": hosts, "Sec-Fetch-Site": ("cross-site", "same-site")}
+        for name, value in ((name, value) for name, values in foreign.items() for value in values):
+            assert client.post("/answer", data=fields, headers={name: value}).status_code == 403, (name, value)
         assert records(page) == []
 
-    @pytest.mark.parametrize("headers", [{"Host": "evil.example:8765"}, {"Origin": "http://evil.example"}], ids=str)
-    def test_reading_from_elsewhere_is_403(self, tmp_path: Path, headers: dict[str, str]):
+    def test_reading_from_elsewhere_is_403(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
         client = page.signed_in()
-        assert client.get("/", headers=headers).status_code == 403
-        token = {"token": page.tokens["annotator-1"]}
-        assert client.get("/sign-in", params=token, headers=headers).status_code == 403
-        assert client.get("/static/page.css", headers=headers).status_code == 403
+        for headers in ({"Host": "evil.example:8765"}, {"Origin": "http://evil.example"}):
+            assert client.get("/", headers=headers).status_code == 403
+            token = {"token": page.tokens["annotator-1"]}
+            assert client.get("/sign-in", params=token, headers=headers).status_code == 403
+            assert client.get("/static/page.css", headers=headers).status_code == 403
 
-    @pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "LOCALHOST:8765"])
-    def test_every_name_of_this_machine_is_its_own(self, tmp_path: Path, host: str):
+    def test_every_name_of_this_machine_is_its_own(self, tmp_path: Path):
         client = Page(tmp_path, [comparison()]).signed_in()
-        assert client.get("/", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
+        for host in ("localhost:8765", "[::1]:8765", "LOCALHOST:8765"):
+            assert client.get("/", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
 
     def test_a_vote_from_the_page_itself_is_taken(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
@@ -134,15 +122,15 @@ class TestRefusals:
         assert send(client, choice="left").status_code == 303
         assert len(records(page)) == 1
 
-    @pytest.mark.parametrize("csrf", [None, "", "0" * 64, DROP, "é"])
-    def test_without_its_csrf_token_a_form_is_403(self, tmp_path: Path, csrf: str | None):
+    def test_without_its_csrf_token_a_form_is_403(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
         client = page.signed_in()
-        fields = {name: value for name, value in question_of(client).fields.items() if name != "csrf"}
-        sent = {**fields, "choice": "left", **({} if csrf is None else {"csrf": csrf})}
-        assert client.post("/answer", data=sent).status_code == 403
-        assert client.post("/sign-out", data=sent).status_code == 403
+        sent = {**question_of(client).fields, "choice": "left"}
         assert client.post("/answer", json=sent).status_code == 403
+        for wrong in ("", "0" * 64, DROP, "é", sent["csrf"].upper()):
+            assert client.post("/answer", data={**sent, "csrf": wrong}).status_code == 403, wrong
+        del sent["csrf"]
+        assert client.post("/answer", data=sent).status_code == client.post("/sign-out", data=sent).status_code == 403
         assert client.post("/answer", data=sent, files={"x": b"a file"}).status_code == 400
         assert records(page) == []
         assert client.get("/").status_code == 200
@@ -168,13 +156,13 @@ class TestRefusals:
             assert client.request("POST", "/answer", headers=headers).status_code == 411
         assert records(page) == []
 
-    @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "TRACE"])
-    def test_other_methods_do_nothing(self, tmp_path: Path, method: str):
+    def test_other_methods_do_nothing(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
         client = page.signed_in()
         sent = {**question_of(client).fields, "choice": "left"}
-        answered = client.request(method, "/answer", params=sent, headers={"Content-Length": "0"})
-        assert answered.status_code == 405
+        for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE"):
+            answered = client.request(method, "/answer", params=sent, headers={"Content-Length": "0"})
+            assert answered.status_code == 405, method
         assert records(page) == []
 
     def test_no_page_describes_the_requests(self, tmp_path: Path):
@@ -319,11 +307,11 @@ class TestAnswers:
         assert (record.order, record.chosen.text) == (order, shown.texts[1 if choice == "left" else 2])
 
     def test_the_order_is_random(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison(prompt=str(n)) for n in range(40)])
+        page = Page(tmp_path, [comparison(prompt=str(n)) for n in range(25)])
         client = page.signed_in()
-        for _ in range(40):
+        for _ in range(25):
             send(client, choice="tie")
-        assert {record.order for record in records(page)} == {(0, 1), (1, 0)}  # else at a chance of 2 ** -39
+        assert {record.order for record in records(page)} == {(0, 1), (1, 0)}  # else at a chance of 2 ** -24
 
     @pytest.mark.parametrize(("choice", "is_tie", "skipped"), [("tie", True, False), ("skip", False, True)])
     def test_ties_and_skips(self, tmp_path: Path, choice: str, is_tie: bool, skipped: bool):

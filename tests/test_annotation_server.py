@@ -260,6 +260,18 @@ class TestCommand:
             assert message in result.stderr
             assert "token=" not in result.output
 
+    def test_a_locked_store_is_told_before_anybody_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        path = tmp_path / "s.sqlite"
+        with FeedbackStore(path) as store:
+            store.ask([comparison()])
+        monkeypatch.setitem(FeedbackStore.__init__.__kwdefaults__, "busy_seconds", 0.05)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            result = textrl("feedback", "serve", path, "--port", 0)
+        assert result.exit_code == 1
+        assert "s.sqlite is locked by another program" in result.stderr
+        assert "token=" not in result.output
+
     def test_a_malformed_line_imports_nothing(self, tmp_path: Path, pairs: Path):
         pairs.write_text(f"{PAIR}\n{{}}\n")
         result = textrl("feedback", "serve", tmp_path / "s.sqlite", "--questions", pairs, "--port", 0)

@@ -215,6 +215,7 @@ def _ask(
     store: FeedbackStore, request: QuestionRequest, load: Callable[[str], CausalLMActorCritic], *, more: bool
 ) -> None:
     """Put new questions into the store, unless it has open ones, so that the same command goes on where it stopped."""
+    store.ask([])  # a store that cannot be written fails here, and not at the first vote
     progress = store.progress()
     is_open = progress.votes < progress.votes_wanted
     if request.is_empty:
