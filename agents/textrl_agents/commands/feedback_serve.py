@@ -152,6 +152,8 @@ def serve(
     from textrl_agents.feedback.questions.question_request import QuestionRequest
     from textrl_env.preferences.store import FeedbackStore
 
+    if against is not None and policy is None:
+        raise ConfigError("--against names the second of two policies; give the first as --policy")
     people = annotator_names(annotators)
     request = QuestionRequest(
         policies=tuple(name for name in (policy, against) if name is not None),
@@ -168,7 +170,8 @@ def serve(
         overlap_share=overlap_share,
         seed=seed,
     )
-    _check_overlap(request, people)
+    if overlap > len(people):
+        raise ConfigError(f"--overlap {overlap} needs as many annotators, and there are {len(people)}")
     told = _read_text(instructions)
     Address.check_listening(host, network=network, url=url)
     with bound_socket(host, port) as listening, FeedbackStore(store) as opened:
@@ -181,13 +184,6 @@ def serve(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _check_overlap(request: QuestionRequest, people: Sequence[str]) -> None:
-    if request.overlap > len(people):
-        raise ConfigError(
-            f"--overlap {request.overlap} needs as many annotators, and there are {len(people)}; raise --annotators"
-        )
 
 
 def _read_text(path: Path | None) -> str:
