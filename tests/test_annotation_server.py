@@ -85,6 +85,7 @@ class Voter(threading.Thread):
         self.open: dict[str, str] = {}  # the same, of those left as they are
         self.cut = 0  # votes that no answer came to
         self.cookie = ""
+        self.abandoned = False  # no server will come any more
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -121,7 +122,7 @@ class Voter(threading.Thread):
             try:
                 return self.once(method, path, body)
             except (OSError, http.client.HTTPException):
-                if self.stop.is_set():  # the server is gone for good
+                if self.abandoned:
                     raise
         raise AssertionError
 
@@ -158,6 +159,10 @@ class TestKilled:
                             break
                     servers.kill()
                     servers.start()
+            except BaseException:
+                for voter in voters:
+                    voter.abandoned = True
+                raise
             finally:
                 stop.set()
                 for voter in voters:
