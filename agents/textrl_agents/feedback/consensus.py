@@ -8,12 +8,13 @@ the page (Chen et al. 2013, "Pairwise Ranking Aggregation in a Crowdsourced Sett
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from crowdkit.aggregation import DawidSkene, MajorityVote
+from crowdkit.aggregation import DawidSkene
 
 from textrl_agents.feedback.noisy_bradley_terry import fit_noisy_bradley_terry
 from textrl_agents.feedback.votes import TIE, Votes
@@ -38,21 +39,26 @@ class Consensus:
 
 def majority_vote(votes: Votes) -> Consensus:
     """What most annotators say; a tie where two labels have as many votes."""
-    probabilities = _probabilities(MajorityVote().fit(_frame(votes)).probas_, votes)
-    return _labelled(probabilities)
+    counts = np.zeros((len(votes.pairs), TIE + 1))
+    np.add.at(counts, (votes.pair, votes.label), 1)
+    return _labelled(counts / counts.sum(axis=1, keepdims=True))
 
 
 def dawid_skene(votes: Votes) -> Consensus:
     """Labels and annotators' quality by Dawid and Skene's model. Raises ConfigError where no pair has two votes."""
     _check_overlap(votes, "dawid_skene")
-    fitted = DawidSkene(EM_STEPS).fit(_frame(votes))
-    probabilities = _probabilities(fitted.probas_, votes)
-    assert fitted.priors_ is not None  # they are, after `fit`
+    frame = pd.DataFrame({"task": votes.pair, "worker": votes.annotator, "label": votes.label})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit is older than pandas 3
+        fitted = DawidSkene(EM_STEPS).fit(frame)
+    assert fitted.probas_ is not None  # all three are there after `fit`
+    assert fitted.priors_ is not None
     assert fitted.errors_ is not None
+    probabilities = fitted.probas_.reindex(index=range(len(votes.pairs)), columns=range(TIE + 1)).fillna(0.0)
     quality = np.zeros(len(votes.annotators))
     for (annotator, label), given_truth in fitted.errors_.iterrows():  # [true labels]
         quality[annotator] += fitted.priors_.get(label, 0.0) * given_truth.get(label, 0.0)
-    return dataclasses.replace(_labelled(probabilities), quality=quality)
+    return dataclasses.replace(_labelled(probabilities.to_numpy(dtype=np.float64)), quality=quality)
 
 
 def noisy_bradley_terry(votes: Votes) -> Consensus:
@@ -103,18 +109,6 @@ def _check_overlap(votes: Votes, method: str) -> None:
             f"{method} needs pairs that two or more annotators judged, and there is none; "
             "show questions to several annotators, or take majority_vote"
         )
-
-
-def _frame(votes: Votes) -> pd.DataFrame:
-    return pd.DataFrame({"task": votes.pair, "worker": votes.annotator, "label": votes.label})
-
-
-def _probabilities(found: pd.DataFrame, votes: Votes) -> np.ndarray:
-    """[pairs, labels], from a frame with a row for each pair that has a vote and a column for each label there is."""
-    probabilities: np.ndarray = (
-        found.reindex(index=range(len(votes.pairs)), columns=range(TIE + 1)).fillna(0.0).to_numpy(dtype=np.float64)
-    )
-    return probabilities
 
 
 def _labelled(probabilities: np.ndarray) -> Consensus:

@@ -103,6 +103,7 @@ def quality_of(records: Iterable[Record], *, group: str | None = None, seed: int
     for record in records:
         counts[kind_of(record)] = counts.get(kind_of(record), 0) + 1
     rng = np.random.default_rng(seed)
+    groups = _groups(records, group, rng) if group is not None else []
     votes = Votes.of(comparisons)
     several = int((votes.votes_of_pair >= 2).sum())
     models, notes = _models(votes)
@@ -123,7 +124,7 @@ def quality_of(records: Iterable[Record], *, group: str | None = None, seed: int
         annotators=_annotators(records, votes, models, rng),
         consensus=_consensus(votes, models),
         group=group,
-        groups=_groups(records, group, rng) if group is not None else [],
+        groups=groups,
         notes=[*notes, *_missing(votes, durations)],
     )
 

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from textrl_agents.feedback.agreement import Alpha
 from textrl_agents.feedback.preferred_side import Share
 from textrl_agents.feedback.quality import AnnotatorQuality, Quality
 from textrl_agents.reports.blocks import (
@@ -68,7 +67,9 @@ def _findings(quality: Quality) -> list[str]:
     doubtful = [row for row in quality.annotators if row.accuracy is not None and row.accuracy < 0.6]
     if doubtful:
         names = ", ".join(row.name for row in doubtful[:5]) + (", ..." if len(doubtful) > 5 else "")
-        lines.append(f"{counted(len(doubtful), 'annotator')} is hardly better than chance, or worse: {names}.")
+        lines.append(
+            f"Votes of {counted(len(doubtful), 'annotator')} are hardly better than chance, or worse: {names}."
+        )
     return lines
 
 
@@ -89,11 +90,14 @@ def _counts(quality: Quality) -> Block:
 
 
 def _agreement(quality: Quality) -> list[Block]:
-    rows = [("comparisons (nominal)", *_alpha(quality.alpha))] if quality.votes else []
-    rows += [(f"rating: {name} (ordinal)", *_alpha(alpha)) for name, alpha in quality.rating_alpha.items()]
-    if not rows:
+    alphas = {"comparisons (nominal)": quality.alpha} if quality.votes else {}
+    alphas |= {f"rating: {name} (ordinal)": alpha for name, alpha in quality.rating_alpha.items()}
+    if not alphas:
         return [TextBlock(["There are neither comparisons nor ratings to agree on."])]
-    return [TableBlock(("judgement", "Krippendorff's alpha", "items judged by several"), rows)]
+    rows = [(name, _number(alpha.value, 3), f"{alpha.items:,}") for name, alpha in alphas.items()]
+    reasons = [f"There is no alpha of {name}: {alpha.why}." for name, alpha in alphas.items() if alpha.value is None]
+    table = TableBlock(("judgement", "Krippendorff's alpha", "items judged by several"), rows)
+    return [table, TextBlock(reasons, bullets=True)] if reasons else [table]
 
 
 def _biases(quality: Quality) -> list[Block]:
@@ -156,7 +160,7 @@ def _groups(quality: Quality) -> list[Block]:
         (
             group.name,
             f"{group.votes:,}",
-            _alpha(group.alpha)[0],
+            _number(group.alpha.value, 3),
             _number(group.ties),
             _share(group.left),
             _share(group.longer),
@@ -170,10 +174,6 @@ def _groups(quality: Quality) -> list[Block]:
         TextBlock([f"Groups are the values of the prompts' column `{quality.group}`. They say nothing of annotators."]),
         TableBlock(header, rows),
     ]
-
-
-def _alpha(alpha: Alpha) -> tuple[str, str]:
-    return (alpha.why if alpha.value is None else number_text(alpha.value, 3)), f"{alpha.items:,}"
 
 
 def _share(share: Share) -> str:
@@ -207,7 +207,7 @@ def _figure(annotators: Sequence[AnnotatorQuality]) -> PictureBlock:
     axes.set_xlim(0, 1.02)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=DPI)
     count = f"The {MOST_DRAWN} best of {len(annotators)}" if len(annotators) > MOST_DRAWN else "All"
