@@ -37,6 +37,8 @@ COMMANDS = (
     ["bench", "run"],
     ["bench", "report"],
     ["bench", "list"],
+    ["feedback"],
+    ["feedback", "serve"],
 )
 RUN = ["--task", "exact", "--n-envs", "16", "--set", "algorithm.n_steps=10", "--threads", "1"]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

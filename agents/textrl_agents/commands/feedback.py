@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textrl_agents.commands.feedback_serve import serve
 from textrl_agents.commands.options import AsJson, print_json, print_table, told_on_stderr
 from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError, TextRLError
@@ -25,6 +26,7 @@ FORMAT_NAMES = (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Human feedback: collect, exchange and judge it.")
+app.command()(serve)
 
 StoreFile = Annotated[Path, typer.Argument(metavar="STORE", help="File of the feedback store.")]
 

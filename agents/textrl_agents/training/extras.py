@@ -27,6 +27,7 @@ EXTRAS = {
     "reasoning_gym": "reasoning-gym",
     "fastapi": "feedback",
     "uvicorn": "feedback",
+    "python_multipart": "feedback",
     "urllib3": "rewards",
     "sklearn": "rewards",
 }
