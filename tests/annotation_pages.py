@@ -30,6 +30,10 @@ def comparison(left: str = "good", right: str = "bad", prompt: Any = "Say hello.
     return Question("comparison", prompt, (Candidate(left, "a"), Candidate(right, "b")))
 
 
+def one(kind: str, *texts: str, **named: Any) -> Question:
+    return Question(kind, "the prompt", tuple(map(Candidate, texts)), **named)
+
+
 class Page:
     """An application over a store in `folder`. Each annotator has a client that is signed in."""
 
@@ -43,6 +47,9 @@ class Page:
         file = SignInFile(self.path)
         self.tokens = file.issue(annotators)
         self.app = annotation_app(self.store, file.sign_in(annotators), Address.of("127.0.0.1", 8765), **how)
+
+    def records(self) -> list[Any]:
+        return list(self.store.records())
 
     def client(self, **how: Any) -> TestClient:
         """A browser that nobody has signed in with."""

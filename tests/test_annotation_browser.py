@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium: install Debian's package chromium"),
 ]
+READING = 500  # milliseconds: a click that comes sooner counts as the second of a double click
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue?"}]
 
 
@@ -62,7 +63,8 @@ class Annotator:
         self.page.goto(f"{self.servers.url}/sign-in?token={self.token}")
 
     def going_on(self, act: Callable[[], Any]) -> None:
-        """Do what loads the next page, and wait for it."""
+        """Look at the page for a moment, do what loads the next one, and wait for it."""
+        self.page.wait_for_timeout(READING)
         with self.page.expect_navigation():
             act()
 
@@ -180,10 +182,30 @@ def test_another_site_cannot_vote(at_browser: Open, tmp_path: Path):
 
 def test_a_double_click_is_one_vote(at_browser: Open):
     someone = at_browser([comparison(), comparison(prompt="two"), comparison(prompt="three")])
-    someone.page.locator("text=A is better").dblclick()
-    someone.page.wait_for_url("**/")
+    someone.page.wait_for_timeout(READING)
+    someone.page.locator("text=A is better").dblclick(no_wait_after=True)
     someone.page.locator("text=1 of 3 answered").wait_for()
     assert len(someone.records()) == 1
+
+
+def test_the_second_click_does_not_answer_the_next_question(at_browser: Open):
+    """It falls on the same button of the next page, which may be there before it."""
+    someone = at_browser([comparison(), comparison(prompt="two")])
+    page = someone.page
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)  # of the page's own time, none passes from here on
+    page.reload()
+    page.clock.run_for(READING)
+    with page.expect_navigation():
+        page.locator("text=A is better").click()
+    page.locator("text=A is better").click()
+    page.keyboard.press("1")
+    page.wait_for_timeout(200)
+    assert len(someone.records()) == 1
+    page.clock.run_for(READING)
+    with page.expect_navigation():
+        page.keyboard.press("1")
+    assert len(someone.records()) == 2
 
 
 def test_a_double_click_without_script_is_one_vote(at_browser: Open):
@@ -276,10 +298,18 @@ CONTRASTS = """() => {
     for (const element of document.querySelectorAll("body *")) {
         const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
         if (!own || !element.checkVisibility()) continue;
-        const pair = [luminance(rgb(getComputedStyle(element).color)), luminance(ground(element))].sort((a, b) => b - a);
-        found.push([element.tagName + ": " + element.textContent.trim(), (pair[0] + 0.05) / (pair[1] + 0.05)]);
+        const ink = luminance(rgb(getComputedStyle(element).color)) + 0.05;
+        const paper = luminance(ground(element)) + 0.05;
+        found.push([element.tagName + ": " + element.textContent.trim(), Math.max(ink / paper, paper / ink)]);
     }
     return found;
+}"""
+
+
+OUTLINE = """() => {
+    const focused = document.activeElement;
+    if (focused === document.body) return "nothing has the focus";
+    return getComputedStyle(focused.closest(".option") || focused).outlineStyle;
 }"""
 
 
@@ -308,10 +338,7 @@ def test_on_a_phone_it_fits_and_can_be_read(at_browser: Open, scheme: str):
         assert page.locator(".skip-link").bounding_box()["x"] >= 0
         for _ in range(4):
             page.keyboard.press("Tab")
-            outline = (
-                "getComputedStyle(document.activeElement.closest('.option') || document.activeElement).outlineStyle"
-            )
-            assert page.evaluate("document.activeElement === document.body") or page.evaluate(outline) == "solid"
+            assert page.evaluate(OUTLINE) in ("solid", "nothing has the focus")
         if question is not None:
             someone.going_on(page.locator("text=Skip").last.click)
     assert page.title() == "Thank you!"

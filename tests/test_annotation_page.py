@@ -1,4 +1,4 @@
-"""The annotation page without a server: what it shows, what it stores, and what it refuses."""
+"""The annotation page without a server: what it shows, and what it stores."""
 
 from __future__ import annotations
 
@@ -10,220 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotation_pages import DROP, HOSTILE, URL, Page, Parsed, comparison, question_of, send, shown_error
+from annotation_pages import DROP, HOSTILE, Page, Parsed, comparison, one, question_of, send, shown_error
 
 from textrl_agents.feedback.page import app as page_app
 from textrl_agents.feedback.page import pages
-from textrl_agents.feedback.page.security import HEADERS, LARGEST_BODY
 from textrl_env.errors import StoreError
 from textrl_env.foreign_text import visible
 from textrl_env.preferences import Candidate, Comparison, Edit, Question, Ranking, Rating
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-
-
-def one(kind: str, *texts: str, **named: Any) -> Question:
-    return Question(kind, "the prompt", tuple(map(Candidate, texts)), **named)
-
-
-def records(page: Page) -> list[Any]:
-    return list(page.store.records())
-
-
-class TestSignIn:
-    def test_a_link_sets_a_strict_cookie_and_moves_on(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison()])
-        answered = page.client().get("/sign-in", params={"token": page.tokens["annotator-1"]})
-        assert (answered.status_code, answered.headers["location"]) == (303, "/")
-        cookie = {part.strip().lower() for part in answered.headers["set-cookie"].split(";")}
-        assert {"httponly", "samesite=strict", "path=/"} <= cookie
-        assert page.tokens["annotator-1"] not in str(answered.headers)
-
-    def test_from_another_site_a_page_moves_on(self, tmp_path: Path):
-        """A browser sends no strict cookie along a redirect that another site began: / would answer 401."""
-        page = Page(tmp_path, [comparison()])
-        client = page.client(headers={"Sec-Fetch-Site": "cross-site"})
-        answered = client.get("/sign-in", params={"token": page.tokens["annotator-1"]})
-        assert answered.status_code == 200
-        (refresh,) = [found for tag, found in Parsed(answered.text).tags if found.get("http-equiv")]
-        assert refresh == {"http-equiv": "refresh", "content": "0; url=/"}
-        assert page.tokens["annotator-1"] not in answered.text
-        assert client.get("/").status_code == 200
-
-    @pytest.mark.parametrize("token", ["", "x", DROP, "\x00", "é" * 50, "annotator-1"])
-    def test_a_wrong_token_is_401(self, tmp_path: Path, token: str):
-        client = Page(tmp_path, [comparison()]).client()
-        answered = client.get("/sign-in", params={"token": token})
-        assert answered.status_code == 401
-        assert "set-cookie" not in answered.headers
-        assert client.get("/").status_code == 401
-
-    def test_without_a_token_everything_is_401(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison()])
-        fields = question_of(page.signed_in()).fields
-        client = page.client()
-        assert client.get("/").status_code == client.get("/sign-in").status_code == 401
-        assert client.post("/answer", data={**fields, "choice": "left"}).status_code == 401
-        assert client.post("/sign-out", data=fields).status_code == 401
-        assert records(page) == []
-
-    @pytest.mark.parametrize("forged", ["", "0" * 64, "annotator-1", DROP])
-    def test_a_forged_cookie_is_401(self, tmp_path: Path, forged: str):
-        client = Page(tmp_path, [comparison()]).client()
-        assert client.get("/", headers={"Cookie": f"textrl_feedback_8765={forged}"}).status_code == 401
-
-    def test_the_cookie_is_not_the_token_and_the_token_no_cookie(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison()])
-        cookie = dict(page.signed_in().cookies)["textrl_feedback_8765"]
-        assert page.client().get("/sign-in", params={"token": cookie}).status_code == 401
-        headers = {"Cookie": f"textrl_feedback_8765={page.tokens['annotator-1']}"}
-        assert page.client().get("/", headers=headers).status_code == 401
-
-    def test_signed_out_is_out(self, tmp_path: Path):
-        client = Page(tmp_path, [comparison()]).signed_in()
-        answered = client.post("/sign-out", data=question_of(client).fields)
-        assert answered.status_code == 200
-        assert "You are signed out" in answered.text
-        assert client.get("/").status_code == 401
-
-
-class TestRefusals:
-    """What is refused changes nothing."""
-
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            {"Origin": "http://evil.example"},
-            {"Origin": "null"},
-            {"Origin": "http://127.0.0.1:8766"},
-            {"Origin": "https://127.0.0.1:8765"},
-            {"Sec-Fetch-Site": "cross-site"},
-            {"Sec-Fetch-Site": "same-site"},
-            {"Host": "evil.example"},
-            {"Host": "127.0.0.1"},
-            {"Host": "127.0.0.1:8765.evil.example"},
-            {"Host": ""},
-        ],
-        ids=str,
-    )
-    def test_a_vote_from_elsewhere_is_403(self, tmp_path: Path, headers: dict[str, str]):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        fields = {**question_of(client).fields, "choice": "left"}
-        assert client.post("/answer", data=fields, headers=headers).status_code == 403
-        assert records(page) == []
-
-    @pytest.mark.parametrize("headers", [{"Host": "evil.example:8765"}, {"Origin": "http://evil.example"}], ids=str)
-    def test_reading_from_elsewhere_is_403(self, tmp_path: Path, headers: dict[str, str]):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        assert client.get("/", headers=headers).status_code == 403
-        token = {"token": page.tokens["annotator-1"]}
-        assert client.get("/sign-in", params=token, headers=headers).status_code == 403
-        assert client.get("/static/page.css", headers=headers).status_code == 403
-
-    @pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "LOCALHOST:8765"])
-    def test_every_name_of_this_machine_is_its_own(self, tmp_path: Path, host: str):
-        client = Page(tmp_path, [comparison()]).signed_in()
-        assert client.get("/", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
-
-    def test_a_vote_from_the_page_itself_is_taken(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        client.headers.update({"Origin": URL, "Sec-Fetch-Site": "same-origin"})
-        assert send(client, choice="left").status_code == 303
-        assert len(records(page)) == 1
-
-    @pytest.mark.parametrize("csrf", [None, "", "0" * 64, DROP, "é"])
-    def test_without_its_csrf_token_a_form_is_403(self, tmp_path: Path, csrf: str | None):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        fields = {name: value for name, value in question_of(client).fields.items() if name != "csrf"}
-        sent = {**fields, "choice": "left", **({} if csrf is None else {"csrf": csrf})}
-        assert client.post("/answer", data=sent).status_code == 403
-        assert client.post("/sign-out", data=sent).status_code == 403
-        assert client.post("/answer", json=sent).status_code == 403
-        assert records(page) == []
-        assert client.get("/").status_code == 200
-
-    def test_nobody_answers_for_another(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison(), comparison(prompt="other")], ("annotator-1", "annotator-2"))
-        first, second = page.signed_in("annotator-1"), page.signed_in("annotator-2")
-        own, others = question_of(first).fields, question_of(second).fields
-        assert own["csrf"] != others["csrf"]
-        assert own["lease"] != others["lease"]
-        for wrong in ({"lease": others["lease"]}, {"csrf": others["csrf"]}, {"lease": "x"}, {"lease": DROP}):
-            assert first.post("/answer", data={**own, **wrong, "choice": "left"}).status_code == 403
-        assert records(page) == []
-
-    def test_a_large_form_is_refused_unread(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        assert send(client, choice="left", comment="x" * LARGEST_BODY).status_code == 413
-        chunks = (b"x" for _ in range(2))
-        assert client.post("/answer", content=chunks).status_code == 411
-        for length in ("-1", "9" * 5000, "²", "1e3"):
-            headers = [(b"host", b"127.0.0.1:8765"), (b"content-length", length.encode("latin-1"))]
-            assert client.request("POST", "/answer", headers=headers).status_code == 411
-        assert records(page) == []
-
-    @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "TRACE"])
-    def test_other_methods_do_nothing(self, tmp_path: Path, method: str):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        sent = {**question_of(client).fields, "choice": "left"}
-        answered = client.request(method, "/answer", params=sent, headers={"Content-Length": "0"})
-        assert answered.status_code == 405
-        assert records(page) == []
-
-    def test_no_page_describes_the_requests(self, tmp_path: Path):
-        client = Page(tmp_path, [comparison()]).signed_in()
-        for path in ("/docs", "/redoc", "/openapi.json", "/static/", "/static/../app.py", "/static/%2e%2e/app.py"):
-            assert client.get(path).status_code == 404
-
-
-class TestHeaders:
-    def test_every_response_has_them(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        page = Page(tmp_path, [comparison()])
-        client = page.signed_in()
-        signing_in = client.get("/sign-in", params={"token": page.tokens["annotator-1"]})
-        answers = [client.get("/"), client.get("/none"), page.client().get("/"), signing_in, client.post("/answer")]
-        answers += [client.get("/", headers={"Host": "evil"}), client.get("/static/keys.js")]
-        monkeypatch.setattr(page.store, "next_question", lambda *_, **__: 1 / 0)
-        unforeseen = page.client(raise_server_exceptions=False, cookies=dict(client.cookies)).get("/")
-        assert [each.status_code for each in [*answers, unforeseen]] == [200, 404, 401, 303, 403, 403, 200, 500]
-        for answered in [*answers, unforeseen]:
-            own = {name: answered.headers[name] for name in HEADERS}
-            differ = {"Referrer-Policy", "Cache-Control"}
-            assert {name: own[name] for name in HEADERS if name not in differ} == {
-                name: value for name, value in HEADERS.items() if name not in differ
-            }
-            assert own["Referrer-Policy"] in ("no-referrer", "same-origin")
-            assert own["Cache-Control"] == ("no-cache" if "/static/" in str(answered.url) else "no-store")
-        assert signing_in.headers["Referrer-Policy"] == "no-referrer"  # its address holds the token
-
-    def test_the_policy_allows_nothing_inline_and_nothing_from_outside(self):
-        policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
-        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-        assert set(policy.values()) == {"'none'", "'self'"}
-        assert (HEADERS["X-Content-Type-Options"], HEADERS["X-Frame-Options"]) == ("nosniff", "DENY")
-
-    def test_pages_need_nothing_inline_and_nothing_from_outside(self, tmp_path: Path):
-        kinds = [comparison(), one("ranking", "a", "b", "c"), one("rating", "a"), one("edit", "a")]
-        page = Page(tmp_path, kinds)
-        client = page.signed_in()
-        found = []
-        for _ in kinds:
-            shown = question_of(client)
-            found.append(shown)
-            assert send(client, shown, choice="skip").status_code == 303
-        found.append(question_of(client))
-        for tag, attributes in (each for shown in found for each in shown.tags):
-            assert not [name for name in attributes if name == "style" or name.startswith("on")]
-            for name in ("src", "href", "action"):
-                assert (attributes.get(name) or "/").startswith(("/", "#"))
-            assert tag not in ("style", "iframe", "object", "base")
-            assert tag != "script" or attributes["src"] == "/static/keys.js"
 
 
 class TestWhatIsShown:
@@ -238,8 +33,8 @@ class TestWhatIsShown:
             assert Counter(shown.texts[1:3]) == Counter([visible(text), "plain"])
             assert Counter(tag for tag, _ in shown.tags) == plain_tags
             assert send(client, shown, choice="tie", comment=text).status_code == 303
-        assert [record.prompt for record in records(page)] == list(HOSTILE)
-        assert all(record.candidates[0].text in texts for record in records(page))
+        assert [record.prompt for record in page.records()] == list(HOSTILE)
+        assert all(record.candidates[0].text in texts for record in page.records())
 
     def test_a_chat_is_shown_as_turns(self, tmp_path: Path):
         hostile = {"role": "<b>role</b>\x1b", "content": HOSTILE[0]}
@@ -314,21 +109,21 @@ class TestAnswers:
         shown = question_of(client)
         assert shown.texts[1:3] == [("first", "second")[index] for index in order]
         assert send(client, shown, choice=choice).headers["location"] == "/"
-        (record,) = records(page)
+        (record,) = page.records()
         assert (record.order, record.chosen.text) == (order, shown.texts[1 if choice == "left" else 2])
 
     def test_the_order_is_random(self, tmp_path: Path):
-        page = Page(tmp_path, [comparison(prompt=str(n)) for n in range(40)])
+        page = Page(tmp_path, [comparison(prompt=str(n)) for n in range(25)])
         client = page.signed_in()
-        for _ in range(40):
+        for _ in range(25):
             send(client, choice="tie")
-        assert {record.order for record in records(page)} == {(0, 1), (1, 0)}  # else at a chance of 2 ** -39
+        assert {record.order for record in page.records()} == {(0, 1), (1, 0)}  # else at a chance of 2 ** -24
 
     @pytest.mark.parametrize(("choice", "is_tie", "skipped"), [("tie", True, False), ("skip", False, True)])
     def test_ties_and_skips(self, tmp_path: Path, choice: str, is_tie: bool, skipped: bool):
         page = Page(tmp_path, [comparison()])
         send(page.signed_in(), choice=choice, comment=" both fine\r\n")
-        (record,) = records(page)
+        (record,) = page.records()
         assert isinstance(record, Comparison)
         assert (record.preferred, record.is_tie, record.skipped, record.comment) == (None, is_tie, skipped, "both fine")
 
@@ -339,14 +134,14 @@ class TestAnswers:
         wanted = {"a": "2", "b": "1", "c": "2"}
         ranks = {f"rank-{place}": wanted[text] for place, text in enumerate(shown.texts[1:4])}
         send(client, shown, **ranks)
-        (record,) = records(page)
+        (record,) = page.records()
         assert isinstance(record, Ranking)
         assert record.ranks == (2, 1, 2)
 
     def test_a_rating(self, tmp_path: Path):
         page = Page(tmp_path, [one("rating", "a", attributes=("truth", DROP))])
         send(page.signed_in(), **{"rating-0": "5", "rating-1": "1"})
-        (record,) = records(page)
+        (record,) = page.records()
         assert isinstance(record, Rating)
         assert record.ratings == {"truth": 5, DROP: 1}
 
@@ -358,14 +153,14 @@ class TestAnswers:
         shown = question_of(client)
         in_browser = shown.texts[1].removeprefix("\n").replace("\x00", "\ufffd").replace("\r\n", "\n")
         send(client, shown, edited=in_browser.replace("\n", "\r\n"))
-        (record,) = records(page)
+        (record,) = page.records()
         assert isinstance(record, Edit)
         assert record.edited == text
 
     def test_an_edit(self, tmp_path: Path):
         page = Page(tmp_path, [one("edit", "helo")])
         send(page.signed_in(), edited="hello\r\nyou")
-        assert records(page)[0].edited == "hello\nyou"
+        assert page.records()[0].edited == "hello\nyou"
 
     @pytest.mark.parametrize(
         ("question", "fields", "message"),
@@ -392,7 +187,7 @@ class TestAnswers:
         again = Parsed(answered.text)
         assert again.fields == shown.fields
         assert again.texts[-1] == "\nkept <b>"
-        assert records(page) == []
+        assert page.records() == []
 
     def test_a_second_click_changes_nothing(self, tmp_path: Path):
         page = Page(tmp_path, [comparison()])
@@ -402,7 +197,7 @@ class TestAnswers:
         again = send(client, shown, choice="right")
         assert again.headers["location"] == "/?note=again"
         assert "Nothing was stored twice" in client.get(again.headers["location"]).text
-        (record,) = records(page)
+        (record,) = page.records()
         assert record.preferred == record.order[0]
 
     def test_an_answer_in_time_and_one_too_late(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -422,7 +217,7 @@ class TestAnswers:
         assert "not stored" in slow.get(late.headers["location"]).text
         now[0] += 7
         send(quick, taken, choice="right")
-        (record,) = records(page)
+        (record,) = page.records()
         assert (record.annotator, record.duration) == ("annotator-2", 7.0)
 
     @pytest.mark.parametrize("kind", ["ranking", "rating", "edit"])
@@ -432,7 +227,7 @@ class TestAnswers:
         client = page.signed_in()
         assert send(client, choice="skip").headers["location"] == "/"
         assert "nothing left for you" in client.get("/").text
-        assert records(page) == []
+        assert page.records() == []
         assert "lease" in question_of(page.signed_in("annotator-2")).fields
 
     def test_drop_table_in_every_field(self, tmp_path: Path):
@@ -445,7 +240,7 @@ class TestAnswers:
             client.get(f"{address}{DROP}")
         assert send(client, choice="left", comment=DROP).status_code == 303
         assert send(client, edited=f"{DROP}!", comment=DROP).status_code == 303
-        first, second = records(page)
+        first, second = page.records()
         assert (first.prompt, first.candidates[0].text, first.comment) == (DROP, DROP, DROP)
         assert (second.edited, second.columns, second.comment) == (f"{DROP}!", {DROP: DROP}, DROP)
         with contextlib.closing(sqlite3.connect(page.path)) as connection:

@@ -85,6 +85,7 @@ class Voter(threading.Thread):
         self.open: dict[str, str] = {}  # the same, of those left as they are
         self.cut = 0  # votes that no answer came to
         self.cookie = ""
+        self.abandoned = False  # no server will come any more
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -121,7 +122,7 @@ class Voter(threading.Thread):
             try:
                 return self.once(method, path, body)
             except (OSError, http.client.HTTPException):
-                if self.stop.is_set():  # the server is gone for good
+                if self.abandoned:
                     raise
         raise AssertionError
 
@@ -158,6 +159,10 @@ class TestKilled:
                             break
                     servers.kill()
                     servers.start()
+            except BaseException:
+                for voter in voters:
+                    voter.abandoned = True
+                raise
             finally:
                 stop.set()
                 for voter in voters:
@@ -223,7 +228,9 @@ class TestCommand:
             (["--kind", "quiz"], "unknown kind of question 'quiz'"),
             (["--overlap", "2"], "--overlap 2 needs as many annotators, and there are 1"),
             (["--annotators", "0"], "annotators must be a number >= 1"),
+            (["--against", "embedded", "--task", "sentiment"], "give the first as --policy"),
             (["--host", "0.0.0.0"], "add --network"),
+            (["--host", "a" * 100, "--network"], "is no "),
             (["--host", "0.0.0.0", "--network"], "stands for all of this machine's addresses"),
             (["--host", "203.0.113.7", "--network"], "is no address of this machine"),
             (["--url", "feedback.example.org"], "url must be the page's address"),
@@ -259,6 +266,18 @@ class TestCommand:
             assert result.exit_code == 2, result.output
             assert message in result.stderr
             assert "token=" not in result.output
+
+    def test_a_locked_store_is_told_before_anybody_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        path = tmp_path / "s.sqlite"
+        with FeedbackStore(path) as store:
+            store.ask([comparison()])
+        monkeypatch.setitem(FeedbackStore.__init__.__kwdefaults__, "busy_seconds", 0.05)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            result = textrl("feedback", "serve", path, "--port", 0)
+        assert result.exit_code == 1
+        assert "s.sqlite is locked by another program" in result.stderr
+        assert "token=" not in result.output
 
     def test_a_malformed_line_imports_nothing(self, tmp_path: Path, pairs: Path):
         pairs.write_text(f"{PAIR}\n{{}}\n")

@@ -181,7 +181,8 @@ def test_every_optional_package_is_one_that_an_extra_brings() -> None:
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {"yaml": "pyyaml", "sb3_contrib": "sb3-contrib", "stable_baselines3": "stable-baselines3"}
-    names |= {"reasoning_gym": "reasoning-gym", "sklearn": "scikit-learn"}
+    names |= {"reasoning_gym": "reasoning-gym", "sklearn": "scikit-learn", "crowdkit": "crowd-kit"}
+    names["python_multipart"] = "python-multipart"
     for package, extra in EXTRAS.items():
         listed = [requirement.partition(">")[0].partition("[")[0] for requirement in extras[extra]]
         assert names.get(package, package) in listed, package

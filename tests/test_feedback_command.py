@@ -58,7 +58,7 @@ def test_export_and_import_are_each_others_inverse(store: Path, tmp_path: Path):
 def test_what_a_format_cannot_hold_is_counted(store: Path, tmp_path: Path):
     result = textrl("export", store, tmp_path / "trl.jsonl", "--format", "trl")
     assert "12 rows of 13 records" in result.stdout
-    assert "left out, for trl cannot hold it: a edit (1 times)" in result.stderr
+    assert "left out: a edit (1 times); trl holds comparisons with a better response" in result.stderr
     found = json.loads(textrl("export", store, tmp_path / "trl.jsonl", "--format", "trl", "--json").stdout)
     assert found["left_out"] == {"a edit": 1}
 

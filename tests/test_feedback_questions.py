@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.feedback import sampled_questions as sampling
-from textrl_agents.feedback.prompt_source import PromptSource
-from textrl_agents.feedback.question_file import read_questions
-from textrl_agents.feedback.question_request import QuestionRequest
-from textrl_agents.feedback.sampled_questions import ROUNDS, NamedPolicy, sampled_questions
+from textrl_agents.feedback.questions import sampled_questions as sampling
+from textrl_agents.feedback.questions.prompt_source import PromptSource
+from textrl_agents.feedback.questions.question_file import read_questions
+from textrl_agents.feedback.questions.question_request import QuestionRequest
+from textrl_agents.feedback.questions.sampled_questions import ROUNDS, NamedPolicy, sampled_questions
 from textrl_env.errors import ConfigError, UnknownName
-from textrl_env.preferences import Candidate
+from textrl_env.preferences import Candidate, FeedbackStore, Question
 
 ROWS = [("the soup", {"group": "food"}), ("the room", {"group": "bed"}), ("hello", {"group": "none"})]
 
@@ -184,3 +184,20 @@ class TestQuestionRequest:
         assert len(made.questions) + made.dropped == 2
         assert said[0] == "sampling 2 responses of mine"
         assert all(each.model == "mine" for question in made.questions for each in question.candidates)
+
+
+def test_a_store_takes_votes_for_each_question(tmp_path: Path):
+    asked = [Question("comparison", str(number), (Candidate("a"), Candidate("b"))) for number in range(3)]
+    with FeedbackStore(tmp_path / "votes.sqlite") as store:
+        for votes, message in (([1, 2], "votes holds 2 numbers, for 3 questions"), ([1, 0, 1], "got 0")):
+            with pytest.raises(ConfigError, match=message):
+                store.ask(asked, votes=votes)
+        assert store.progress().questions == 0
+        store.ask(asked, votes=[1, 3, 1])
+        assert store.progress().votes_wanted == 5
+        given = []
+        for person in ("a", "b", "c"):
+            while lease := store.next_question(person):
+                store.answer(lease.token, lease.record(preferred=None))
+                given.append((person, lease.question.prompt))
+        assert sorted(given) == [("a", "0"), ("a", "1"), ("a", "2"), ("b", "1"), ("c", "1")]

@@ -138,7 +138,7 @@ def drip(handler: Handler, asked: Any) -> None:
 
 
 def test_a_server_that_is_slow_without_end(serve: Any) -> None:
-    fails(serve(drip).url, RewardTimeout, r"did not answer within 0\.1 s", timeout=0.1)
+    fails(serve(drip).url, RewardTimeout, r"did not answer within 0\.6 s for 3 samples", timeout=0.1)
 
 
 def cut(handler: Handler, asked: Any) -> None:
@@ -267,6 +267,7 @@ def test_addresses_that_cannot_be_used(url: str, message: str) -> None:
         ({"read_timeout": "5"}, "read_timeout must be a number of seconds"),
         ({"max_bytes": 0}, "max_bytes must be a whole number >= 1"),
         ({"token_env": "NO_SUCH_VARIABLE"}, "'NO_SUCH_VARIABLE' of the reward server's token is not set"),
+        ({"header": "X: y\nHost"}, "must be the name of an HTTP header"),
         ({"token_env": 3}, "of the reward server's token is not set"),
         ({"no_such": 3}, r"does not take the arguments \['no_such'\]"),
     ],

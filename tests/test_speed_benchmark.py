@@ -298,7 +298,7 @@ class TestMemory:
         row = measure_row("update memory, chunked vs not", bench, sizes={**TINY_MEMORY, "vocabulary": "many"})
         assert (row["value"], row["ok"]) == (None, False)
         assert "the measured update failed" in row["detail"]
-        assert "invalid int value: 'many'" in row["detail"]
+        assert "'many'" in row["detail"]
 
     def test_a_peak_is_seen(self):
         """The gauge itself: memory that was held for a moment shows."""

@@ -160,7 +160,7 @@ class Database:
 
 def _explained(name: str) -> str:
     for part, meaning in (
-        ("SQLITE_BUSY", f"is locked by another program and was not freed within {BUSY_SECONDS:g} s"),
+        ("SQLITE_BUSY", "is locked by another program, which did not free it in time"),
         ("SQLITE_READONLY", "cannot be written: it, or its folder, is read-only"),
         ("SQLITE_CANTOPEN", "cannot be opened; look at its permissions and those of its folder"),
         ("SQLITE_CORRUPT", "is damaged; restore a copy, or save what is readable with SQLite's own `.recover`"),

@@ -12,6 +12,7 @@ from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of, names_shown, shown
 from textrl_env.preferences.question import Question
 from textrl_env.preferences.records import KINDS, Candidate, Record, kind_of
+from textrl_env.text.tokenization import check_text
 
 KIND = "kind"
 _MADE = TypeVar("_MADE")
@@ -46,11 +47,13 @@ def question_from_dict(value: Any) -> Question:
 def encoded(value: Mapping[str, Any]) -> str:
     """One line of JSON. Raises ConfigError for a value that JSON cannot hold, such as NaN or an object of a class."""
     try:
-        return _ENCODER.encode(value)
+        text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"columns and sampling must hold what JSON can (texts, finite numbers, lists ...): {message_of(error)}"
         ) from error
+    check_text(text, "a record")  # or no file could take it
+    return text
 
 
 @functools.cache

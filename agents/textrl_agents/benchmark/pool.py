@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_env.foreign_text import message_of
+from textrl_env.plugins import load_plugin_files
 
 POLL_SECONDS = 0.2
 LEAVE_SECONDS = 10.0  # that a process has to end after its result, or after SIGTERM
@@ -194,7 +194,7 @@ def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], 
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     try:
-        load_plugins(plugins)
+        load_plugin_files(plugins)
         from textrl_agents.benchmark.run_cell import run_cell
 
         line = run_cell(cell)

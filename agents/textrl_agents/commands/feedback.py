@@ -26,6 +26,7 @@ FORMAT_NAMES = (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Human feedback: collect, exchange and judge it.")
+app.command()(serve)
 
 app.command()(serve)
 
@@ -137,7 +138,7 @@ def export(
         return
     typer.echo(f"{rows:,} rows of {total:,} records were written to {out} ({format})")
     for reason, count in left_out.items():
-        typer.echo(f"left out, for {format} cannot hold it: {reason} ({count:,} times)", err=True)
+        typer.echo(f"left out: {reason} ({count:,} times); {format} holds {chosen.holds}", err=True)
 
 
 @app.command()
@@ -171,7 +172,7 @@ def report(
 
 
 def _consensus(records: Iterator[Record], method: str) -> Iterator[Record]:
-    require("krippendorff", "crowdkit")
+    require("crowdkit")
     from textrl_agents.feedback.consensus import consensus_comparisons
     from textrl_agents.feedback.votes import Votes
     from textrl_env.preferences.records import Comparison

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_whole
 
 MIN_SEEDS = 3  # below, an interval says more about the method than about the algorithm
 REPETITIONS = 10_000
@@ -78,13 +79,10 @@ def improvement_interval(
     *,
     rng: np.random.Generator | int,
     repetitions: int = REPETITIONS,
-    confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Return the interval of `probability_of_improvement`; runs of x and of y are drawn independently."""
     x, y = _pair(x, y)
-    low, high = bootstrap_interval(
-        _improvement, x, y, rng=rng, repetitions=repetitions, confidence=confidence, in_pairs=True
-    )
+    low, high = bootstrap_interval(_improvement, x, y, rng=rng, repetitions=repetitions, in_pairs=True)
     return float(low), float(high)
 
 
@@ -113,8 +111,7 @@ def bootstrap_interval(
     if not samples:
         raise ConfigError("bootstrap_interval needs at least one array of scores [runs, tasks]")
     arrays = [_matrix(sample, "scores") for sample in samples]
-    if isinstance(repetitions, bool) or not isinstance(repetitions, (int, np.integer)) or repetitions < 1:
-        raise ConfigError(f"repetitions must be a whole number >= 1, got {repetitions!r}")
+    check_whole("repetitions", repetitions, 1)
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence!r}")
     rng = np.random.default_rng(rng)
@@ -129,12 +126,12 @@ def bootstrap_interval(
     return interval
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval of the mean of at least two independent values; exact where they are normal."""
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
+    """Return Student's 95% interval of the mean of at least two independent values; exact where they are normal."""
     array = _finite(values, "values").reshape(-1)
     if len(array) < 2:
         raise ConfigError(f"an interval needs at least two values, got {len(array)}")
-    quantile = student_t_quantile(len(array) - 1, confidence)
+    quantile = student_t_quantile(len(array) - 1)
     half_width = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
     return float(array.mean()) - half_width, float(array.mean()) + half_width
 

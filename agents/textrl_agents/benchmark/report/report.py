@@ -9,11 +9,11 @@ from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
+    INTERVALS,
     all_tasks,
     caveats,
     findings,
     glossary,
-    intervals,
     samples,
     shortened,
     task_section,
@@ -51,7 +51,7 @@ def sections(summary: Summary) -> list[Section]:
     found = [
         Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
         Section("What was run", what_was_run(summary)),
-        Section("How to read the numbers", [glossary(summary), TextBlock(intervals())]),
+        Section("How to read the numbers", [glossary(summary), TextBlock([INTERVALS])]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
         Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],

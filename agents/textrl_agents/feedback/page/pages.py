@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +26,6 @@ class Pages:
     def __init__(self, store: FeedbackStore, instructions: str):
         self._progress = _FreshProgress(store)
         self._instructions = instructions
-        self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._templates.filters["visible"] = visible
 
     def question(
         self,
@@ -68,10 +60,24 @@ class Pages:
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Fill a template."""
-        response = HTMLResponse(self._templates.get_template(template).render(**values), status)
+        response = HTMLResponse(_templates().get_template(template).render(**values), status)
         # Under "no-referrer" a browser sends the page's own forms with the Origin "null", which is refused.
         response.headers["Referrer-Policy"] = "same-origin"
         return response
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters["visible"] = visible
+    return environment
 
 
 class _FreshProgress:

@@ -45,6 +45,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise ConfigError(f"port {port} may not be used by this user; choose a --port above 1023") from error
         raise ConfigError(f"host {shown(host)} is no address of this machine: {error}") from error
+    except UnicodeError as error:
+        raise ConfigError(f"host {shown(host)} is no name of a machine: {error}") from error
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> signal.Signals | None:

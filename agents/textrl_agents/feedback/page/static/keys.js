@@ -1,13 +1,18 @@
-// Keyboard shortcuts, and a guard against sending an answer twice. The page works without either.
+// Keyboard shortcuts, and a guard against double clicks. The page works without either.
 "use strict";
 
 const form = document.getElementById("answer");
 const STORED = "textrl-shortcuts";
-let sent = false;
+const DOUBLE_CLICK = 400; // milliseconds in which nobody has read a question
+const AGAIN = 5000; // milliseconds after which an answer that did not arrive may be sent again
+const shownAt = performance.now();
+let sentAt = -Infinity;
 
+// The second click of a double click must not answer the next question, whose buttons are where the last one's were.
 form.addEventListener("submit", (event) => {
-  if (sent) event.preventDefault();
-  sent = true;
+  const now = performance.now();
+  if (now - shownAt < DOUBLE_CLICK || now - sentAt < AGAIN) event.preventDefault();
+  else sentAt = now;
 });
 
 // A page that comes back from the browser's memory is old: its question may be answered.

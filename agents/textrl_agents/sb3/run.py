@@ -20,10 +20,10 @@ from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.agent import make_agent, sb3_algorithm
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.callbacks import Checkpoints, Evaluations, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.checkpoint import load_checkpoint
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.progress import ProgressBar
-from textrl_agents.sb3.runs.callbacks import Checkpoints, Evaluations, RLHFMetrics, StopOnRequest
-from textrl_agents.sb3.runs.checkpoint import load_checkpoint
 from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.terminal import TrainingProgress
@@ -91,9 +91,7 @@ class SB3Run:
             callbacks.append(ProgressBar(progress))
         if self._eval_env is not None:
             evaluated_at = agent.num_timesteps if self.resumed else None
-            self.evaluations = RunEvaluations.of_run(
-                config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at
-            )
+            self.evaluations = RunEvaluations(config, self._eval_env, run, progress=progress, evaluated_at=evaluated_at)
             callbacks.append(Evaluations(self.evaluations))
         self.checkpoints = Checkpoints(
             run, every=config.save_every or 0, keep=config.keep_checkpoints, settings=config.settings_copy()
@@ -182,8 +180,5 @@ def train_cell(cell: Cell, record: Record) -> Trained:
         step = agent.n_envs * agent.train_freq.frequency
     agent.learn(max(1, cell.budget // step) * step, callback=_Curve(record, cell.budget // POINTS))
     return Trained(
-        agent.policy.actor_critic,
-        tokens=agent.num_timesteps,
-        deterministic=algorithm.greedy,
-        close=agent.env.close,
+        agent.policy.actor_critic, tokens=agent.num_timesteps, deterministic=algorithm.greedy, close=agent.env.close
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from textrl_agents.feedback.prompt_source import PromptSource
-from textrl_agents.feedback.question_file import read_questions
+from textrl_agents.feedback.questions.prompt_source import PromptSource
+from textrl_agents.feedback.questions.question_file import read_questions
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.preferences.question import Question
 
@@ -95,7 +95,7 @@ class QuestionRequest:
     ) -> tuple[list[Question], int]:
         source = PromptSource.of_task(self.task) if self.task else PromptSource.of_file(str(self.prompts))
         source = source.drawn(self.count, self.seed)
-        from textrl_agents.feedback.sampled_questions import NamedPolicy, sampled_questions
+        from textrl_agents.feedback.questions.sampled_questions import NamedPolicy, sampled_questions
 
         return sampled_questions(
             [NamedPolicy(name, load(name)) for name in self.policies],

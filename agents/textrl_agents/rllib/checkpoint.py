@@ -14,19 +14,15 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from textrl_agents.rllib.results import packer_of, policy_of
-from textrl_agents.runs.atomic import atomic_folder, existing
 from textrl_agents.runs.checkpoint_files import (
-    expected_state,
     load_policy_files,
     load_state,
-    require_same_maker,
-    save_policy_files,
-    save_state,
+    saved_checkpoint,
     with_number_keys,
+    write_checkpoint,
 )
 from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env.errors import ModelError
-from textrl_env.models.storage.manifest import verify
 
 # What must be the same for a run to go on.
 _SIZES = ("num_envs_per_env_runner", "num_env_runners", "num_learners", "rollout_fragment_length")
@@ -58,10 +54,9 @@ def save_checkpoint(
     """
     state = capture(algorithm) if state is None else state
     learner = algorithm.learner_group.get_state(not_components="learner/rl_module")["learner"]
-    with atomic_folder(folder, manifest=True) as fresh:
-        save_policy_files(policy_of(algorithm), fresh, settings)
-        save_state(learner.pop("optimizer"), fresh, "optimizer")
-        save_state({**state, "learner": learner}, fresh, "state")
+    optimizer = learner.pop("optimizer")
+    state = {**state, "learner": learner}
+    write_checkpoint(folder, policy_of(algorithm), optimizer=optimizer, state=state, settings=settings)
 
 
 def load_checkpoint(algorithm: Any, folder: str | Path) -> int:
@@ -70,29 +65,21 @@ def load_checkpoint(algorithm: Any, folder: str | Path) -> int:
     It must be built from the configuration of the saved one. Raises ModelError naming the file that is broken, and
     ConfigError where the configuration is another one; the algorithm must then not be trained.
     """
-    folder = existing(folder)
-    verify(folder)
-    with expected_state(folder):
-        return _load(algorithm, folder)
-
-
-def _load(algorithm: Any, folder: Path) -> int:
-    state = load_state(folder, "state")
-    require_same_maker(folder, "algorithm", state["made_with"], _made_with(algorithm))
-    module = algorithm.env_runner.module
-    load_policy_files(module.actor_critic, folder)
-    optimizers = load_state(folder, "optimizer")
-    learner = {
-        **state["learner"],
-        "rl_module": {DEFAULT_MODULE_ID: module.get_state()},
-        "optimizer": {name: {**saved, "state": with_number_keys(saved["state"])} for name, saved in optimizers.items()},
-    }
-    algorithm.set_state({**state["algorithm"], "learner_group": {"learner": learner}})
-    accounts = state["accounts"]
-    algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).set_state(accounts))
-    _load_rollouts(algorithm.env_runner_group, state["rollouts"])
-    set_random_state(state["random"])
-    return int(state["timesteps"])
+    with saved_checkpoint(folder, "algorithm", _made_with(algorithm)) as (saved, state):
+        module = algorithm.env_runner.module
+        load_policy_files(module.actor_critic, saved)
+        optimizers = load_state(saved, "optimizer")
+        learner = {
+            **state["learner"],
+            "rl_module": {DEFAULT_MODULE_ID: module.get_state()},
+            "optimizer": {name: {**own, "state": with_number_keys(own["state"])} for name, own in optimizers.items()},
+        }
+        algorithm.set_state({**state["algorithm"], "learner_group": {"learner": learner}})
+        accounts = state["accounts"]
+        algorithm.learner_group.foreach_learner(lambda learner: packer_of(learner).set_state(accounts))
+        _load_rollouts(algorithm.env_runner_group, state["rollouts"])
+        set_random_state(state["random"])
+        return int(state["timesteps"])
 
 
 def _load_rollouts(group: Any, rollouts: list[dict[str, Any]]) -> None:

@@ -17,22 +17,18 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from textrl_agents.runs.atomic import atomic_folder, existing
 from textrl_agents.runs.checkpoint_files import (
-    expected_state,
     load_policy_files,
     load_state,
-    require_same_maker,
-    save_policy_files,
-    save_state,
+    saved_checkpoint,
     with_number_keys,
+    write_checkpoint,
 )
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
 from textrl_agents.sb3.policy import CausalLMPolicy
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env.errors import ConfigError
-from textrl_env.models.storage.manifest import verify
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 
@@ -72,10 +68,8 @@ def save_checkpoint(
     """
     state = capture(agent) if state is None else state
     policy, _, _ = _parts(agent)
-    with atomic_folder(folder, manifest=True) as fresh:
-        save_policy_files(policy.actor_critic, fresh, settings)
-        save_state(policy.optimizer.state_dict(), fresh, "optimizer")
-        save_state(state, fresh, "state")
+    optimizer = policy.optimizer.state_dict()
+    write_checkpoint(folder, policy.actor_critic, optimizer=optimizer, state=state, settings=settings)
 
 
 def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
@@ -84,34 +78,26 @@ def load_checkpoint(agent: OnPolicyAlgorithm, folder: str | Path) -> None:
     The agent must be made with the arguments of the saved one. Raises ModelError naming the file that is broken, and
     ConfigError where the agent is another one; the agent is then unchanged or half-loaded, and must not be trained.
     """
-    folder = existing(folder)
-    verify(folder)
-    with expected_state(folder):
-        _load(agent, folder)
-
-
-def _load(agent: OnPolicyAlgorithm, folder: Path) -> None:
     policy, env, buffer = _parts(agent)
-    state = load_state(folder, "state")
-    require_same_maker(folder, "agent", state["made_with"], _made_with(agent))
-    load_policy_files(policy.actor_critic, folder)
-    optimizer_state = with_number_keys(load_state(folder, "optimizer"))
-    # JSON turns tuples into lists.
-    for saved, own in zip(optimizer_state["param_groups"], policy.optimizer.param_groups, strict=True):
-        saved.update({key: tuple(saved[key]) for key, value in own.items() if isinstance(value, tuple)})
-    policy.optimizer.load_state_dict(optimizer_state)
-    env.env.load_state_dict(state["env"])
-    buffer.bind(env, policy)
-    buffer.load_state_dict(state["buffer"])
-    policy.load_frozen_state(state["policy"])
-    for name in COUNTERS:
-        setattr(agent, name, state["counters"][name])
-    agent._last_obs, agent._last_episode_starts = state["last_obs"], state["last_episode_starts"]
-    agent.ep_info_buffer = deque(state["ep_info_buffer"], maxlen=agent._stats_window_size)
-    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
-    _restore_log(agent, state["logged"])
-    _forget_cached(policy, env)
-    set_random_state(state["random"])
+    with saved_checkpoint(folder, "agent", _made_with(agent)) as (saved, state):
+        load_policy_files(policy.actor_critic, saved)
+        optimizer_state = with_number_keys(load_state(saved, "optimizer"))
+        # JSON turns tuples into lists.
+        for group, own in zip(optimizer_state["param_groups"], policy.optimizer.param_groups, strict=True):
+            group.update({key: tuple(group[key]) for key, value in own.items() if isinstance(value, tuple)})
+        policy.optimizer.load_state_dict(optimizer_state)
+        env.env.load_state_dict(state["env"])
+        buffer.bind(env, policy)
+        buffer.load_state_dict(state["buffer"])
+        policy.load_frozen_state(state["policy"])
+        for name in COUNTERS:
+            setattr(agent, name, state["counters"][name])
+        agent._last_obs, agent._last_episode_starts = state["last_obs"], state["last_episode_starts"]
+        agent.ep_info_buffer = deque(state["ep_info_buffer"], maxlen=agent._stats_window_size)
+        agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+        _restore_log(agent, state["logged"])
+        _forget_cached(policy, env)
+        set_random_state(state["random"])
 
 
 def _parts(agent: OnPolicyAlgorithm) -> tuple[CausalLMPolicy, TextVecEnv, EpisodeRolloutBuffer]:

@@ -14,6 +14,7 @@ from textrl_env.preferences.records import Candidate
 from textrl_env.user_values import user_path
 
 _FIELDS = ("kind", "prompt", "responses", "attributes")
+_OF_A_RESPONSE = {"text", "model", "sampling"}
 
 
 def read_questions(path: str | Path, *, kind: str = "comparison", attributes: tuple[str, ...] = ()) -> list[Question]:
@@ -72,15 +73,6 @@ def _question(line: Mapping[str, Any], kind: str, attributes: tuple[str, ...]) -
 def _candidate(response: Any) -> Candidate:
     if isinstance(response, str):
         return Candidate(response)
-    if (
-        not isinstance(response, Mapping)
-        or "text" not in response
-        or not response.keys()
-        <= {
-            "text",
-            "model",
-            "sampling",
-        }
-    ):
+    if not isinstance(response, Mapping) or "text" not in response or not response.keys() <= _OF_A_RESPONSE:
         raise ConfigError(f'a response is a text or {{"text", "model", "sampling"}}, got {shown(response)}')
     return Candidate(**response)

@@ -16,13 +16,32 @@ from stable_baselines3.common.callbacks import BaseCallback
 from textrl_agents.runs.run_evaluations import RunEvaluations
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3.buffers.rollout_buffer import EpisodeRolloutBuffer
+from textrl_agents.sb3.checkpoint import capture, save_checkpoint
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.sb3.runs.checkpoint import capture, save_checkpoint
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
 
 
-class RLHFMetrics(BaseCallback):
+class _BetweenRollouts(BaseCallback):
+    """A callback that does nothing at a single step.
+
+    in_rollout: from a rollout's start to its end, while the weights are still those of the last boundary. `learn` also
+    ends there when a callback has stopped it within a rollout.
+    """
+
+    in_rollout = False
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.in_rollout = True
+
+    def _on_rollout_end(self) -> None:
+        self.in_rollout = False  # the update that follows changes the weights, and may fail half-way
+
+
+class RLHFMetrics(_BetweenRollouts):
     """Logs the episodes that ended in each rollout: `rlhf_metrics`, and `objective/kl_coef`."""
 
     def _on_rollout_end(self) -> None:
@@ -33,31 +52,23 @@ class RLHFMetrics(BaseCallback):
         for name, value in rlhf_metrics(buffer.episodes, env.env.rules.kl_mode).items():
             self.logger.record(name, value)
 
-    def _on_step(self) -> bool:
-        return True
 
-
-class Evaluations(BaseCallback):
+class Evaluations(_BetweenRollouts):
     """Evaluates the policy where `evaluations` are due, and logs the results."""
 
     def __init__(self, evaluations: RunEvaluations):
         super().__init__()
         self.evaluations = evaluations
-        self._in_rollout = False
 
     def _on_rollout_start(self) -> None:
-        self._in_rollout = True
+        super()._on_rollout_start()
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
         if self.evaluations.due(self.num_timesteps, self.num_timesteps - per_rollout):
             self.run()
 
     def _on_training_end(self) -> None:
-        # `learn` also ends here when a callback has stopped it within a rollout: then this is not the final policy.
-        if not self._in_rollout:
+        if not self.in_rollout:  # else this is not the final policy
             self.run(done=True)
-
-    def _on_rollout_end(self) -> None:
-        self._in_rollout = False
 
     def run(self, *, done: bool = False) -> None:
         """Evaluate now, and write the result to the log. done: whether training is over."""
@@ -68,9 +79,6 @@ class Evaluations(BaseCallback):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         # Written now, so that it stands at the right number of tokens, together with what the last update recorded.
         self.logger.dump(self.num_timesteps)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 class StopOnRequest(BaseCallback):
@@ -84,7 +92,7 @@ class StopOnRequest(BaseCallback):
         return not self.requested()
 
 
-class Checkpoints(BaseCallback):
+class Checkpoints(_BetweenRollouts):
     """Writes `checkpoint-<tokens>/` into a run folder and keeps the newest `keep`.
 
     every: tokens between two checkpoints; 0 writes one at the end alone. settings: of the run, in YAML, kept with each.
@@ -94,8 +102,6 @@ class Checkpoints(BaseCallback):
     def __init__(self, run: RunFolder, *, every: int = 0, keep: int = 2, settings: str | None = None):
         super().__init__()
         self.run, self.every, self.keep, self.settings = run, every, keep, settings
-        # From a rollout's start to its end the weights are still those of the last boundary.
-        self.in_rollout = False
         self._state: dict[str, Any] | None = None  # of the last boundary
         self._state_at = -1
         self.saved_at = -1  # tokens of the newest checkpoint
@@ -105,18 +111,14 @@ class Checkpoints(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._capture()
-        self.in_rollout = True
+        super()._on_rollout_start()
         tokens = self.num_timesteps
         per_rollout = self.model.n_steps * self.training_env.num_envs  # type: ignore[attr-defined]
         if self.every > 0 and tokens > 0 and tokens // self.every > (tokens - per_rollout) // self.every:
             self.save()
 
-    def _on_rollout_end(self) -> None:
-        self.in_rollout = False  # the update that follows changes the weights, and may fail half-way
-
     def _on_training_end(self) -> None:
-        # `learn` also ends here when a callback has stopped it within a rollout: then the boundary before counts.
-        if not self.in_rollout:
+        if not self.in_rollout:  # else the boundary before counts
             if self.logger.name_to_value:
                 # SB3 writes what an update recorded after the next rollout. The last update's is written here, before
                 # the checkpoint, so that a run that is killed after it lacks nothing.
@@ -138,6 +140,3 @@ class Checkpoints(BaseCallback):
 
     def _capture(self) -> None:
         self._state, self._state_at = capture(self.model), self.num_timesteps  # type: ignore[arg-type]
-
-    def _on_step(self) -> bool:
-        return True

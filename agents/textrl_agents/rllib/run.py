@@ -12,10 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.evaluation.heldout_env import heldout_env
+from textrl_agents.rllib.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.rllib.config import make_config, rllib_algorithm
 from textrl_agents.rllib.ray_session import ray_session
 from textrl_agents.rllib.results import policy_of, tokens_sampled, training_metrics
-from textrl_agents.rllib.runs.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.runs.config import N_ENVS, TrainConfig
 from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
@@ -112,7 +112,7 @@ class RLlibRun:
         config, progress = self.config, progress or TrainingProgress(enabled=False)
         if self._eval_env is not None:
             evaluated_at = self.timesteps if self.resumed else None
-            self.evaluations = RunEvaluations.of_run(
+            self.evaluations = RunEvaluations(
                 config, self._eval_env, self.run, progress=progress, evaluated_at=evaluated_at
             )
         progress.start(self.timesteps, config.timesteps)
