@@ -28,8 +28,6 @@ FORMAT_NAMES = (
 app = typer.Typer(no_args_is_help=True, help="Human feedback: collect, exchange and judge it.")
 app.command()(serve)
 
-app.command()(serve)
-
 StoreFile = Annotated[Path, typer.Argument(metavar="STORE", help="File of the feedback store.")]
 
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.tasks.registry import check_task_name
-from textrl_env.user_values import check_device_name
+from textrl_env.user_values import LARGEST_SEED, check_device_name, check_number, check_seed, check_whole
 
 WAYS_TO_ASK = ("simulated", "page")
 CONSENSUS = ("majority_vote", "dawid_skene", "noisy_bradley_terry")
@@ -67,7 +66,7 @@ class LoopSettings:
         least = {"rounds": 1, "comparisons": 2, "timesteps": 1, "n_envs": 1, "episodes": 2, "samples": 0}
         for name, lowest in least.items():
             check_whole(name, getattr(self, name), lowest)
-        check_seed(self.seed)
+        check_seed(self.seed, LARGEST_SEED)
         check_number("kl_coef", self.kl_coef, 0)
         check_number("ties", self.ties, 0)
         if not isinstance(self.error_rates, (tuple, list)) or not self.error_rates:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_agents.trl.sft.rows import OVERFLOWS
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.user_values import LARGEST_SEED, check_number, check_seed, check_whole
 
 SCHEDULES = ("cosine", "linear", "constant_with_warmup")
 OURS = {  # field of TRL's config -> our setting of the same
@@ -52,7 +52,7 @@ class SFTSettings:
     trl: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_seed(self.seed, LARGEST_SEED)
         for name, lowest in {"epochs": 1, "batch_size": 1, "heldout_share": 0, "samples": 0}.items():
             check_whole(name, getattr(self, name), lowest)
         for name in self.trl:
