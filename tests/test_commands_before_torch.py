@@ -86,6 +86,7 @@ WRONG_NAMES = [
     ("train --reward absent.py:score", "there is no file 'absent.py'"),
     ("train --set sead=1", "unknown setting 'sead'. Did you mean 'seed'?"),
     ("eval run --task exakt", "unknown task 'exakt'"),
+    ("reward train records.jsonl --out rm --kind linaer", "unknown kind of reward model 'linaer'"),
     ("eval run --device gpu", "unknown device 'gpu'"),
     ("eval run --reward embeded", "unknown reward 'embeded'"),
     ("generate --model embedded --prompt x --dtype half", "unknown dtype 'half'"),

@@ -27,8 +27,10 @@ PATIENCE = 5.0
 _SHARDING = ("transformers.distributed.tensor_parallel", "transformers.integrations.tensor_parallel")
 
 
-def load_pretrained(auto_class: Any, source: str, dtype: Any, *, kind: str) -> tuple[Any, list[str]]:
+def load_pretrained(auto_class: Any, source: str, dtype: Any, *, kind: str, **config: Any) -> tuple[Any, list[str]]:
     """`auto_class.from_pretrained(source)`, and the weights that are not in its files; code of a model is never run.
+
+    config: values for its configuration, in place of those in its files.
 
     Transformers fills these with random numbers, warns and goes on. Weights that are tied to others, and so need not be
     in the files, do not count. Raises ModelError, which calls the model `kind`, where it cannot be loaded.
@@ -40,7 +42,7 @@ def load_pretrained(auto_class: Any, source: str, dtype: Any, *, kind: str) -> t
     try:
         with quiet_loading():
             model, report = auto_class.from_pretrained(
-                source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here
+                source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here, **config
             )
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
         raise ModelError(f"{kind} {shown(source, 300)} cannot be loaded: {first_lines(error)}") from error

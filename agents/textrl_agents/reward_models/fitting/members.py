@@ -1,0 +1,89 @@
+"""One model, or an ensemble whose members are trained on prompts drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from textrl_agents.reward_models.fitting.base_model import base_source
+from textrl_agents.reward_models.fitting.fitted_model import FittedModel
+from textrl_agents.reward_models.fitting.head import Head, fit_head
+from textrl_agents.reward_models.heldout import with_rated_pairs
+from textrl_agents.reward_models.judgements import Judgements, pairs_of_ratings
+from textrl_agents.reward_models.options import Conversation, TrainingOptions
+from textrl_agents.training.extras import require
+from textrl_env.errors import ConfigError
+from textrl_env.rewards.linear.features import Features
+from textrl_env.rewards.linear.linear_reward import LinearReward
+
+DRAWS = 100  # of an ensemble's member, until one response is better than another in it
+
+
+def fit_members(
+    train: Judgements, conversations: Sequence[Conversation], options: TrainingOptions, weights: dict[str, float]
+) -> list[FittedModel]:
+    """Train `options.ensemble` models. conversations: what each of them scores; those of `train.responses` first."""
+    parts = [train] if options.ensemble == 1 else [resampled(train, options.seed, k) for k in range(options.ensemble)]
+    if options.kind == "classifier":
+        from textrl_agents.reward_models.fitting.classifier import fit_classifiers  # needs TRL
+
+        return fit_classifiers(parts, conversations, options, weights)
+    if options.kind in ("linear", "svm"):
+        require("sklearn")
+    features = make_features(options)
+    options.told(f"computing features of {len(conversations):,} responses")
+    table = features([prompt for prompt, _ in conversations], [text for _, text in conversations])
+    members = []
+    for number, part in enumerate(parts):
+        options.told("fitting the model" if len(parts) == 1 else f"fitting model {number + 1} of {len(parts)}")
+        head = _fitted(table, part, options, weights, options.seed + number)
+        reward = LinearReward(features, head.weights, head.bias, heads=head.coefficients)
+        members.append(FittedModel(head.scores(table), reward.save))
+    return members
+
+
+def make_features(options: TrainingOptions) -> Features:
+    """What the kinds trunk, linear and svm read. Raises ModelError and MissingExtra."""
+    if options.features == "hashed_ngrams":
+        from textrl_env.rewards.linear.hashed_ngrams import HashedNgrams
+
+        return HashedNgrams()
+    from textrl_env.rewards.linear.hidden_states import HiddenStates
+
+    return HiddenStates(base_source(options.model), pooling=options.pooling, device=options.device)
+
+
+def resampled(judgements: Judgements, seed: int, number: int) -> Judgements:
+    """Judgements of as many prompts, drawn with replacement: a bootstrap over prompts.
+
+    Raises ConfigError where hardly any prompt has a response that is better than another.
+    """
+    by_item: dict[str, Judgements] = {}
+    for item in judgements.items:
+        by_item[item] = Judgements(judgements.responses)
+    for pair in judgements.pairs:
+        by_item[judgements.item(pair)].pairs.append(pair)
+    for rated in judgements.rated:
+        by_item[judgements.item(rated)].rated.append(rated)
+    parts = list(by_item.values())
+    rng = np.random.default_rng([seed, number])
+    for _ in range(DRAWS):
+        drawn = [parts[place] for place in rng.integers(len(parts), size=len(parts))]
+        pairs = [pair for part in drawn for pair in part.pairs]
+        if any(not pair.tied for pair in pairs) or any(part.rated for part in drawn):
+            return Judgements(judgements.responses, pairs, [rated for part in drawn for rated in part.rated])
+    raise ConfigError("too few comparisons are decided for an ensemble; give more, or train one model")
+
+
+def _fitted(table: Any, part: Judgements, options: TrainingOptions, weights: dict[str, float], seed: int) -> Head:
+    rows = table[: len(part.responses)]
+    if options.kind == "trunk":
+        return fit_head(rows, part, weights, options.margin_scale)
+    from textrl_agents.reward_models.fitting.scikit import fit_pairs, fit_ratings
+
+    if part.pairs or options.kind == "svm":
+        pairs = with_rated_pairs(part, weights)
+        return fit_pairs(rows, pairs, method="svm" if options.kind == "svm" else "logistic", seed=seed)
+    return fit_ratings(rows, part, weights, rated_pairs=pairs_of_ratings(part, weights))

@@ -1,0 +1,47 @@
+"""What the training of a reward model found, as data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class RewardModelReport:
+    """A reward model's folder, and how good it is.
+
+    counts: records and pairs by kind, and prompts of either side. normalization: mean and std of the reference's scores
+    in logits, which `make_reward(folder)` makes 0 and 1. train, heldout: figures on either side of the split by
+    prompt. members: held-out accuracy of each member of an ensemble.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    normalization: dict[str, float]
+    reference: str
+    train: RewardModelEvaluation
+    heldout: RewardModelEvaluation
+    members: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the folder, as plain JSON values."""
+        return {
+            "settings": self.settings,
+            "counts": self.counts,
+            "normalization": self.normalization,
+            "reference": self.reference,
+            "train": self.train.to_dict(),
+            "heldout": self.heldout.to_dict(),
+            "members": list(self.members),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `report.json`."""
+        (folder / REPORT_FILE).write_text(json.dumps(self.to_dict(), indent=1, default=str) + "\n", encoding="utf-8")
