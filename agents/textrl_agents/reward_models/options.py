@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
+from textrl_env.user_values import LARGEST_SEED, check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.user_values import check_device_name
@@ -93,7 +93,7 @@ class TrainingOptions:
                 raise UnknownName(what, value, known)
         check_whole("ensemble", self.ensemble, 1)
         check_whole("max_new_tokens", self.max_new_tokens, 1)
-        check_seed(self.seed)
+        check_seed(self.seed, LARGEST_SEED)
         check_number("heldout", self.heldout, 0, 0.9, above=True)
         check_number("margin_scale", self.margin_scale, 0)
         check_number("coefficient", self.coefficient, 0)
