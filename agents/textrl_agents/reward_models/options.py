@@ -8,10 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from textrl_env.user_values import LARGEST_SEED, check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.user_values import check_device_name
+from textrl_env.user_values import LARGEST_SEED, check_device_name, check_number, check_seed, check_whole
 
 Kind = Literal["classifier", "trunk", "linear", "svm"]
 KINDS = MappingProxyType(
