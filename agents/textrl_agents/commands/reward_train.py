@@ -17,9 +17,11 @@ from textrl_agents.commands.options import (
     set_threads,
     told_on_stderr,
 )
+from textrl_env.foreign_text import visible
 
 if TYPE_CHECKING:  # a typo shows before torch is imported
     from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
+    from textrl_agents.reward_models.report import RewardModelReport
 
 Source = Annotated[
     Path, typer.Argument(metavar="STORE_OR_JSONL", help="Feedback store, or a file that `feedback import` takes.")
@@ -91,8 +93,7 @@ def train(
 ) -> None:
     """Train a reward model on comparisons, rankings, ratings and edits, and judge it on prompts that are held out.
 
-    DIR gets the model, a model card and report.json. Use it with: textrl train
-    --reward DIR
+    DIR gets the model, a model card and report.json. Use it: textrl train --reward DIR
     """
     check_names(device=device)
     from textrl_agents.reward_models.options import TrainingOptions
@@ -125,12 +126,7 @@ def train(
 
         set_threads(threads)
         report = train_reward_model(records, out=out, told=tell, **options)
-    if as_json:
-        print_json(report.to_dict())
-        return
-    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items() if count)
-    _print_figures(report.heldout, f"held-out prompts ({counts})")
-    typer.echo(f"Saved in {out}. Train a policy on it: textrl train --reward {out} ...")
+    print_json(report.to_dict()) if as_json else _print_report(report)
 
 
 def evaluate(
@@ -164,6 +160,13 @@ def evaluate(
         print_json(evaluation.to_dict())
         return
     _print_figures(evaluation, f"{evaluation.pairs:,} pairs on {evaluation.prompts:,} prompts")
+
+
+def _print_report(report: RewardModelReport) -> None:
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items() if count)
+    _print_figures(report.heldout, f"held-out prompts ({counts})")
+    folder = visible(str(report.folder))
+    typer.echo(f"Saved in {folder}. Train a policy on it: textrl train --reward {folder} ...")
 
 
 def _print_figures(evaluation: RewardModelEvaluation, title: str) -> None:

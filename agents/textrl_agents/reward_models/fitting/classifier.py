@@ -17,7 +17,7 @@ from textrl_agents.reward_models.judgements import Judgements
 from textrl_agents.reward_models.options import Conversation, TrainingOptions
 from textrl_agents.training.extras import require
 from textrl_agents.training.random_state import own_generator
-from textrl_env.errors import ConfigError, ModelError
+from textrl_env.errors import ModelError
 from textrl_env.foreign_text import shown
 from textrl_env.models.storage.loading import resolve_device
 from textrl_env.models.storage.pretrained import load_pretrained, quiet_loading
@@ -82,11 +82,6 @@ def _fit(
     from textrl_agents.trl.reward_trainer import train_reward_classifier
 
     pairs = with_rated_pairs(part, weights)
-    if not any(not pair.tied for pair in pairs.pairs):
-        raise ConfigError(
-            "a classifier learns from pairs, and no two responses to one prompt are rated differently; use the kind "
-            "trunk or linear, which learn from single ratings"
-        )
     source = base_source(options.model)
     options.told(doing)
     model = new_classifier(source, seed=seed, device=options.device)

@@ -84,18 +84,6 @@ def _fitted(table: Any, part: Judgements, options: TrainingOptions, weights: dic
     from textrl_agents.reward_models.fitting.scikit import fit_pairs, fit_ratings
 
     if part.pairs or options.kind == "svm":
-        return fit_pairs(
-            rows, _with_pairs(part, weights), method="svm" if options.kind == "svm" else "logistic", seed=seed
-        )
+        pairs = with_rated_pairs(part, weights)
+        return fit_pairs(rows, pairs, method="svm" if options.kind == "svm" else "logistic", seed=seed)
     return fit_ratings(rows, part, weights, rated_pairs=pairs_of_ratings(part, weights))
-
-
-def _with_pairs(part: Judgements, weights: dict[str, float]) -> Judgements:
-    """The judgements with pairs from ratings, one at least. Raises ConfigError."""
-    pairs = with_rated_pairs(part, weights)
-    if not any(not pair.tied for pair in pairs.pairs):
-        raise ConfigError(
-            "this kind of model learns from pairs, and no two responses to one prompt are rated differently; use the "
-            "kind trunk or linear, which learn from single ratings"
-        )
-    return pairs
