@@ -22,6 +22,7 @@ EXTRAS = {
     "datasets": "datasets",
     "peft": "peft",
     "sacrebleu": "tasks",
+    "sklearn": "rewards",
     "krippendorff": "feedback",
     "crowdkit": "feedback",
     "reasoning_gym": "reasoning-gym",
@@ -29,7 +30,6 @@ EXTRAS = {
     "uvicorn": "feedback",
     "python_multipart": "feedback",
     "urllib3": "rewards",
-    "sklearn": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

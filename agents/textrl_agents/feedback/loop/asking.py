@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from textrl_agents.feedback.loop.settings import LoopSettings
-from textrl_agents.feedback.prompt_source import PromptSource
-from textrl_agents.feedback.sampled_questions import NamedPolicy, sampled_questions
+from textrl_agents.feedback.questions.prompt_source import PromptSource
+from textrl_agents.feedback.questions.sampled_questions import NamedPolicy, sampled_questions
 from textrl_agents.feedback.simulated import answer_questions, simulated_annotators, task_gold
 from textrl_agents.runs.atomic import write_atomically
 from textrl_env.preferences.question import Question

@@ -17,7 +17,7 @@ from textrl_agents.feedback.loop.learning import check_reward_options, find_cons
 from textrl_agents.feedback.loop.measuring import RoundResult, measure_round, read_round
 from textrl_agents.feedback.loop.report import write_report
 from textrl_agents.feedback.loop.settings import LoopSettings
-from textrl_agents.feedback.sampled_questions import NamedPolicy
+from textrl_agents.feedback.questions.sampled_questions import NamedPolicy
 from textrl_agents.feedback.simulated import task_gold
 from textrl_agents.runs.atomic import locked_folder
 from textrl_agents.runs.run_folder import load_policy, plain_policy
