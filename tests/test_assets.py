@@ -273,6 +273,7 @@ def test_response_lengths_suit_continuous_batching(metrics: dict[str, Any]) -> N
     assert lengths["mean"] == pytest.approx(lengths["grammar_mean"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_stated_pair_accuracy_holds(policy: Any, reward: Any, tokenizer: Any, metrics: dict[str, Any]) -> None:
     """On other texts of the held-out prompts than those that the stated figure was measured on."""
     stated = metrics["reward"]["held_out_pair_accuracy"]

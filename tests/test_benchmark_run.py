@@ -242,6 +242,7 @@ def test_ctrl_c_in_a_cell_is_not_a_result() -> None:
 # Many cells.
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_what_one_by_one_gives(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make_plan("noise", seeds=2)
     serial = [run_cell(cell) for cell in plan.cells]

@@ -305,6 +305,7 @@ def test_sigterm_ends_a_real_process_with_a_checkpoint_that_resumes(tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_demo_shows_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short one; that the gold score rises in the whole of it is a row of the benchmark."""
     whole = demo.demo_config

@@ -73,6 +73,7 @@ def test_every_row_gives_the_same_number_of_episodes(moved_policy: CausalLMActor
     ]
 
 
+@pytest.mark.slow
 def test_means_agree_with_enumeration(moved_policy: CausalLMActorCritic) -> None:
     """Taking the first episodes that finish would bias every one of these towards short responses."""
     env = TextGenVectorEnv(16, "exact", autoreset_mode="SAME_STEP", kl_mode="deferred")

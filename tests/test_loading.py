@@ -271,6 +271,7 @@ class TestTheHub:
             load_model("nosuch")
         assert asked == []
 
+    @pytest.mark.slow
     def test_a_model_that_was_downloaded_needs_no_hub(
         self, asked: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):

@@ -112,6 +112,7 @@ def test_reinforce_learns_from_the_reward_to_go_minus_its_baseline():
 
 
 @pytest.mark.parametrize("algo", ["reinforce", "rloo", "grpo"])
+@pytest.mark.slow
 def test_the_first_ratio_is_1_over_cut_responses(algo: str):
     """CHECKS 26: the log-probabilities of a response that took several rollouts are those it was sampled with."""
     agent = make_agent(algo, env_kwargs={"task": "sentiment"}, n_envs=8, n_steps=10, learning_rate=0.0, seed=0)

@@ -261,6 +261,7 @@ class TestMeasurements:
         assert (row["ok"], row["value"], row["target"]) == (ok, reached, ">= 0.98")
         assert f"{seconds:.1f} s" in row["detail"]
 
+    @pytest.mark.slow
     def test_exact_really_trains(self, bench: Bench):
         row = measure_row("exact: PPO vs optimum", bench, sizes={"iterations": 3})
         assert row["ok"] is False  # three iterations do not get there
@@ -294,6 +295,7 @@ class TestMemory:
     def test_a_child_measures(self):
         assert update_rows._in_child(CPU, 300, 2, 3, True) >= 0
 
+    @pytest.mark.slow
     def test_a_child_that_fails_says_why(self, bench: Bench):
         row = measure_row("update memory, chunked vs not", bench, sizes={**TINY_MEMORY, "vocabulary": "many"})
         assert (row["value"], row["ok"]) == (None, False)
