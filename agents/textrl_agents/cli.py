@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from textrl_agents.commands import bench, check, demo, evaluate, feedback, generate, reward, train
+from textrl_agents.commands import bench, check, demo, evaluate, feedback, generate, reward, sft, train
 from textrl_agents.training.extras import missing_extra
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import visible
@@ -69,6 +69,7 @@ def textrl(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("sft")(sft.sft)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")

@@ -228,11 +228,11 @@ class CausalLMActorCritic(nn.Module):
             if name.startswith(("value_head.", "value_body."))
         }
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, method: str = "reinforcement learning") -> None:
         """Write a folder that plain `AutoModelForCausalLM.from_pretrained` loads, with the value head beside it.
 
         A LoRA adapter is merged into a copy of the weights, so that the folder stands alone. Its README.md says what of
-        the policy plain transformers does not have.
+        the policy plain transformers does not have, and that `method` has trained it.
         """
         folder = Path(folder)
         with quiet_loading():
@@ -241,7 +241,8 @@ class CausalLMActorCritic(nn.Module):
         save_file(self.value_state(), folder / VALUE_HEAD_FILE)
         settings = self._settings()
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-        card = model_card(self.model, settings, bans_ids=self.banned is not None and bool(self.banned.any()))
+        bans_ids = self.banned is not None and bool(self.banned.any())
+        card = model_card(self.model, settings, bans_ids=bans_ids, method=method)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
     def _settings(self) -> dict[str, Any]:

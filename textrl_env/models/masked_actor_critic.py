@@ -49,9 +49,9 @@ class MaskedActorCritic(CausalLMActorCritic):
         """Mask by the present policy from here on."""
         self.mask_model.load_state_dict(self.model.state_dict())
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, method: str = "reinforcement learning") -> None:
         """As CausalLMActorCritic's, with the model that masks in `mask/`, which plain transformers loads too."""
-        super().save_pretrained(folder)
+        super().save_pretrained(folder, method=method)
         with quiet_loading():
             standalone(self.mask_model).save_pretrained(Path(folder) / MASK_FOLDER)
 

@@ -12,7 +12,7 @@ import random
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,16 +117,23 @@ class FeedbackStore:
         """How many records there are of each kind."""
         return dict(self._database.all("SELECT kind, count(*) FROM records GROUP BY kind ORDER BY kind"))
 
-    def ask(self, questions: Iterable[Question], *, votes: int = 1) -> list[int]:
-        """Add all of these questions, or none; return their ids. votes: how many annotators each is answered by."""
-        if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
-            raise ConfigError(f"votes must be a whole number >= 1, got {shown(votes)}")
+    def ask(self, questions: Iterable[Question], *, votes: int | Sequence[int] = 1) -> list[int]:
+        """Add all of these questions, or none; return their ids.
+
+        votes: how many annotators each is answered by, or a number for each question.
+        """
         bodies = [encoded(question_to_dict(question)) for question in questions]
+        each = list(votes) if isinstance(votes, Sequence) else [votes] * len(bodies)
+        for wanted in each:
+            if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+                raise ConfigError(f"votes must be a whole number >= 1, got {shown(wanted)}")
+        if len(each) != len(bodies):
+            raise ConfigError(f"votes holds {len(each)} numbers, for {len(bodies)} questions")
         with self._database.writing() as connection:
             first = _next_id(connection, "questions")
             connection.executemany(
                 "INSERT INTO questions (id, body, votes, missing) VALUES (?, ?, ?, ?)",
-                ((number, body, votes, votes) for number, body in enumerate(bodies, first)),
+                ((first + at, body, each[at], each[at]) for at, body in enumerate(bodies)),
             )
         return list(range(first, first + len(bodies)))
 

@@ -29,7 +29,7 @@ def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
     Control tokens that `text` spells are encoded as text. Raises PromptError where it holds half of a surrogate pair,
     and EmptyPrompt where it is empty and the tokenizer has no BOS token that could stand in for it.
     """
-    plain = _encode(tokenizer, text)
+    plain = encode_text(tokenizer, text)
     if not plain:
         if tokenizer.bos_token_id is None:
             raise EmptyPrompt(
@@ -37,7 +37,7 @@ def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
                 "to start from; give a prompt with text, or set tokenizer.bos_token"
             )
         return [tokenizer.bos_token_id]
-    full = _encode(tokenizer, text, add_special_tokens=True)
+    full = encode_text(tokenizer, text, add_special_tokens=True)
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[: start + len(plain)]
@@ -98,7 +98,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer
         chat.append({"role": "assistant", "content": answer})
     control = _control_tokens(tokenizer)
     if not any(token in text for text in _strings(chat) for token in control):
-        return _encode(tokenizer, _render(tokenizer, chat, answer is None), split_special_tokens=False)
+        return encode_text(tokenizer, _render(tokenizer, chat, answer is None), split_special_tokens=False)
 
     return _encode_with_hidden(tokenizer, chat, control, answer is None)
 
@@ -127,12 +127,12 @@ def _encode_with_hidden(
     for text, mark in hidden.items():
         rendered = rendered.replace(mark, text)
     if tokenizer.is_fast:
-        return [real_ids.get(i, i) for i in _encode(blind, rendered)]
+        return [real_ids.get(i, i) for i in encode_text(blind, rendered)]
     # A tokenizer written in Python knows no added tokens at all while it splits special ones.
     by_stand_in = {stand_in: tokenizer.convert_tokens_to_ids(text) for text, stand_in in stand_ins.items()}
     ids: Ids = []
     for piece in re.split(f"({_any_of(by_stand_in).pattern})", rendered):
-        ids += [by_stand_in[piece]] if piece in by_stand_in else _encode(tokenizer, piece)
+        ids += [by_stand_in[piece]] if piece in by_stand_in else encode_text(tokenizer, piece)
     return ids
 
 
@@ -186,7 +186,10 @@ def _known_ids(tokenizer: Any) -> frozenset[int]:
     return cached[1]
 
 
-def _encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True) -> Ids:
+def encode_text(
+    tokenizer: Any, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = True
+) -> Ids:
+    """The ids of a text by itself; with `split_special_tokens`, control tokens that it spells are encoded as text."""
     check_text(text, "the text")
     ids: Ids = tokenizer(
         text,

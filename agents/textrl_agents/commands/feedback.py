@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from textrl_agents.commands.feedback_serve import serve
 from textrl_agents.commands.options import AsJson, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Human feedback: collect, exchange and judge it.")
+
+app.command()(serve)
 
 StoreFile = Annotated[Path, typer.Argument(help="File of the feedback store.")]
 

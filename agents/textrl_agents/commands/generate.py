@@ -87,7 +87,7 @@ def _from_stdin() -> list[str]:
     return prompts
 
 
-def _require_plain_sampling(folder: Path) -> None:
+def require_plain_sampling(folder: Path) -> None:
     """Raise ConfigError for a run whose algorithm answers in a way of its own, such as by scores."""
     from textrl_agents.runs.config import TrainConfig
     from textrl_agents.runs.run_folder import RunFolder
@@ -108,5 +108,5 @@ def _policy(folder: Path | None, model: str | None, device: str, dtype: str) -> 
 
     if folder is None:
         return plain_policy(str(model), device=device, dtype=dtype)
-    _require_plain_sampling(folder)
+    require_plain_sampling(folder)
     return load_policy(folder, device=device, dtype=dtype)

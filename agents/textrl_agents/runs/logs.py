@@ -73,11 +73,13 @@ class SampleFile:
         has_gold = any(episode.gold_score is not None for episode in episodes)
         columns = ["prompt", "response", "score", *(["gold"] if has_gold else []), "KL", "end"]
         above = [f"\n## After {tokens:,} tokens\n", *([f"{note}\n"] if note else [])]
-        lines = [*above, _row(columns), _row(["---"] * len(columns))]
+        lines = [*above, markdown_row(columns), markdown_row(["---"] * len(columns))]
         for episode in episodes:
             gold = [_number(episode.gold_score)] if has_gold else []
-            texts = [_cell(prompt_text(episode.prompt)), _cell(episode.response)]
-            lines.append(_row([*texts, _number(episode.score), *gold, _number(episode.kl_sum), episode.finish_reason]))
+            texts = [markdown_cell(prompt_text(episode.prompt)), markdown_cell(episode.response)]
+            lines.append(
+                markdown_row([*texts, _number(episode.score), *gold, _number(episode.kl_sum), episode.finish_reason])
+            )
         before = self.path.read_text(encoding="utf-8") if self.path.is_file() else TITLE.format(prompts=prompts)
         write_atomically(self.path, before + "\n".join(lines) + "\n")
 
@@ -92,7 +94,8 @@ class SampleFile:
                 return
 
 
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a table, of cells that are Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 
@@ -101,7 +104,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Escape what a model wrote: no markup or escape sequence in it has an effect, and none breaks the table."""
     escaped = html.escape(visible(text.replace("\r\n", "\n")), quote=False).replace("\\", "\\\\")
     for mark in "|`*_[]":

@@ -28,6 +28,7 @@ EXTRAS = {
     "uvicorn": "feedback",
     "urllib3": "rewards",
     "sklearn": "rewards",
+    "python_multipart": "feedback",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

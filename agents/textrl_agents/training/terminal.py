@@ -98,7 +98,11 @@ class TrainingProgress:
 
     def measured(self, score: float, kl: float | None) -> None:
         """Note the means of the last rollout: score, and KL per response in nats where it is known."""
-        self._measured = measured_text(score, kl)
+        self.note(measured_text(score, kl))
+
+    def note(self, measured: str) -> None:
+        """Show `measured` beside the tokens from now on."""
+        self._measured = measured
 
     def evaluating(self) -> None:
         """Show that the policy is evaluated from now on."""

@@ -19,12 +19,12 @@ _CARD = """\
 library_name: transformers
 {base_line}tags:
 - textrl-env
-- reinforcement-learning
+- {tag}
 ---
 
 # A policy of textrl-env
 
-A causal language model{started_from} that reinforcement learning has trained. `AutoModelForCausalLM.from_pretrained`
+A causal language model{started_from} that {method} has trained. `AutoModelForCausalLM.from_pretrained`
 loads it; `value_head.safetensors` and `actor_critic.json` are textrl-env's.
 
 {sampling}
@@ -39,10 +39,12 @@ distribution.
 """
 
 
-def model_card(model: Any, settings: Mapping[str, Any], *, bans_ids: bool) -> str:
+def model_card(
+    model: Any, settings: Mapping[str, Any], *, bans_ids: bool, method: str = "reinforcement learning"
+) -> str:
     """Markdown for a policy's model.
 
-    settings: those saved beside it. bans_ids: whether some ids of its head are never sampled.
+    settings: those saved beside it. bans_ids: whether some ids of its head are never sampled. method: what trained it.
     """
     base = _base_model(model)
     named = base is not None and base != _EMBEDDED
@@ -50,6 +52,8 @@ def model_card(model: Any, settings: Mapping[str, Any], *, bans_ids: bool) -> st
     return _CARD.format(
         base_line=f"base_model: {base}\n" if named else "",
         started_from="" if base is None else f", started from {base}",
+        method=method,
+        tag=method.replace(" ", "-"),
         sampling=_sampling(settings, bans_ids),
         mask="" if mask_top_p is None else _MASK.format(top_p=mask_top_p),
     )

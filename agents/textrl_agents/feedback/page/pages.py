@@ -1,0 +1,91 @@
+"""Renders the page's templates; what models, users and annotators wrote is escaped, and control characters shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from fastapi.responses import HTMLResponse
+
+from textrl_agents.feedback.page.question_view import question_view
+from textrl_agents.feedback.page.sign_in import Session
+from textrl_env.foreign_text import visible
+from textrl_env.preferences.question import Lease
+from textrl_env.preferences.store import FeedbackStore, Progress
+
+_COUNTED_SHARE = 0.05  # of the time that counting the votes may take
+
+
+class Pages:
+    """Makes each page as a response. instructions: shown above every question, as plain text."""
+
+    def __init__(self, store: FeedbackStore, instructions: str):
+        self._progress = _FreshProgress(store)
+        self._instructions = instructions
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._templates.filters["visible"] = visible
+
+    def question(
+        self,
+        session: Session,
+        lease: Lease | None,
+        *,
+        notice: str = "",
+        error: str = "",
+        chosen: Mapping[str, str] | None = None,
+    ) -> HTMLResponse:
+        """Show the annotator's question, or that there is none. chosen: the fields of a form that `error` is about."""
+        progress = self._progress.now()
+        own = progress.annotators.get(session.annotator, 0)
+        shared: dict[str, Any] = {"session": session, "progress": progress, "own": own}
+        if lease is None:
+            waits = progress.votes < progress.votes_wanted and progress.leased > 0
+            return self.render("nothing_left.html.j2", **shared, title="Thank you!", notice=notice, waits=waits)
+        return self.render(
+            "question.html.j2",
+            422 if error else 200,
+            **shared,
+            **question_view(lease),
+            instructions=self._instructions,
+            notice=notice,
+            error=error,
+            chosen=chosen or {},
+        )
+
+    def message(self, title: str, text: str, *, status: int = 200, link: str = "") -> HTMLResponse:
+        """Show a sentence to somebody who may not be signed in. link: the words of a link to the questions."""
+        return self.render("message.html.j2", status, title=title, text=text, link=link)
+
+    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Fill a template."""
+        response = HTMLResponse(self._templates.get_template(template).render(**values), status)
+        # Under "no-referrer" a browser sends the page's own forms with the Origin "null", which is refused.
+        response.headers["Referrer-Policy"] = "same-origin"
+        return response
+
+
+class _FreshProgress:
+    """The store's progress, counted anew unless counting takes long: of a large store it may be seconds old."""
+
+    def __init__(self, store: FeedbackStore):
+        self._store = store
+        self._known: Progress | None = None
+        self._until = 0.0  # by the monotonic clock
+
+    def now(self) -> Progress:
+        started = time.monotonic()
+        if self._known is None or started > self._until:
+            self._known = self._store.progress()
+            ended = time.monotonic()
+            self._until = ended + (ended - started) / _COUNTED_SHARE
+        return self._known

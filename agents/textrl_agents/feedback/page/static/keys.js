@@ -1,0 +1,84 @@
+// Keyboard shortcuts, and a guard against sending an answer twice. The page works without either.
+"use strict";
+
+const form = document.getElementById("answer");
+const STORED = "textrl-shortcuts";
+let sent = false;
+
+form.addEventListener("submit", (event) => {
+  if (sent) event.preventDefault();
+  sent = true;
+});
+
+// A page that comes back from the browser's memory is old: its question may be answered.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) window.location.reload();
+});
+
+function isTyping(element) {
+  return element.matches("textarea, select, input:not([type=radio]):not([type=checkbox])");
+}
+
+// A digit chooses in the group that has the focus, or else in the first one without a choice.
+function chooseDigit(digit) {
+  const groups = [...form.querySelectorAll("fieldset.scale")];
+  const open = groups.find((group) => !group.querySelector("input:checked"));
+  const group = groups.find((each) => each.contains(document.activeElement)) || open;
+  const option = group && group.querySelector(`input[value="${digit}"]`);
+  if (!option) return false;
+  option.checked = true;
+  const next = groups.find((each) => !each.querySelector("input:checked"));
+  const target = next ? next.querySelector("input") : form.querySelector("button[data-key=Enter]");
+  if (target) target.focus();
+  return true;
+}
+
+const toggle = document.createElement("input");
+toggle.type = "checkbox";
+toggle.id = "shortcuts";
+try {
+  toggle.checked = window.localStorage.getItem(STORED) !== "off";
+} catch {
+  toggle.checked = true; // storage is forbidden; the choice then holds for this page
+}
+
+function showKeys() {
+  document.body.classList.toggle("with-shortcuts", toggle.checked);
+}
+
+for (const button of form.querySelectorAll("button[data-key]")) {
+  const key = document.createElement("kbd");
+  key.textContent = button.dataset.key.length > 1 ? "↵" : button.dataset.key.toUpperCase();
+  key.setAttribute("aria-hidden", "true");
+  if (button.dataset.key.length === 1) button.setAttribute("aria-keyshortcuts", button.dataset.key);
+  button.append(" ", key);
+}
+
+toggle.addEventListener("change", () => {
+  showKeys();
+  try {
+    window.localStorage.setItem(STORED, toggle.checked ? "on" : "off");
+  } catch {
+    // storage is forbidden
+  }
+});
+
+const label = document.createElement("label");
+label.className = "shortcuts";
+label.append(toggle, " Keyboard shortcuts");
+form.append(label);
+showKeys();
+
+document.addEventListener("keydown", (event) => {
+  if (!toggle.checked || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (isTyping(event.target)) return;
+  const key = event.key.toLowerCase();
+  if (!/^[0-9a-z]$/.test(key)) return; // Enter does what it always does
+  const button = form.querySelector(`button[data-key="${key}"]`);
+  if (button) {
+    event.preventDefault();
+    button.click();
+  } else if (/^[1-9]$/.test(key) && chooseDigit(key)) {
+    event.preventDefault();
+  }
+});

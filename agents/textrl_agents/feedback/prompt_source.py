@@ -1,0 +1,44 @@
+"""The prompts that questions are about, and the limits of the responses to them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from textrl_env.errors import ConfigError
+from textrl_env.text.prompt_rows import Row, load_rows
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Prompts with their columns. max_new_tokens, stop: the task's, where there is one."""
+
+    rows: Sequence[Row]
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of_task(cls, name: str) -> PromptSource:
+        """Take a task's training prompts, so that those held out stay unseen. Raises UnknownName, and ConfigError."""
+        from textrl_env.tasks.registry import get_task
+        from textrl_env.tasks.splits import split_rows
+
+        task = get_task(name)
+        rows = split_rows(task, "train")
+        if rows is None:
+            raise ConfigError(f"task {name!r} has no training prompts; give prompts of your own")
+        return cls(rows, task.max_new_tokens, tuple(task.stop))
+
+    @classmethod
+    def of_file(cls, source: str) -> PromptSource:
+        """Read a .jsonl or .txt file, or a data set, as `PromptSet` takes it. Raises PromptError."""
+        rows = load_rows(source)
+        if len(rows) == 0:
+            raise ConfigError(f"prompts {source!r} is empty; give at least one prompt")
+        return cls(rows)
+
+    def drawn(self, count: int, seed: int) -> PromptSource:
+        """Return `count` of the prompts in a random order, or all where there are fewer."""
+        places = random.Random(seed).sample(range(len(self.rows)), min(count, len(self.rows)))
+        return replace(self, rows=[self.rows[place] for place in places])

@@ -1,0 +1,198 @@
+"""Supervised fine-tuning by TRL's stock trainer: what it learns, what it writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from textrl_agents.cli import app
+from textrl_agents.runs.run_folder import load_policy
+from textrl_agents.trl.sft import SFTSettings, train_sft
+from textrl_env.errors import ConfigError, ModelError, PromptError, UnknownName
+from textrl_env.text.prompts import PromptSet
+
+ANSWER = " warm and good"
+ROWS = [{"prompt": f"the soup number {number} was", "completion": ANSWER} for number in range(40)]
+FAST = SFTSettings(epochs=8, learning_rate=1e-2, samples=2, device="cpu")
+
+
+def end_probability(model: Any, tokenizer: Any, text: str) -> float:
+    """Of EOS behind a prompt and its demonstrated response."""
+    ids = PromptSet([text], tokenizer, max_prompt_tokens=100)[0].ids
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(np.array(ids))[None]).logits[0, -1]
+    return float(logits.softmax(-1)[tokenizer.eos_token_id])
+
+
+@pytest.fixture(scope="module")
+def trained(make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    model = make_model("llama")
+    before = end_probability(model, tiny_tokenizer, ROWS[0]["prompt"] + ANSWER)
+    out = tmp_path_factory.mktemp("sft") / "run"
+    result = train_sft(ROWS, out=out, model=model, tokenizer=tiny_tokenizer, settings=FAST, progress=False)
+    return model, before, result
+
+
+@pytest.mark.slow
+def test_it_learns_the_response_and_where_it_ends(trained: Any, tiny_tokenizer: Any) -> None:
+    _, before, result = trained
+    assert tiny_tokenizer.pad_token_id == tiny_tokenizer.eos_token_id
+    assert len(result.heldout.rows) == 4  # a tenth of 40 prompts
+    assert result.loss_after < 0.5 * result.loss_before
+    model = load_policy(result.folder, device="cpu").model
+    assert before < 0.1
+    assert end_probability(model, tiny_tokenizer, ROWS[0]["prompt"] + ANSWER) > 0.5
+
+
+@pytest.mark.slow
+def test_plain_transformers_loads_the_folder_with_equal_logits(trained: Any) -> None:
+    model, _, result = trained
+    plain = AutoModelForCausalLM.from_pretrained(result.policy).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, model(ids).logits)
+    assert "supervised fine-tuning has trained" in " ".join((result.policy / "README.md").read_text().split())
+
+
+@pytest.mark.slow
+def test_the_folder_tells_what_happened(trained: Any) -> None:
+    _, _, result = trained
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["heldout/loss"] for line in lines if "heldout/loss" in line]
+    assert (losses[0], losses[-1]) == (result.loss_before, result.loss_after)
+    assert lines[-1]["time/total_timesteps"] == result.tokens == FAST.epochs * result.train.tokens
+    assert (result.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    page = (result.folder / "samples.md").read_text()
+    assert page.count(ANSWER) >= 2
+    assert len(result.samples) == 2
+
+
+@pytest.mark.slow
+def test_a_seed_decides_every_weight(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path, trained: Any
+) -> None:
+    first, _, result = trained
+    again = make_model("llama")
+    train_sft(ROWS, out=tmp_path / "run", model=again, tokenizer=tiny_tokenizer, settings=FAST, progress=False)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.parameters(), again.parameters(), strict=True))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (result.folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_lora_is_merged_into_a_folder_that_stands_alone(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    settings = SFTSettings(epochs=2, learning_rate=1e-2, samples=0, lora={"r": 4}, device="cpu")
+    result = train_sft(
+        ROWS, out=tmp_path / "run", model=make_model("llama"), tokenizer=tiny_tokenizer, settings=settings,
+        progress=False,
+    )  # fmt: skip
+    assert result.loss_after is not None
+    assert result.loss_before is not None
+    assert result.loss_after < result.loss_before
+    plain, start = AutoModelForCausalLM.from_pretrained(result.policy), make_model("llama")
+    assert [name for name, _ in plain.named_parameters()] == [name for name, _ in start.named_parameters()]
+    assert any(
+        not torch.equal(ours, theirs) for ours, theirs in zip(plain.parameters(), start.parameters(), strict=True)
+    )
+
+
+@pytest.mark.slow
+def test_a_policy_whose_file_was_changed_is_refused(trained: Any, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(trained[2].folder, tmp_path / "copy"))
+    weights = copied / "policy" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        load_policy(copied)
+
+
+def test_bad_input_leaves_no_folder(tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "run"
+    data.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+    with pytest.raises(PromptError, match="line 2 is no JSON"):
+        train_sft(data, out=out)
+    ran = CliRunner().invoke(app, ["sft", str(data), "--out", str(out)])
+    assert ran.exit_code == 2
+    assert "line 2 is no JSON" in ran.stderr
+    assert not out.exists()
+
+
+def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        train_sft(ROWS, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"epochs": 0}, ConfigError, "epochs must be"),
+        ({"batch_size": True}, ConfigError, "batch_size must be"),
+        ({"learning_rate": float("nan")}, ConfigError, "learning_rate must be"),
+        ({"warmup": 2}, ConfigError, "warmup must be"),
+        ({"schedule": "cosin"}, UnknownName, "Did you mean 'cosine'"),
+        ({"overflow": "cut"}, UnknownName, "overflow"),
+        ({"heldout_share": 1}, ConfigError, "would hold out every prompt"),
+        ({"max_length": 1}, ConfigError, "max_length must be"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        SFTSettings(**settings)
+
+
+@pytest.mark.slow
+def test_no_prompt_is_on_both_sides(make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Each prompt comes twice; were they split by row, some would stand on both sides."""
+    twice = [{"prompt": row["prompt"], "completion": end} for row in ROWS for end in (" a", " b")]
+    settings = SFTSettings(epochs=1, samples=0, heldout_share=2, device="cpu")
+    result = train_sft(
+        twice, out=tmp_path / "run", model=make_model("llama"), tokenizer=tiny_tokenizer, settings=settings,
+        progress=False,
+    )  # fmt: skip
+    sides = [
+        {tuple(token for token, label in zip(*row, strict=True) if label == -100) for row in part.rows}
+        for part in (result.train, result.heldout)
+    ]
+    assert [len(side) for side in sides] == [20, 20]
+    assert not sides[0] & sides[1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_what_is_trained(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from textrl_agents.trl import sft_log\n"
+        "from textrl_agents.trl.sft import SFTSettings, train_sft\n"
+        "class Interrupting(sft_log.SFTLog):\n"
+        "    def on_step_end(self, args, state, control, **kwargs):\n"
+        "        if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        super().on_step_end(args, state, control, **kwargs)\n"
+        "import textrl_agents.trl.sft as sft\n"
+        "sft.SFTLog = Interrupting\n"
+        "rows = [{'prompt': f'The soup number {n} was', 'completion': ' good.'} for n in range(64)]\n"
+        "result = train_sft(rows, out=sys.argv[1], settings=SFTSettings(epochs=50, samples=0, device='cpu'))\n"
+        "print(result.finished, result.tokens)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    finished, tokens = ran.stdout.split()
+    assert finished == "False"
+    assert 0 < int(tokens) < 2000
+    assert load_policy(tmp_path / "run", device="cpu") is not None
