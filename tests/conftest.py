@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,3 +133,24 @@ def make_policy(make_model: MakeModel, tiny_tokenizer: Any) -> Callable[..., Cau
         return CausalLMActorCritic(model, settings.pop("tokenizer", tiny_tokenizer), **{"max_length": 32, **settings})
 
     return make
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`disk("size=1m")`: a real small file system; called again, its options change."""
+    folder, mounted = tmp_path / "disk", []
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        remount = ["-o", f"remount,{options}"] if mounted else ["-o", options, "-t", "tmpfs", "tmpfs"]
+        done = subprocess.run(["mount", *remount, str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(True)
+        return folder
+
+    if shutil.which("mount") is None:
+        pytest.skip("there is no command to mount a file system")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # loaded tensors are maps of their files

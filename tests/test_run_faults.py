@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,27 +227,6 @@ def test_a_run_says_the_least_that_it_trains_on_before_it_starts(tmp_path: Path,
 
 
 # Disks
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`disk("size=1m")`: a real small file system; called again, its options change."""
-    folder, mounted = tmp_path / "disk", []
-    folder.mkdir()
-
-    def mount(options: str) -> Path:
-        remount = ["-o", f"remount,{options}"] if mounted else ["-o", options, "-t", "tmpfs", "tmpfs"]
-        done = subprocess.run(["mount", *remount, str(folder)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        mounted.append(True)
-        return folder
-
-    if shutil.which("mount") is None:
-        pytest.skip("there is no command to mount a file system")
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # loaded tensors are maps of their files
 
 
 def _kib(folder: Path) -> int:

@@ -23,10 +23,10 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 
 def record_from_dict(value: Any) -> Record:
     """The record that `record_to_dict` wrote. Raises ConfigError where it is none."""
-    if not isinstance(value, Mapping) or value.get(KIND) not in KINDS:
-        kind = value.get(KIND) if isinstance(value, Mapping) else value
+    kind = value.get(KIND) if isinstance(value, Mapping) else value
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(value, Mapping):
         raise ConfigError(f"expected an object whose {KIND!r} is one of {', '.join(KINDS)}, got {shown(kind)}")
-    return _made(KINDS[value[KIND]], {name: part for name, part in value.items() if name != KIND})
+    return _made(KINDS[kind], {name: part for name, part in value.items() if name != KIND})
 
 
 def question_to_dict(question: Question) -> dict[str, Any]:

@@ -127,7 +127,8 @@ class Comparison(Judgement):
             raise ConfigError(f"preferred must be 0, 1 or None (a tie), got {shown(self.preferred)}")
         if self.skipped and self.preferred is not None:
             raise ConfigError("a comparison that was skipped has no preferred response")
-        if self.margin is not None and (self.preferred is None or not 0 < self.margin < math.inf):
+        is_number = isinstance(self.margin, (int, float)) and not isinstance(self.margin, bool)
+        if self.margin is not None and (self.preferred is None or not is_number or not 0 < self.margin < math.inf):
             raise ConfigError(f"margin must be a number > 0 beside a preferred response, got {shown(self.margin)}")
 
     @property

@@ -8,7 +8,8 @@ fitting/            the kinds of model, and ensembles of them
 measures/           accuracy with its interval, calibration, length bias, groups, best of four
 reference.py        the responses on which scores get mean 0 and standard deviation 1
 report.py, card.py  what was found, as data and as a model card
-serving.py          a reward that answers by HTTP
+sources.py          records and gold scores, as a command line names them
+serving.py          a reward that answers by HTTP (scoring_request.py)
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from textrl_agents.reward_models.fitting.base_model import EMBEDDED_REWARD
 from textrl_agents.reward_models.measures.figures import Row, figure_rows
-from textrl_agents.reward_models.options import KINDS
+from textrl_agents.reward_models.options import EMBEDDED_REWARD, KINDS
 from textrl_agents.reward_models.report import RewardModelReport
 from textrl_env.foreign_text import visible
 

@@ -22,6 +22,9 @@ KINDS = MappingProxyType(
         "svm": "scikit-learn's linear support vector machine on features of two responses",
     }
 )
+EMBEDDED, EMBEDDED_REWARD = "embedded", "embedded-reward"
+"""The embedded policy, and the embedded reward model: that one has learned the sentiment task's gold score, so it knows
+much before any feedback."""
 FEATURES = ("hidden_states", "hashed_ngrams")
 VOTES = ("each", "majority")
 COMBINATIONS = ("mean", "worst", "uncertainty")
@@ -37,8 +40,9 @@ def _nothing(text: str) -> None:
 class TrainingOptions:
     """How a reward model is trained; the fields are keyword arguments of `train_reward_model`.
 
-    kind: see KINDS. model: what the classifier starts from, or whose hidden states are read: "embedded",
-        "embedded-reward", a folder, a training run or a Hugging Face id.
+    kind: see KINDS. model: what the classifier starts from, or whose hidden states are read: "embedded" (the policy,
+        and the default of a trunk), "embedded-reward" (the default of the other kinds), a folder, a training run or a
+        Hugging Face id.
     ensemble: how many models, each with a seed of its own and on prompts drawn anew with replacement; 1 is one model on
         all prompts. combine, coefficient: how `EnsembleReward` combines them.
     heldout: the share of the prompts that is held out.
@@ -57,7 +61,7 @@ class TrainingOptions:
     """
 
     kind: Kind = "classifier"
-    model: str | Path = "embedded"
+    model: str | Path | None = None
     ensemble: int = 1
     combine: str = "mean"
     coefficient: float = 0.5
@@ -98,6 +102,8 @@ class TrainingOptions:
             raise ConfigError(f"settings are those of TRL's RewardConfig, which the kind {self.kind!r} does not use")
         if self.features != "hidden_states" and self.kind not in ("linear", "svm"):
             raise ConfigError(f"features={self.features!r} are for the kinds linear and svm, not for {self.kind!r}")
+        if self.model is None:
+            object.__setattr__(self, "model", EMBEDDED if self.kind == "trunk" else EMBEDDED_REWARD)
         if self.weights is not None:
             if not isinstance(self.weights, Mapping) or not self.weights:
                 raise ConfigError(f"weights must be a mapping of attributes to numbers, got {shown(self.weights)}")

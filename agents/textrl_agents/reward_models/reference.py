@@ -10,10 +10,9 @@ import numpy as np
 
 from textrl_agents.reward_models.fitting.base_model import base_source
 from textrl_agents.reward_models.judgements import Judgements
-from textrl_agents.reward_models.options import Conversation, TrainingOptions
+from textrl_agents.reward_models.options import EMBEDDED, Conversation, TrainingOptions
 from textrl_env.errors import ConfigError, TokenizerMismatch
 from textrl_env.foreign_text import shown
-from textrl_env.models.storage.loading import EMBEDDED
 
 SAMPLES = 256
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from textrl_agents.reward_models.measures.calibration import plot_calibration
 from textrl_agents.reward_models.card import model_card
-from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, gold_scores
+from textrl_agents.reward_models.fitting.members import Member, fit_members
 from textrl_agents.reward_models.heldout import Split, split_by_prompt
 from textrl_agents.reward_models.judgements import Judgements, read_judgements
-from textrl_agents.reward_models.fitting.members import Member, fit_members
+from textrl_agents.reward_models.measures.calibration import plot_calibration
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, gold_scores
 from textrl_agents.reward_models.options import TrainingOptions
 from textrl_agents.reward_models.reference import reference_samples, scale_of
 from textrl_agents.reward_models.report import RewardModelReport

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -110,21 +111,31 @@ def _replace(folder: Path, fresh: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """Yield a text file to write; it becomes `path` when the block ends, and never in part.
+
+    Raises OSError where it cannot be written. Where that or the block fails, `path` is as it was.
+    """
+    fresh = path.with_name(f".{path.name}.writing")
+    try:
+        with fresh.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or the rename may reach the disk before the text does
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Make `text` the content of `path`; a process that is killed meanwhile leaves the previous content.
 
     Raises OSError where it cannot be written; the file is then as it was.
     """
-    fresh = path.with_name(f".{path.name}.writing")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # or the rename may reach the disk before the text does
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        file.write(text)
 
 
 @contextlib.contextmanager

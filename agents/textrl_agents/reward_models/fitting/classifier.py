@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from textrl_agents.reward_models.fitting.base_model import base_source
+from textrl_agents.reward_models.fitting.members import Member
 from textrl_agents.reward_models.heldout import with_rated_pairs
 from textrl_agents.reward_models.judgements import Judgements
-from textrl_agents.reward_models.fitting.members import Member
 from textrl_agents.reward_models.options import Conversation, TrainingOptions
 from textrl_agents.training.extras import require
 from textrl_agents.training.random_state import own_generator

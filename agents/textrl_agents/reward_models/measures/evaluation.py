@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from textrl_agents.reward_models.measures.calibration import Calibration, calibration_of
 from textrl_agents.reward_models.judgements import Judgements, Pair, pairs_of_ratings
+from textrl_agents.reward_models.measures.calibration import Calibration, calibration_of
 from textrl_agents.reward_models.measures.shares import Share, share_of
 from textrl_env.rewards.scoring import score_episodes
 

@@ -1,0 +1,1 @@
+"""Formats in which feedback is exchanged, one file each."""

@@ -1,0 +1,178 @@
+"""Label Studio's JSON (https://labelstud.io/guide/export): a list of tasks with `data` and `annotations`.
+
+Read are the results "pairwise", "rating" and "textarea" (a comment); an annotation that was cancelled is a skip.
+Written is a task for each record, with the texts in `data` from left to right as they were shown, and what Label
+Studio has no place for in `meta`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import names_shown, shown
+from textrl_env.preferences.formats.format import CannotHold, Format, Row, decided, taken, writer
+from textrl_env.preferences.records import Candidate, Comparison, Rating, Record
+
+PROMPTS = ("prompt", "instruction", "question")
+PAIRS = (("answer1", "answer2"), ("response1", "response2"), ("text1", "text2"), ("response_a", "response_b"))
+SINGLE = ("response", "answer", "completion", "text")
+COMMENT = "comment"
+CANDIDATES = "candidates"  # of `meta`: what made them
+SIDES = ("left", "right")
+
+
+def read(task: Row) -> list[Record]:
+    """A record for each annotation of a task: a comparison where it is pairwise, and a rating where it has stars."""
+    data = taken(task, "data", Mapping, "an object")
+    records: list[Record] = []
+    for number, annotation in enumerate(taken(task, "annotations", list, "a list")):
+        try:
+            if not isinstance(annotation, Mapping):
+                raise ConfigError(f"expected an object with a 'result', got {shown(annotation)}")
+            records += _records(data, annotation, _meta(task))
+        except ConfigError as error:
+            raise ConfigError(f"annotation {number}: {error}") from error
+    return records
+
+
+def _records(data: Row, annotation: Row, meta: Mapping[str, Any]) -> list[Record]:
+    results: list[Row] = taken(annotation, "result", list, "a list")
+    for result in results:
+        if not isinstance(result, Mapping) or "type" not in result:
+            raise ConfigError(f"a result must be an object with a 'type', got {shown(result)}")
+    ratings: dict[str, Any] = {
+        str(each.get("from_name")): _value(each).get("rating") for each in results if each["type"] == "rating"
+    }
+    pairwise = next((each for each in results if each["type"] == "pairwise"), None)
+    skipped = bool(annotation.get("was_cancelled"))
+    names = _names(data, pairwise, bool(ratings))
+    if skipped and len(names) < 2:
+        return []  # nothing was said of a single response
+    prompt = next((name for name in PROMPTS if name in data), None)
+    if prompt is None or not names:
+        what = "response, or two of them," if prompt else f"prompt ({', '.join(PROMPTS)})"
+        raise ConfigError(f"its data has no {what} that it judges; the keys are {names_shown(data)}")
+    common: dict[str, Any] = {
+        "prompt": data[prompt],
+        "candidates": _candidates([data[name] for name in names], meta),
+        "columns": {name: value for name, value in data.items() if name not in (prompt, *names)},
+        **_circumstances(annotation, meta),
+        "comment": _comment(results),
+    }
+    if ratings:
+        return [Rating(**common, ratings=ratings)]
+    side = None if pairwise is None or skipped else taken(_value(pairwise), "selected", str, "left or right")
+    if side not in (*SIDES, None):
+        raise ConfigError(f"'selected' must be left or right, got {shown(side)}")
+    preferred = None if side is None else SIDES.index(side)
+    return [Comparison(**common, order=(0, 1), preferred=preferred, skipped=skipped)]
+
+
+def _names(data: Row, pairwise: Row | None, is_rating: bool) -> tuple[str, ...]:
+    """The keys of the responses that an annotation is of, from left to right; none where there are none."""
+    if is_rating:
+        return next(((name,) for name in SINGLE if name in data), ())
+    if pairwise is not None:  # it names the tags that it compares, which are called like the keys as a rule
+        named = tuple(str(pairwise.get("to_name")).split(","))
+        if len(named) == 2 and set(named) <= data.keys():
+            return named
+    return next((pair for pair in PAIRS if set(pair) <= data.keys()), ())
+
+
+def _value(result: Row) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = taken(result, "value", Mapping, "an object")
+    return found
+
+
+def _meta(task: Row) -> Mapping[str, Any]:
+    """What `row_of` wrote into `meta`; nothing of what others keep there."""
+    meta = task.get("meta")
+    made = meta.get(CANDIDATES) if isinstance(meta, Mapping) else None
+    is_own = isinstance(made, list) and all(isinstance(each, Mapping) for each in made)
+    return meta if is_own and meta is not None else {}
+
+
+def _candidates(texts: list[Any], meta: Mapping[str, Any]) -> tuple[Candidate, ...]:
+    made = meta.get(CANDIDATES, [])
+    made = made if len(made) == len(texts) else [{}] * len(texts)
+    pairs = zip(texts, made, strict=True)
+    return tuple(Candidate(text, about.get("model"), about.get("sampling", {})) for text, about in pairs)
+
+
+def _circumstances(annotation: Row, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Who, when, how long. Of an account the number alone is kept, never the name or the address."""
+    who = annotation.get("completed_by")
+    who = who.get("id") if isinstance(who, Mapping) else who
+    found: dict[str, Any] = {"annotator": meta.get("annotator", f"user-{who}" if isinstance(who, int) else None)}
+    if (created := annotation.get("created_at")) is not None:
+        try:
+            found["created"] = datetime.datetime.fromisoformat(created).timestamp()
+        except (TypeError, ValueError):
+            raise ConfigError(f"'created_at' must be a date and time, got {shown(created)}") from None
+    return {**found, "duration": annotation.get("lead_time")}
+
+
+def _comment(results: list[Row]) -> str | None:
+    texts = [_value(result).get("text") for result in results if result["type"] == "textarea"]
+    lines = [line for text in texts for line in ([text] if isinstance(text, str) else text or [])]
+    return "\n".join(lines) if lines else None
+
+
+def row_of(record: Comparison | Rating) -> Row:
+    """A task with one annotation."""
+    shown_order = record.order or range(len(record.candidates))
+    candidates = [record.candidates[place] for place in shown_order]
+    if isinstance(record, Comparison):
+        if record.margin is not None:
+            raise CannotHold("a comparison with a margin")
+        names: tuple[str, ...] = PAIRS[0]
+        results = [] if record.skipped or record.is_tie else [_pairwise(record, list(shown_order))]
+    else:
+        names = SINGLE[:1]
+        results = [
+            {"type": "rating", "from_name": name, "to_name": names[0], "value": {"rating": value}}
+            for name, value in record.ratings.items()
+        ]
+    if record.comment is not None:
+        comment = {"type": "textarea", "from_name": COMMENT, "to_name": PROMPTS[0]}
+        results.append({**comment, "value": {"text": [record.comment]}})
+    data = {PROMPTS[0]: record.prompt, **{name: each.text for name, each in zip(names, candidates, strict=True)}}
+    annotation: dict[str, Any] = {
+        "result": results,
+        "created_at": _date(record.created),
+        "was_cancelled": isinstance(record, Comparison) and record.skipped,
+    }
+    if record.duration is not None:
+        annotation["lead_time"] = record.duration
+    meta = {
+        "annotator": record.annotator,
+        CANDIDATES: [{"model": each.model, "sampling": dict(each.sampling)} for each in candidates],
+    }
+    if clash := record.columns.keys() & {*PROMPTS, *(name for pair in PAIRS for name in pair), *SINGLE}:
+        raise CannotHold(f"a prompt with a column named {min(clash)!r}")
+    return {"data": {**data, **record.columns}, "annotations": [annotation], "meta": meta}
+
+
+def _date(seconds: float) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        raise CannotHold("a time that is no date") from None
+
+
+def _pairwise(record: Comparison, shown_order: list[int]) -> dict[str, Any]:
+    side = SIDES[shown_order.index(decided(record)._preferred())]
+    return {"type": "pairwise", "from_name": "comparison", "to_name": ",".join(PAIRS[0]), "value": {"selected": side}}
+
+
+LABEL_STUDIO = Format(
+    name="label-studio",
+    holds="comparisons without a margin, ratings, comments, who and when; the order shown as left and right",
+    matches=lambda rows: {"data", "annotations"} <= rows[0].keys(),
+    read=read,
+    write=writer(row_of, Comparison, Rating),
+    is_document=True,
+)
