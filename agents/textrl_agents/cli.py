@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from textrl_agents.commands import bench, check, demo, evaluate, feedback, generate, reward, sft, train
+from textrl_agents.commands import (
+    bench,
+    bench_overoptimize,
+    check,
+    demo,
+    evaluate,
+    feedback,
+    generate,
+    reward,
+    sft,
+    train,
+)
 from textrl_agents.training.extras import missing_extra
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import visible
@@ -72,6 +83,7 @@ app.command("generate")(generate.generate)
 app.command("sft")(sft.sft)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
+bench.app.command("overoptimize")(bench_overoptimize.overoptimize)
 app.add_typer(bench.app, name="bench")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(reward.app, name="reward")

@@ -27,7 +27,6 @@ EXTRAS = {
     "fastapi": "feedback",
     "uvicorn": "feedback",
     "urllib3": "rewards",
-    "sklearn": "rewards",
     "python_multipart": "feedback",
 }
 """Import name -> the extra that brings it."""
