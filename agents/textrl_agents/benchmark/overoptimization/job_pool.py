@@ -14,6 +14,7 @@ from textrl_agents.benchmark.cell_progress import JobProgress
 from textrl_agents.benchmark.overoptimization.jobs import Job, perform
 from textrl_agents.benchmark.overoptimization.plan import OveroptimizationPlan
 from textrl_agents.benchmark.processes import WorkerProcess, become_worker, end_workers, process_context
+from textrl_env.foreign_text import message_of
 
 POLL_SECONDS = 0.2
 
@@ -69,7 +70,7 @@ class _JobProcess(WorkerProcess):
 
     @property
     def error(self) -> str:
-        """Why it failed: the last line that it printed, which is the exception."""
+        """Why it failed: the last line that it printed, which is the error."""
         if self.process.exitcode != 1:
             return self.how_it_ended
         lines = [line for line in self.tail.splitlines() if line.strip()]
@@ -84,6 +85,7 @@ def _work(job: Job, plan: OveroptimizationPlan, folder: str, log: str) -> None:
 
         torch.set_num_threads(1)
         perform(job, plan, Path(folder))
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        print(f"{type(error).__name__}: {message_of(error)}", file=sys.stderr)
         sys.exit(1)

@@ -107,7 +107,7 @@ def markdown(findings: Findings) -> str:
         f"learned from comparisons of the reference's own responses, {plan.noise:.0%} of them labelled wrongly; its "
         "scores have mean 0 and standard deviation 1 on the reference's responses.",
         "",
-        f"Best-of-n chooses from {plan.candidates} responses of the reference to each of {plan.prompts} held-out "
+        f"Best-of-n chooses from {plan.candidates} responses of the reference to each of {_prompts(findings)} held-out "
         "prompts. Its expectation over all subsets of n is estimated without bias (Nakano et al. 2021), and its KL is "
         "log n - (n - 1) / n.",
         "",
@@ -157,6 +157,10 @@ def _cured(series: Series, findings: Findings) -> str:
         f"cure by {_change(before, 'gold')}. It ends at {ends[1]:.3f} (sqrt(KL) {series.curve.distance[-1]:.1f}), "
         f"without the cure at {ends[0]:.3f} ({uncured.curve.distance[-1]:.1f})."
     )
+
+
+def _prompts(findings: Findings) -> int:
+    return len(findings.series[0].curve.gold)
 
 
 def _name(series: Series) -> str:

@@ -48,12 +48,12 @@ def task_of(plan: OveroptimizationPlan, reward: Any) -> Task:
 
 
 def heldout_prompts(prompts: PromptSet, plan: OveroptimizationPlan) -> list[Prompt]:
-    """The prompts that judge, drawn from the task's held-out ones by the plan's seed.
+    """The prompts that judge, drawn from the task's held-out ones by the plan's seed; all of them where it has fewer.
 
-    Raises ConfigError where the task has fewer.
+    Raises ConfigError where there is one alone, since half of them judge and half choose.
     """
-    if len(prompts) < plan.prompts:
-        raise ConfigError(f"task {plan.task!r} has {len(prompts)} held-out prompts, but prompts is {plan.prompts}")
+    if len(prompts) < 2:
+        raise ConfigError(f"task {plan.task!r} has one held-out prompt; over-optimisation is judged by two or more")
     drawn = np.random.default_rng([plan.seed, CHOSEN]).permutation(len(prompts))[: plan.prompts]
     return [prompts[int(place)] for place in drawn]
 
