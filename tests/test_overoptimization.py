@@ -166,15 +166,17 @@ def test_curves_of_runs_are_by_prompt() -> None:
         {"tokens": 0, "proxy": [0.0, 2.0], "gold": [1.0, 3.0], "kl": [0.0, 0.0]},
         {"tokens": 8, "proxy": [1.0, 5.0], "gold": [2.0, 6.0], "kl": [3.0, 5.0]},
     ]
-    curve = rl_curve(points)
+    candidates = np.array([[0.5, 1.5, 4.0], [3.0, 3.0, 0.0]])
+    curve = rl_curve(points, start=(candidates, candidates + 1))
     assert curve.steps == (0, 8)
     assert curve.distance.tolist() == [0.0, 2.0]
-    assert curve.gold.tolist() == [[1.0, 2.0], [3.0, 6.0]]
-    assert curve.gain.tolist() == [0.0, 2.0]
+    assert curve.proxy.tolist() == [[2.0, 1.0], [2.0, 5.0]]  # the start is the mean over the reference's candidates
+    assert curve.gold.tolist() == [[3.0, 2.0], [3.0, 6.0]]
+    assert curve.gain.tolist() == [0.0, 1.0]
     other = Curve((0, 8), np.array([0.0, 14.0]), curve.proxy + 2, curve.gold)
     mean = mean_curve([curve, other])
     assert mean.distance.tolist() == [0.0, 3.0]  # the root of the mean KL
-    assert mean.proxy.tolist() == [[1.0, 2.0], [3.0, 6.0]]
+    assert mean.proxy.tolist() == [[3.0, 2.0], [3.0, 6.0]]
 
 
 # Plan and jobs

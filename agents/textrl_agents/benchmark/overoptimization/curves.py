@@ -83,11 +83,16 @@ def best_of_n_curve(proxy: np.ndarray, gold: np.ndarray, counts: Sequence[int]) 
     )
 
 
-def rl_curve(points: Sequence[Mapping[str, Any]]) -> Curve:
-    """The curve of one run. points: as of `rl.Point`. Its KL is the mean over prompts."""
+def rl_curve(points: Sequence[Mapping[str, Any]], *, start: tuple[np.ndarray, np.ndarray]) -> Curve:
+    """The curve of one run. points: as of `rl.Point`. Its KL is the mean over prompts.
+
+    start: proxy and gold of the reference's candidates, each float [prompts, candidates]. Before training the policy is
+    the reference, of which there are far more responses than one measurement takes; everything is compared with it.
+    """
     kl, proxy, gold = (
         np.array([point[name] for point in points], dtype=np.float64) for name in ("kl", "proxy", "gold")
     )
+    proxy[0], gold[0] = (values.mean(axis=1) for values in start)
     return Curve(tuple(int(point["tokens"]) for point in points), kl.mean(axis=1), proxy.T, gold.T)
 
 

@@ -20,7 +20,7 @@ from textrl_agents.benchmark.overoptimization.curves import (
 )
 from textrl_agents.benchmark.overoptimization.fits import Fit, Form, fit_form
 from textrl_agents.benchmark.overoptimization.jobs import Job
-from textrl_agents.benchmark.overoptimization.plan import CURES, OveroptimizationPlan
+from textrl_agents.benchmark.overoptimization.plan import CURES, PENALTY, OveroptimizationPlan
 from textrl_agents.benchmark.overoptimization.sampling import read_samples
 from textrl_env.errors import ConfigError, TextRLError
 
@@ -133,13 +133,16 @@ def _best_of_n(plan: OveroptimizationPlan, folder: Path) -> list[Series]:
 
 
 def _rl(plan: OveroptimizationPlan, folder: Path) -> list[Series]:
+    gold = read_samples(Job("candidates").result(folder)).gold
+    scores = read_scores(Job("scores").result(folder))
     found = []
     for size, cure in _kinds(plan):
         runs = []
         for seed in range(plan.rl_seeds):
-            path = Job("ppo", size, seed, cure).result(folder)
-            if path.is_file():
-                runs.append(rl_curve(_points(path)))
+            job = Job("ppo", size, seed, cure)
+            if job.is_done(folder):
+                judge = Job("ppo", size, seed, None if cure == PENALTY else cure).key
+                runs.append(rl_curve(_points(job.result(folder)), start=(scores[judge], gold)))
         if runs:
             found.append(_series("rl", size, cure, runs))
     return found

@@ -66,7 +66,7 @@ class OveroptimizationPlan:
     rl_seeds: int = 3
     rl_tokens: int = 98_304
     rl_points: int = 12
-    rl_responses: int = 2
+    rl_responses: int = 3
     rl_settings: Mapping[str, Any] = field(default_factory=lambda: dict(LARGE_ROLLOUTS))
     cure_size: int = 200
     kl_coef: float = 0.05
@@ -163,7 +163,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "pairs": 1800,
             "rl_seeds": 1,
             "rl_tokens": 49_152,
-            "rl_points": 12,
+            "rl_points": 8,
+            "rl_responses": 4,
             # Twice the steps: it gets as far from the reference in half the tokens, though it gains less on the way.
             "rl_settings": {**LARGE_ROLLOUTS, "learning_rate": {"scale": 2.0}},
         },

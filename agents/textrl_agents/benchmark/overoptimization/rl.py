@@ -28,12 +28,12 @@ Point = dict[str, Any]
 
 
 def run_ppo(plan: OveroptimizationPlan, reward: Any, *, kl_coef: float, seed: int) -> dict[str, Any]:
-    """Train PPO against `reward`; return its `points`, what it last `wrote`, and the `seconds` that it took.
+    """Train PPO against `reward`; return its `points`, what it last `wrote`, and the seconds that it took.
 
     The policy is measured before training, at `plan.rl_points` points of it, the end among them, each time with the
     same prompts. KL is exact at every token that was sampled, not the difference of its log-probabilities.
     """
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     task = task_of(plan, reward)
     arguments = {"task": task, "device": plan.device, "kl_coef": kl_coef, "split": "train"}
     judging = heldout_env({**arguments, "kl_estimator": "full"}, episodes=ROWS)
@@ -60,6 +60,7 @@ def run_ppo(plan: OveroptimizationPlan, reward: Any, *, kl_coef: float, seed: in
             {"prompt": each.prompt, "response": each.response} for each in measurements.last[:: plan.rl_responses]
         ][:SHOWN_SAMPLES],
         "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - worked, 1),
     }
 
 
