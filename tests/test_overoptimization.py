@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from textrl_agents.benchmark.overoptimization.best_of_n import (
+from textrl_agents.benchmark.overoptimization.analysis.best_of_n import (
     best_of_n_kl,
     best_of_n_values,
     selection_probabilities,
 )
+from textrl_agents.benchmark.overoptimization.analysis.curves import Curve, TurnOver, mean_curve, rl_curve, turn_over
+from textrl_agents.benchmark.overoptimization.analysis.findings import Findings, Series
+from textrl_agents.benchmark.overoptimization.analysis.fits import fit_form
+from textrl_agents.benchmark.overoptimization.analysis.report import conclusions, write_report
 from textrl_agents.benchmark.overoptimization.candidate_scores import read_scores, write_scores
-from textrl_agents.benchmark.overoptimization.curves import Curve, TurnOver, mean_curve, rl_curve, turn_over
-from textrl_agents.benchmark.overoptimization.findings import Findings, Series
-from textrl_agents.benchmark.overoptimization.fits import fit_form
 from textrl_agents.benchmark.overoptimization.jobs import Job, judges, stages
 from textrl_agents.benchmark.overoptimization.plan import PRESETS, OveroptimizationPlan
 from textrl_agents.benchmark.overoptimization.proxies import simulated_comparisons
-from textrl_agents.benchmark.overoptimization.report import conclusions, write_report
 from textrl_agents.benchmark.overoptimization.run import run_overoptimization
 from textrl_agents.benchmark.overoptimization.sampling import Samples, read_samples, write_samples
 from textrl_agents.benchmark.overoptimization.shared_features import SharedFeatures, load_proxy

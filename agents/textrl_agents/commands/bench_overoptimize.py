@@ -91,7 +91,7 @@ def overoptimize(
         PRESETS["quick" if quick else "full"], **{name: value for name, value in given.items() if value is not None}
     )
     findings = _run(plan, out, jobs=jobs)
-    from textrl_agents.benchmark.overoptimization.report import COLUMNS, FIGURE, REPORT, conclusions, table
+    from textrl_agents.benchmark.overoptimization.analysis.report import COLUMNS, FIGURE, REPORT, conclusions, table
 
     if as_json:
         print_json(findings.to_json())

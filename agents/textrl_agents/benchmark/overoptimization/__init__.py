@@ -4,19 +4,14 @@ The experiment of Gao, Schulman and Hilton 2023, "Scaling Laws for Reward Model 
 (https://arxiv.org/abs/2210.10760), with a task's gold score as the truth, and the cures of Coste et al. 2023, "Reward
 Model Ensembles Help Mitigate Overoptimization" (https://arxiv.org/abs/2310.02743).
 
-plan.py             what is run, with every number; the presets
-jobs.py             the pieces of work, in stages, and which of them are done
-sampling.py         responses of the reference, with their gold scores
-proxies.py          simulated comparisons, and the reward models learned from them
-shared_features.py  one pass of the trunk for all reward models that read it
-best_of_n.py        unbiased estimates of best-of-n from one set of candidates
-candidate_scores.py what each proxy gives to each candidate
-rl.py               stock PPO against a proxy, measured on held-out prompts along the way
-curves.py           proxy and gold against sqrt(KL), with intervals; peak against end
-fits.py             the functional forms, and R^2
-findings.py         all curves, fits and turn-overs of a folder
-figure.py           the figure
-report.py           report.md and the lines on the terminal
-job_pool.py         jobs side by side, each in a process
-run.py              all of it, from a plan to a report; it can be stopped anywhere and go on
+plan.py              what is run, with every number; the presets
+jobs.py              the pieces of work, in stages, and which of them are done
+sampling.py          responses of the reference, with their gold scores
+proxies.py           simulated comparisons, and the reward models learned from them
+shared_features.py   one pass of the trunk for all reward models that read it
+candidate_scores.py  what each proxy gives to each candidate of best-of-n
+rl.py                stock PPO against a proxy, measured on held-out prompts along the way
+job_pool.py          jobs side by side, each in a process
+run.py               all of it, from a plan to a report; it can be stopped anywhere and go on
+analysis/            curves, fits, figure and report
 """

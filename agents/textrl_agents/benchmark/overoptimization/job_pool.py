@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections import deque
@@ -58,6 +59,8 @@ def run_jobs(
         end_workers(running)
         for worker in running:
             worker.log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # jobs that failed have left what they printed
+            logs.rmdir()
 
 
 class _JobProcess(WorkerProcess):

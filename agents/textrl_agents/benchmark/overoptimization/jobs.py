@@ -9,7 +9,6 @@ rl/<size>-<seed>.json, rl/<size>-<seed>-<cure>.json     PPO's runs
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +32,15 @@ class Job:
     @property
     def name(self) -> str:
         """What is shown, in words."""
-        if self.kind == "proxy":
-            return f"{'ensemble' if self.cure else 'proxy'} of {self.size} comparisons, seed {self.seed}"
-        if self.kind == "ppo":
-            cure = f", {CURES[self.cure]}" if self.cure else ""
-            return f"PPO against {self.size} comparisons, seed {self.seed}{cure}"
-        return {
+        cure = f", {CURES.get(self.cure)}" if self.cure else ""
+        names = {
             "pairs": "responses to compare",
             "candidates": "candidates of best-of-n",
+            "proxy": f"{'ensemble' if self.cure else 'proxy'} of {self.size} comparisons, seed {self.seed}",
             "scores": "scores of the candidates",
-        }[self.kind]
+            "ppo": f"PPO against {self.size} comparisons, seed {self.seed}{cure}",
+        }
+        return names[self.kind]
 
     @property
     def key(self) -> str:
@@ -51,14 +49,14 @@ class Job:
 
     def result(self, folder: Path) -> Path:
         """What it leaves in the benchmark's folder."""
-        places = {"pairs": "samples/pairs.jsonl", "candidates": "samples/candidates.jsonl", "scores": "scores.npz"}
-        if self.kind in places:
-            return folder / places[self.kind]
-        return (
-            folder
-            / ("proxies" if self.kind == "proxy" else "rl")
-            / (self.key + (".json" if self.kind == "ppo" else ""))
-        )
+        places = {
+            "pairs": "samples/pairs.jsonl",
+            "candidates": "samples/candidates.jsonl",
+            "proxy": f"proxies/{self.key}",
+            "scores": "scores.npz",
+            "ppo": f"rl/{self.key}.json",
+        }
+        return folder / places[self.kind]
 
     def is_done(self, folder: Path) -> bool:
         """Whether it need not be run again."""
@@ -71,9 +69,8 @@ def stages(plan: OveroptimizationPlan) -> list[list[Job]]:
     # What takes longest comes first, so that no process has it alone at the end.
     proxies = [Job("proxy", plan.cure_size, seed, "ensemble") for seed in seeds]
     proxies += [Job("proxy", size, seed) for size in reversed(plan.sizes) for seed in seeds]
-    runs = [Job("ppo", size, seed) for seed in range(plan.rl_seeds) for size in plan.sizes]
-    cured = [Job("ppo", plan.cure_size, seed, cure) for seed in range(plan.rl_seeds) for cure in CURES]
-    return [[Job("candidates"), Job("pairs")], proxies, [Job("scores"), *runs, *cured]]
+    runs = [Job("ppo", size, seed, cure) for seed in range(plan.rl_seeds) for size, cure in kinds(plan)]
+    return [[Job("candidates"), Job("pairs")], proxies, [Job("scores"), *runs]]
 
 
 def perform(job: Job, plan: OveroptimizationPlan, folder: Path) -> None:
@@ -101,38 +98,35 @@ def perform(job: Job, plan: OveroptimizationPlan, folder: Path) -> None:
         _run_ppo(job, plan, folder, result)
 
 
+def kinds(plan: OveroptimizationPlan) -> list[tuple[int, str | None]]:
+    """Size and cure of all that is optimised: single proxies of each size, and each cure."""
+    return [*((size, None) for size in plan.sizes), *((plan.cure_size, cure) for cure in CURES)]
+
+
 def judges(plan: OveroptimizationPlan, folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """What scores the candidates: key -> folder of the reward model, and how an ensemble is combined.
 
     The KL charge is none of them: the KL of best-of-n is fixed by n, so that a charge changes no response.
     """
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for seed in range(plan.seeds):
-        for size in plan.sizes:
-            found[Job("ppo", size, seed).key] = (Job("proxy", size, seed).result(folder), {})
-        for cure in CURES:
-            if cure != PENALTY:
-                found[Job("ppo", plan.cure_size, seed, cure).key] = _judge(plan, folder, plan.cure_size, seed, cure)
-    return found
+    optimised = [Job("ppo", size, seed, cure) for seed in range(plan.seeds) for size, cure in kinds(plan)]
+    return {job.key: _judge(job, plan, folder) for job in optimised if job.cure != PENALTY}
 
 
-def _judge(
-    plan: OveroptimizationPlan, folder: Path, size: int, seed: int, cure: str | None
-) -> tuple[Path, dict[str, Any]]:
-    """A reward model's folder, and how it is combined."""
-    if cure in (None, PENALTY):
-        return Job("proxy", size, seed).result(folder), {}
-    ensemble = Job("proxy", size, seed, "ensemble").result(folder)
-    return ensemble, {"combine": cure, "coefficient": plan.coefficient}
+def _judge(job: Job, plan: OveroptimizationPlan, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The reward model that a job optimises: its folder, and how it is combined."""
+    if job.cure in (None, PENALTY):
+        return Job("proxy", job.size, job.seed).result(folder), {}
+    ensemble = Job("proxy", job.size, job.seed, "ensemble").result(folder)
+    return ensemble, {"combine": job.cure, "coefficient": plan.coefficient}
 
 
 def _run_ppo(job: Job, plan: OveroptimizationPlan, folder: Path, result: Path) -> None:
     from textrl_agents.benchmark.overoptimization.rl import run_ppo
     from textrl_agents.benchmark.overoptimization.shared_features import load_proxy
 
-    source, ways = _judge(plan, folder, job.size, job.seed, job.cure)
+    source, ways = _judge(job, plan, folder)
     reward, _ = load_proxy(source, device=plan.device, **ways)
     kl_coef = plan.kl_coef if job.cure == PENALTY else 0.0
     found: Mapping[str, Any] = run_ppo(plan, reward, kl_coef=kl_coef, seed=plan.seed + job.seed)
-    line = {"size": job.size, "seed": job.seed, "cure": job.cure, "kl_coef": kl_coef, **found, "written": time.time()}
+    line = {"size": job.size, "seed": job.seed, "cure": job.cure, "kl_coef": kl_coef, **found}
     write_atomically(result, json.dumps(line) + "\n")

@@ -2,7 +2,7 @@
 
 plan.json   what is run
 logs/       what jobs that failed have printed
-The rest is in `jobs.py` and `report.py`.
+The rest is in `jobs.py` and `analysis/report.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from textrl_agents.benchmark.cell_progress import JobProgress
-from textrl_agents.benchmark.overoptimization.findings import Findings, read_findings
+from textrl_agents.benchmark.overoptimization.analysis.findings import Findings, read_findings
+from textrl_agents.benchmark.overoptimization.analysis.report import write_report
 from textrl_agents.benchmark.overoptimization.job_pool import run_jobs
 from textrl_agents.benchmark.overoptimization.jobs import Job, stages
 from textrl_agents.benchmark.overoptimization.plan import PLAN_FILE, OveroptimizationPlan
-from textrl_agents.benchmark.overoptimization.report import write_report
 from textrl_agents.benchmark.run import BenchmarkStopped
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.argument_checks import check_whole
@@ -78,7 +78,7 @@ def _run_stages(plan: OveroptimizationPlan, folder: Path, side_by_side: int, pro
             )
             if stop.received is not None:
                 done = sum(job.is_done(folder) for stage in every for job in stage)
-                raise BenchmarkStopped(stop.received, done, total)
+                raise BenchmarkStopped(stop.received, done, total, unit="jobs")
             if failures:
                 return failures
         shown.note(f"all {total} jobs are done; this sitting took {(time.monotonic() - began) / 60:.1f} min")

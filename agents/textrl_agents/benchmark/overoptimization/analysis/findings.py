@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textrl_agents.benchmark.overoptimization.candidate_scores import read_scores
-from textrl_agents.benchmark.overoptimization.curves import (
+from textrl_agents.benchmark.overoptimization.analysis.curves import (
     Curve,
     TurnOver,
     best_of_n_curve,
@@ -18,9 +17,10 @@ from textrl_agents.benchmark.overoptimization.curves import (
     rl_curve,
     turn_over,
 )
-from textrl_agents.benchmark.overoptimization.fits import Fit, Form, fit_form
-from textrl_agents.benchmark.overoptimization.jobs import Job
-from textrl_agents.benchmark.overoptimization.plan import CURES, PENALTY, OveroptimizationPlan
+from textrl_agents.benchmark.overoptimization.analysis.fits import Fit, Form, fit_form
+from textrl_agents.benchmark.overoptimization.candidate_scores import read_scores
+from textrl_agents.benchmark.overoptimization.jobs import Job, kinds
+from textrl_agents.benchmark.overoptimization.plan import PENALTY, OveroptimizationPlan
 from textrl_agents.benchmark.overoptimization.sampling import read_samples
 from textrl_env.errors import ConfigError, TextRLError
 
@@ -124,7 +124,7 @@ def _best_of_n(plan: OveroptimizationPlan, folder: Path) -> list[Series]:
     gold = read_samples(Job("candidates").result(folder)).gold
     scores = read_scores(Job("scores").result(folder))
     found = []
-    for size, cure in _kinds(plan):
+    for size, cure in kinds(plan):
         keys = [Job("ppo", size, seed, cure).key for seed in range(plan.seeds)]
         curves = [best_of_n_curve(scores[key], gold, plan.counts) for key in keys if key in scores]
         if curves:
@@ -136,7 +136,7 @@ def _rl(plan: OveroptimizationPlan, folder: Path) -> list[Series]:
     gold = read_samples(Job("candidates").result(folder)).gold
     scores = read_scores(Job("scores").result(folder))
     found = []
-    for size, cure in _kinds(plan):
+    for size, cure in kinds(plan):
         runs = []
         for seed in range(plan.rl_seeds):
             job = Job("ppo", size, seed, cure)
@@ -146,10 +146,6 @@ def _rl(plan: OveroptimizationPlan, folder: Path) -> list[Series]:
         if runs:
             found.append(_series("rl", size, cure, runs))
     return found
-
-
-def _kinds(plan: OveroptimizationPlan) -> list[tuple[int, str | None]]:
-    return [*((size, None) for size in plan.sizes), *((plan.cure_size, cure) for cure in CURES)]
 
 
 def _series(method: Form, size: int, cure: str | None, curves: list[Curve]) -> Series:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textrl_agents.benchmark.overoptimization.curves import mean_intervals
-from textrl_agents.benchmark.overoptimization.findings import METHODS, Findings, Series
-from textrl_agents.benchmark.overoptimization.fits import FORMULAS, Form
+from textrl_agents.benchmark.overoptimization.analysis.curves import mean_intervals
+from textrl_agents.benchmark.overoptimization.analysis.findings import METHODS, Findings, Series
+from textrl_agents.benchmark.overoptimization.analysis.fits import FORMULAS, Form
 from textrl_agents.benchmark.overoptimization.plan import CURES
 from textrl_agents.training.extras import require
 
@@ -66,7 +66,8 @@ def _panel(axes: Axes, method: Form, looks: list[tuple[Series, Any, str]], title
         d = curve.distance[order]
         axes.fill_between(d, low[order], high[order], color=color, alpha=0.12, linewidth=0)
         axes.plot(d, curve.gold.mean(axis=0)[order], color=color, linewidth=1.9, label=f"{label}{_quality(series)}")
-        proxies.plot(d, curve.proxy.mean(axis=0)[order], color=color, linewidth=1.1, linestyle=(0, (4, 2)), alpha=0.8)
+        rise = curve.proxy.mean(axis=0) - curve.proxy[:, 0].mean()
+        proxies.plot(d, rise[order], color=color, linewidth=1.1, linestyle=(0, (4, 2)), alpha=0.8)
         if series.fit is not None:
             fine = np.linspace(0, d[-1], 200)
             start = curve.gold[:, 0].mean()
@@ -74,9 +75,10 @@ def _panel(axes: Axes, method: Form, looks: list[tuple[Series, Any, str]], title
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("d = sqrt(KL from the reference, nats a response)")
     axes.set_ylabel("gold score")
-    proxies.set_ylabel("proxy (standard deviations of the reference's)")
+    proxies.set_ylabel("proxy above its start (its standard deviations)")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7.5, frameon=False, title=f"fit {FORMULAS[method]}", title_fontsize=7.5, loc="best")
+    if looks:
+        axes.legend(fontsize=7.5, frameon=False, title=f"fit {FORMULAS[method]}", title_fontsize=7.5, loc="best")
     for each in (axes, proxies):
         each.spines["top"].set_visible(False)
 

@@ -8,10 +8,10 @@ import json
 import math
 from pathlib import Path
 
-from textrl_agents.benchmark.overoptimization.curves import TurnOver
-from textrl_agents.benchmark.overoptimization.figure import draw_figure
-from textrl_agents.benchmark.overoptimization.findings import METHODS, R_SQUARED, Findings, Series
-from textrl_agents.benchmark.overoptimization.fits import FORMULAS
+from textrl_agents.benchmark.overoptimization.analysis.curves import TurnOver
+from textrl_agents.benchmark.overoptimization.analysis.figure import draw_figure
+from textrl_agents.benchmark.overoptimization.analysis.findings import METHODS, R_SQUARED, Findings, Series
+from textrl_agents.benchmark.overoptimization.analysis.fits import FORMULAS
 from textrl_agents.benchmark.overoptimization.plan import CURES
 from textrl_agents.runs.atomic import write_atomically
 
