@@ -33,7 +33,7 @@ Tokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens that each run of PPO generates. Default: the preset's.")
 ]
 CureSize = Annotated[
-    int | None, typer.Option(help="The size that the cures are tried on. Default: 200, or the second.")
+    int | None, typer.Option(help="The size that the cures are tried on. Default: 1600, or the largest.")
 ]
 KLCoef = Annotated[float | None, typer.Option(help="KL coefficient of the cure that charges the KL. Default: 0.05.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of samples, labels and training. Default: 0.")]
@@ -91,12 +91,20 @@ def overoptimize(
         PRESETS["quick" if quick else "full"], **{name: value for name, value in given.items() if value is not None}
     )
     findings = _run(plan, out, jobs=jobs)
-    from textrl_agents.benchmark.overoptimization.analysis.report import COLUMNS, FIGURE, REPORT, conclusions, table
+    from textrl_agents.benchmark.overoptimization.analysis.report import (
+        COLUMNS,
+        FIGURE,
+        REPORT,
+        SHOWN,
+        conclusions,
+        table,
+    )
 
     if as_json:
         print_json(findings.to_json())
         return
-    print_table(COLUMNS, table(findings))
+    places = [COLUMNS.index(name) for name in SHOWN]
+    print_table(SHOWN, [[row[place] for place in places] for row in table(findings)])
     for line in conclusions(findings):
         typer.echo(line)
     typer.echo(f"Report: {out / REPORT}, figure: {out / FIGURE}")

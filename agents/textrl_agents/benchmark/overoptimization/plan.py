@@ -22,8 +22,9 @@ PLAN_FILE = "plan.json"
 KINDS = ("linear", "trunk", "svm", "classifier")  # of reward models
 LEAST_SIZES = 2
 PAIRS_A_COMPARISON = 1.25
-# A rollout of 4,096 tokens: the KL is spent on the proxy, and less of it on the noise of few responses.
-LARGE_ROLLOUTS = MappingProxyType({"n_envs": 64, "n_steps": 64})
+# Large rollouts, so that the KL is spent on the proxy and less of it on the noise of few responses; and twice the tuned
+# steps, so that it is spent in fewer tokens.
+RL_SETTINGS = MappingProxyType({"n_envs": 64, "n_steps": 64, "learning_rate": {"scale": 2.0}})
 PENALTY = "kl"  # the cure that charges the KL; the others combine an ensemble
 CURES = MappingProxyType(
     {
@@ -64,11 +65,11 @@ class OveroptimizationPlan:
     members: int = 5
     coefficient: float = 0.5
     rl_seeds: int = 3
-    rl_tokens: int = 98_304
-    rl_points: int = 12
+    rl_tokens: int = 65_536
+    rl_points: int = 16
     rl_responses: int = 3
-    rl_settings: Mapping[str, Any] = field(default_factory=lambda: dict(LARGE_ROLLOUTS))
-    cure_size: int = 200
+    rl_settings: Mapping[str, Any] = field(default_factory=lambda: dict(RL_SETTINGS))
+    cure_size: int = 1600
     kl_coef: float = 0.05
     seed: int = 0
     device: str = "auto"
@@ -128,15 +129,13 @@ class OveroptimizationPlan:
         """A preset with what is given otherwise.
 
         Where sizes or seeds are given and do not fit what else the preset says, that follows them: as many pairs as the
-        largest size needs, no more runs of PPO than proxies, and a cure on the second size.
+        largest size needs, no more runs of PPO than proxies, and the cures on the largest size.
         """
         chosen = {**preset, **given}
         default = {each.name: each.default for each in dataclasses.fields(cls)}
         sizes = tuple(chosen.get("sizes", default["sizes"]))
         if "sizes" in given and sizes:
-            chosen.setdefault(
-                "cure_size", default["cure_size"] if default["cure_size"] in sizes else sizes[len(sizes) > 1]
-            )
+            chosen.setdefault("cure_size", default["cure_size"] if default["cure_size"] in sizes else max(sizes))
             # A share of the pairs have equal gold scores and are not asked about.
             chosen["pairs"] = max(chosen.get("pairs", default["pairs"]), math.ceil(max(sizes) * PAIRS_A_COMPARISON))
         chosen["rl_seeds"] = min(chosen.get("rl_seeds", default["rl_seeds"]), chosen.get("seeds", default["seeds"]))
@@ -165,8 +164,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "rl_tokens": 49_152,
             "rl_points": 8,
             "rl_responses": 4,
-            # Twice the steps: it gets as far from the reference in half the tokens, though it gains less on the way.
-            "rl_settings": {**LARGE_ROLLOUTS, "learning_rate": {"scale": 2.0}},
         },
     }
 )

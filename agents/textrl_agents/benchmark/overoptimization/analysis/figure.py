@@ -67,7 +67,7 @@ def _panel(axes: Axes, method: Form, looks: list[tuple[Series, Any, str]], title
         axes.fill_between(d, low[order], high[order], color=color, alpha=0.12, linewidth=0)
         axes.plot(d, curve.gold.mean(axis=0)[order], color=color, linewidth=1.9, label=f"{label}{_quality(series)}")
         rise = curve.proxy.mean(axis=0) - curve.proxy[:, 0].mean()
-        proxies.plot(d, rise[order], color=color, linewidth=1.1, linestyle=(0, (4, 2)), alpha=0.8)
+        proxies.plot(d, rise[order], color=color, linewidth=1.1, linestyle=(0, (4, 2)), alpha=0.6)
         if series.fit is not None:
             fine = np.linspace(0, d[-1], 200)
             start = curve.gold[:, 0].mean()
@@ -77,8 +77,16 @@ def _panel(axes: Axes, method: Form, looks: list[tuple[Series, Any, str]], title
     axes.set_ylabel("gold score")
     proxies.set_ylabel("proxy above its start (its standard deviations)")
     axes.grid(alpha=0.25)
-    if looks:
-        axes.legend(fontsize=7.5, frameon=False, title=f"fit {FORMULAS[method]}", title_fontsize=7.5, loc="best")
+    if looks:  # on the axes that are drawn last, so that no line crosses it
+        proxies.legend(
+            *axes.get_legend_handles_labels(),
+            fontsize=7.5,
+            framealpha=0.85,
+            edgecolor="none",
+            title=f"fit {FORMULAS[method]}",
+            title_fontsize=7.5,
+            loc="best",
+        )
     for each in (axes, proxies):
         each.spines["top"].set_visible(False)
 

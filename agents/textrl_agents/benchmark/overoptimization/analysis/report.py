@@ -30,6 +30,7 @@ COLUMNS = (
     "proxy meanwhile",
     "turns down",
 )
+SHOWN = ("method", "proxy", "R²", "gold: start", "peak", "end", "turns down")  # of these, on a terminal
 
 
 def write_report(findings: Findings, folder: Path) -> None:
