@@ -31,7 +31,7 @@ def run_ppo(plan: OveroptimizationPlan, reward: Any, *, kl_coef: float, seed: in
     """Train PPO against `reward`; return its `points`, what it last `wrote`, and the seconds that it took.
 
     The policy is measured before training, at `plan.rl_points` points of it, the end among them, each time with the
-    same prompts. KL is exact at every token that was sampled, not the difference of its log-probabilities.
+    same prompts. The KL of each token is that of the whole distributions there (`full_kl`), so that it varies little.
     """
     began, worked = time.monotonic(), time.process_time()
     task = task_of(plan, reward)

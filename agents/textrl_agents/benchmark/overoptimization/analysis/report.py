@@ -114,7 +114,7 @@ def markdown(findings: Findings) -> str:
         "",
         f"PPO is stock SB3 PPO on training prompts, {plan.rl_tokens:,} tokens, with a KL coefficient of 0, or of "
         f"{plan.kl_coef:g} where the KL is charged. The held-out prompts are answered at {plan.rl_points + 1} points "
-        f"of a run, {plan.rl_responses} times each, and the KL is exact at each token that was sampled.",
+        f"of a run, {plan.rl_responses} times each, and the KL of each token is that of the whole distributions there.",
         "",
         f"The ensembles have {plan.members} members, which learned from the same comparisons, drawn anew prompt by "
         f"prompt; they pay the worst member's score, or the mean minus {plan.coefficient:g} times the variance (Coste "
