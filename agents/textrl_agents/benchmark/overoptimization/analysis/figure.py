@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CURE_COLORS: Mapping[str, str] = {"worst": "#0072B2", "uncertainty": "#009E73", "kl": "#CC79A7"}
 DARKEST, PALEST = 0.0, 0.86  # of the colour map that tells sizes apart
 DPI = 130
+SHORT_LABEL = 12  # characters; as many columns of longer ones are wider than a panel
 
 
 def draw_figure(findings: Findings, path: Path) -> None:
@@ -35,7 +36,7 @@ def draw_figure(findings: Findings, path: Path) -> None:
     sizes = findings.plan.sizes
     shades = colormaps["viridis"](np.linspace(PALEST, DARKEST, len(sizes)))
     colors = dict(zip(sizes, shades, strict=True))
-    figure = Figure(figsize=(13.5, 4.3 * len(methods) + 0.5), layout="constrained")
+    figure = Figure(figsize=(13.5, 4.8 * len(methods) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     for row, method in enumerate(methods):
         left = figure.add_subplot(len(methods), 2, 2 * row + 1)
@@ -77,15 +78,15 @@ def _panel(axes: Axes, method: Form, looks: list[tuple[Series, Any, str]], title
     axes.set_ylabel("gold score")
     proxies.set_ylabel("proxy above its start (its standard deviations)")
     axes.grid(alpha=0.25)
-    if looks:  # on the axes that are drawn last, so that no line crosses it
-        proxies.legend(
-            *axes.get_legend_handles_labels(),
-            fontsize=7.5,
-            framealpha=0.85,
-            edgecolor="none",
+    if looks:  # below: inside it would cover a curve somewhere
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+            ncol=4 if max(len(label) for _, _, label in looks) < SHORT_LABEL else 2,
+            fontsize=8,
+            frameon=False,
             title=f"fit {FORMULAS[method]}",
-            title_fontsize=7.5,
-            loc="best",
+            title_fontsize=8,
         )
     for each in (axes, proxies):
         each.spines["top"].set_visible(False)
