@@ -15,8 +15,8 @@ from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_setup import judging_env
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm, register_algorithm
 from textrl_agents.benchmark.plan import PRESETS, Plan, Preset, parse_env, parse_settings
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
+from textrl_env.plugins import load_plugin_files
 from textrl_env.tasks import task_names
 
 
@@ -200,6 +200,6 @@ def test_a_plug_in_registers_once_and_its_errors_name_it(tmp_path: Path) -> None
     (tmp_path / "broken.py").write_text("1 / 0")
     for _ in range(2):  # it is not taken for loaded
         with pytest.raises(ConfigError, match=r"plug-in '.*broken\.py' failed with ZeroDivisionError"):
-            load_plugins([tmp_path / "broken.py"])
+            load_plugin_files([tmp_path / "broken.py"])
     with pytest.raises(ConfigError, match=r"plug-in '.*none\.py' is not a Python file"):
-        load_plugins([tmp_path / "none.py"])
+        load_plugin_files([tmp_path / "none.py"])

@@ -20,13 +20,13 @@ from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import register_algorithm
 from textrl_agents.benchmark.plan import Plan
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.benchmark.run import run_benchmark
 from textrl_agents.benchmark.run_cell import LearningCurve, run_cell
 from textrl_agents.cli import app
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.plugins import load_plugin_files
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 
@@ -146,7 +146,7 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_cell_gives_its_line(plugin: Path) -> None:
-    load_plugins([plugin])
+    load_plugin_files([plugin])
     cell = Cell("noise", "exact", 1, 100, {"size": 0.3}, {"max_new_tokens": 4}, eval_episodes=16, device="cpu")
     line = run_cell(cell)
     assert (line["status"], line["error"]) == ("done", None)
@@ -213,13 +213,13 @@ def test_a_task_with_a_judge_reports_it_and_has_no_known_optimum() -> None:
         ({"algorithm": "diverges"}, "FloatingPointError: the trained policy's kl is nan: training has diverged"),
         ({"algorithm": "noyse"}, "UnknownName: unknown algorithm 'noyse'. Did you mean 'noise'"),
         ({"task": "exakt"}, "UnknownName: unknown task 'exakt'. Did you mean 'exact'"),
-        ({"budget": 0}, "ConfigError: budget must be a whole number of tokens >= 1, got 0"),
+        ({"budget": 0}, "ConfigError: budget must be a whole number >= 1, got 0"),
         ({"env": {"no_such": 1}}, "UnknownArgument: unknown argument of the environment 'no_such'"),
         ({"algorithm": "noise", "settings": {}}, "KeyError: 'size'"),
     ],
 )
 def test_what_goes_wrong_in_a_cell_is_its_line(change: dict[str, Any], error: str, plugin: Path) -> None:
-    load_plugins([plugin])
+    load_plugin_files([plugin])
     cell = {"algorithm": "diverges", "task": "exact", "seed": 0, "budget": 100, "settings": {"size": 0.0}, **change}
     line = run_cell(Cell(**cell, eval_episodes=8, device="cpu"))
     assert line["status"] == "failed"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textrl_agents.benchmark.report.statistics import (
+from textrl_agents.reports.statistics import (
     bootstrap_interval,
     improvement_interval,
     interquartile_mean,

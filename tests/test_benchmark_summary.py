@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from result_lines import failed, line, study
 
-from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_agents.benchmark.report.summary import latest, summarize
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_env.errors import ConfigError
 
 

@@ -12,10 +12,12 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.evaluation.heldout_env import sibling_env
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.logs import SampleFile
 from textrl_agents.runs.run_evaluations import RunEvaluations
+from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.runs.callbacks import Evaluations, RLHFMetrics, StopOnRequest
+from textrl_agents.sb3.callbacks import Evaluations, RLHFMetrics, StopOnRequest
 from textrl_env.rewards import CompositeReward
 from textrl_env.tasks import Task
 from textrl_env.trajectory import Trajectory
@@ -104,8 +106,7 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     watched, lines = new_agent()
     # As many rows as training and the same prompts: the decoder could mistake one's cached rows for the other's.
     env = sibling_env(watched.env.env, N_ENVS)
-    samples = SampleFile(tmp_path / "samples.md")
-    evaluations = RunEvaluations(env, every=ROLLOUT, episodes=16, samples=samples, sample_count=2)
+    evaluations = RunEvaluations(TrainConfig(eval_every=ROLLOUT, eval_episodes=16, samples=2), env, RunFolder(tmp_path))
     watched.learn(4 * ROLLOUT, callback=[RLHFMetrics(), Evaluations(evaluations)])
     for name, tensor in plain.policy.state_dict().items():
         assert torch.equal(tensor, watched.policy.state_dict()[name]), name
@@ -116,7 +117,7 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     assert evaluated[0][1]["eval_train/score"] == evaluations.before["score"].mean
     assert evaluated[-1][1]["eval_train/kl"] == evaluations.after["kl"].mean
     assert evaluated[-1][1]["eval_train/kl_ci95"] == evaluations.after["kl"].half_width
-    text = samples.path.read_text()
+    text = (tmp_path / "samples.md").read_text()
     assert text.count("## After") == 5
     assert f"## After {4 * ROLLOUT:,} tokens" in text
     assert [episode.prompt for episode in evaluations.before.episodes] == [
@@ -124,17 +125,21 @@ def test_evaluations_do_not_disturb_training(tmp_path: Path) -> None:
     ]
 
 
-def test_evaluations_come_when_due() -> None:
+def evaluations_of(agent: Any, folder: Path, **settings: Any) -> RunEvaluations:
+    return RunEvaluations(TrainConfig(eval_episodes=4, **settings), sibling_env(agent.env.env, 4), RunFolder(folder))
+
+
+def test_evaluations_come_when_due(tmp_path: Path) -> None:
     agent, lines = new_agent()
-    callback = Evaluations(RunEvaluations(sibling_env(agent.env.env, 4), every=int(1.5 * ROLLOUT), episodes=4))
+    callback = Evaluations(evaluations_of(agent, tmp_path, eval_every=int(1.5 * ROLLOUT)))
     agent.learn(5 * ROLLOUT, callback=callback)
     steps = [step for step, line in lines.lines if "eval_train/score" in line]
     assert steps == [0, 2 * ROLLOUT, 3 * ROLLOUT, 5 * ROLLOUT]
 
 
-def test_stopped_within_a_rollout_is_not_evaluated_as_final() -> None:
+def test_stopped_within_a_rollout_is_not_evaluated_as_final(tmp_path: Path) -> None:
     agent, lines = new_agent()
-    callback = Evaluations(RunEvaluations(sibling_env(agent.env.env, 4), episodes=4))
+    callback = Evaluations(evaluations_of(agent, tmp_path))
     stop = StopOnRequest(lambda: agent.num_timesteps >= ROLLOUT + 2 * N_ENVS)
     agent.learn(3 * ROLLOUT, callback=[stop, callback])
     assert agent.num_timesteps == ROLLOUT + 2 * N_ENVS

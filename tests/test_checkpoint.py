@@ -22,8 +22,8 @@ from textrl_agents.runs import atomic
 from textrl_agents.runs.checkpoint_files import load_state, save_state
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.runs.callbacks import Checkpoints
-from textrl_agents.sb3.runs.checkpoint import capture, load_checkpoint, save_checkpoint
+from textrl_agents.sb3.callbacks import Checkpoints
+from textrl_agents.sb3.checkpoint import capture, load_checkpoint, save_checkpoint
 from textrl_agents.training.random_state import random_state, set_random_state
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, TextRLError

@@ -37,6 +37,8 @@ COMMANDS = (
     ["bench", "run"],
     ["bench", "report"],
     ["bench", "list"],
+    ["feedback"],
+    ["feedback", "serve"],
 )
 RUN = ["--task", "exact", "--n-envs", "16", "--set", "algorithm.n_steps=10", "--threads", "1"]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -217,7 +219,7 @@ def test_a_full_disk_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("textrl_agents.sb3.runs.checkpoint.save_state", full)
+    monkeypatch.setattr("textrl_agents.runs.checkpoint_files.save_state", full)
     result = textrl("train", *RUN, "--timesteps", 160, "--eval-episodes", 0, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert re.search(r"error: .*checkpoint-160 cannot be written: .*No space left on device", result.stderr)

@@ -86,6 +86,7 @@ WRONG_NAMES = [
     ("train --reward absent.py:score", "there is no file 'absent.py'"),
     ("train --set sead=1", "unknown setting 'sead'. Did you mean 'seed'?"),
     ("eval run --task exakt", "unknown task 'exakt'"),
+    ("reward train records.jsonl --out rm --kind linaer", "unknown kind of reward model 'linaer'"),
     ("eval run --device gpu", "unknown device 'gpu'"),
     ("eval run --reward embeded", "unknown reward 'embeded'"),
     ("generate --model embedded --prompt x --dtype half", "unknown dtype 'half'"),
@@ -181,7 +182,8 @@ def test_every_optional_package_is_one_that_an_extra_brings() -> None:
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {"yaml": "pyyaml", "sb3_contrib": "sb3-contrib", "stable_baselines3": "stable-baselines3"}
-    names["reasoning_gym"] = "reasoning-gym"
+    names |= {"reasoning_gym": "reasoning-gym", "sklearn": "scikit-learn", "crowdkit": "crowd-kit"}
+    names["python_multipart"] = "python-multipart"
     for package, extra in EXTRAS.items():
         listed = [requirement.partition(">")[0].partition("[")[0] for requirement in extras[extra]]
         assert names.get(package, package) in listed, package

@@ -19,6 +19,7 @@ SMALL = {
     "plain_reinforce.py": ["--updates", "2", "--rows", "8"],
     "rllib_ppo.py": ["--timesteps", "2048", "--episodes", "16"],
     "benchmark_my_algorithm.py": ["4096"],
+    "feedback_loop.py": ["--comparisons", "30", "--timesteps", "1024"],
     "rllib_cluster.py": ["--timesteps", "1024", "--rows", "16", "--runners", "1", "--cpus", "0.25"],
 }
 SHOWS = {
@@ -29,6 +30,7 @@ SHOWS = {
     "plain_reinforce.py": "update   1",
     "rllib_ppo.py": "after",
     "benchmark_my_algorithm.py": "rank_reinforce",
+    "feedback_loop.py": "round 2: gold score",
     "rllib_cluster.py": "env runners 1",
 }
 

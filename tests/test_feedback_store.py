@@ -98,6 +98,8 @@ def test_add_keeps_all_or_nothing(store: FeedbackStore):
         store.add(broken())
     with pytest.raises(ConfigError, match="columns and sampling must hold what JSON can"):
         store.add([RECORDS[0], Edit(prompt="p", candidates=PAIR[:1], edited="", columns={"x": float("nan")})])
+    with pytest.raises(ConfigError, match="half of a surrogate pair"):
+        store.add([RECORDS[0], Edit(prompt="p", candidates=PAIR[:1], edited="", columns={"x": ["\ud800"]})])
     assert list(store.records()) == []
 
 

@@ -124,7 +124,7 @@ def test_a_writer_that_is_killed_loses_and_doubles_nothing(tmp_path: Path):
     with FeedbackStore(path) as store:
         store.ask(questions(20_000), votes=2)
     told: dict[str, list[int]] = {"a": [], "b": []}
-    pause = random.Random(0)
+    moments = random.Random(0)
     for kill in range(50):
         name = "ab"[kill % 2]
         process = subprocess.Popen(
@@ -132,10 +132,12 @@ def test_a_writer_that_is_killed_loses_and_doubles_nothing(tmp_path: Path):
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(pause.uniform(0, 0.05))
+        lines = [process.stdout.readline() for _ in range(moments.randrange(1, 5))]
+        time.sleep(moments.uniform(0, 0.01))  # somewhere within the next vote
         process.send_signal(signal.SIGKILL)
         # The last line may be cut by the kill: it was stored, and nobody was told so.
-        told[name] += [int(line) for line in process.communicate()[0].splitlines(keepends=True) if line.endswith("\n")]
+        lines += process.communicate()[0].splitlines(keepends=True)
+        told[name] += [int(line) for line in lines if line.endswith("\n")]
     with FeedbackStore(path) as store:
         given = Counter((record.prompt, record.annotator) for record in store.records())
         progress = store.progress()
@@ -145,7 +147,7 @@ def test_a_writer_that_is_killed_loses_and_doubles_nothing(tmp_path: Path):
     assert set(given.values()) == {1}
     assert progress.votes == given.total() == sum(progress.annotators.values())
     for name, numbers in told.items():
-        assert len(numbers) == len(set(numbers)) > 50
+        assert len(numbers) == len(set(numbers)) >= 25
         assert {(f"prompt {number - 1}", name) for number in numbers} <= given.keys()
         unheard = progress.annotators[name] - len(numbers)
         assert 0 <= unheard <= 25, "at most the vote that was being stored at each of the kills"

@@ -8,7 +8,6 @@ import pytest
 
 from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.benchmark.plan import Plan
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.evaluation.generation import generate
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import load_policy
@@ -16,6 +15,7 @@ from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenEnv, TextGenVectorEnv
 from textrl_env.errors import ConfigError, PromptError
 from textrl_env.foreign_text import CONTROLS
+from textrl_env.plugins import load_plugin_files
 from textrl_env.text.tokenization import encode_prompt_text
 
 LONGEST = 3000
@@ -81,7 +81,7 @@ def test_odd_models(name: str, odd: str) -> None:
     ("argument", "value", "message"),
     [
         ("n", HUGE * -1, "n must be a whole number >= 1, got a number of [0-9]+ bits"),
-        ("max_new_tokens", HUGE, "max_new_tokens=<int that has no text form> leaves no room"),
+        ("max_new_tokens", HUGE, "max_new_tokens=a number of [0-9]+ bits leaves no room"),
         ("seed", 2**80, "seed must be a whole number in"),
         ("seed", HUGE, "seed must be a whole number in"),
         ("temperature", HUGE, "temperature must be > 0"),
@@ -125,7 +125,7 @@ def test_plug_ins_that_no_file_can_be(path: str) -> None:
     with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file|cannot be used as a path: "):
         Plan.of(algos=["reference"], tasks=["exact"], plugins=[path])
     with pytest.raises(ConfigError, match=r"plug-in '.* is not a Python file|cannot be used as a path: "):
-        load_plugins([path])
+        load_plugin_files([path])
 
 
 @pytest.mark.parametrize("stop", ["\ud800", "end\udc80"])

@@ -42,6 +42,7 @@ LAYERS = [
     ["textrl_agents.policy"],
     ["textrl_agents.rollout"],
     ["textrl_agents.evaluation"],
+    ["textrl_agents.reports"],
     ["textrl_agents.algorithms"],
     ["textrl_agents.runs"],
     ["textrl_agents.sb3", "textrl_agents.rllib", "textrl_agents.trl"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,11 @@ from stable_baselines3.common.logger import Logger
 from textrl_agents.evaluation.heldout_env import sibling_env
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_evaluations import RunEvaluations
+from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.train import train
 from textrl_agents.sb3 import make_agent
+from textrl_agents.sb3.callbacks import Evaluations
 from textrl_agents.sb3.progress import ProgressBar, ProgressLines
-from textrl_agents.sb3.runs.callbacks import Evaluations
 from textrl_agents.training.terminal import TrainingProgress, progress_text
 
 N_ENVS, N_STEPS = 8, 9
@@ -74,10 +76,12 @@ def test_lines_come_at_their_pace(capfd: pytest.CaptureFixture[str], monkeypatch
     assert lines[-1].startswith(f"{4 * ROLLOUT}/{4 * ROLLOUT} tokens")
 
 
-def test_evaluations_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_are_lines(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     agent = new_agent(progress=False)
     with TrainingProgress() as progress:
-        evaluations = RunEvaluations(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
+        evaluations = RunEvaluations(
+            TrainConfig(eval_episodes=8), sibling_env(agent.env.env, 4), RunFolder(tmp_path), progress=progress
+        )
         agent.learn(ROLLOUT, callback=[ProgressBar(progress), Evaluations(evaluations)])
     assert evaluations.after is not None
     err = capfd.readouterr().err
@@ -100,10 +104,14 @@ def test_evaluations_do_not_count_as_slow_training(monkeypatch: pytest.MonkeyPat
     assert shown.getvalue().splitlines()[-1] == "2,000/3,000 tokens  67%  10 tokens/s  0:01:40 left"
 
 
-def test_progress_that_is_switched_off_is_silent(capfd: pytest.CaptureFixture[str], every_line: None) -> None:
+def test_progress_that_is_switched_off_is_silent(
+    capfd: pytest.CaptureFixture[str], every_line: None, tmp_path: Path
+) -> None:
     agent = new_agent(progress=False)
     with TrainingProgress(enabled=False) as progress:
-        evaluations = RunEvaluations(sibling_env(agent.env.env, 4), episodes=8, progress=progress)
+        evaluations = RunEvaluations(
+            TrainConfig(eval_episodes=8), sibling_env(agent.env.env, 4), RunFolder(tmp_path), progress=progress
+        )
         agent.learn(ROLLOUT, callback=[ProgressBar(progress), Evaluations(evaluations)])
     assert capfd.readouterr() == ("", "")
 

@@ -237,7 +237,7 @@ def test_dataset_without_a_prompt_column(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None, "8"])
 def test_bad_limits(limit: Any, tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="max_prompt_tokens must be an integer >= 1, got"):
+    with pytest.raises(ConfigError, match="max_prompt_tokens must be a whole number >= 1, got"):
         prompt_set(["hello"], tokenizer, max_prompt_tokens=limit)
 
 

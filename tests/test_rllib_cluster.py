@@ -19,8 +19,8 @@ from hang_guard import HANG, attempts
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from textrl_agents.rllib import make_config
+from textrl_agents.rllib.checkpoint import _load_rollouts, capture
 from textrl_agents.rllib.results import export_policy, policy_of, tokens_sampled, training_metrics
-from textrl_agents.rllib.runs.checkpoint import _load_rollouts, capture
 from textrl_env.errors import RewardError
 from textrl_env.models import load_model
 

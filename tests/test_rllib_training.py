@@ -117,7 +117,7 @@ def test_it_says_the_least_that_it_trains_on(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_stopped_early_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textrl_agents.rllib.runs.run import RLlibRun
+    from textrl_agents.rllib.run import RLlibRun
     from textrl_agents.runs import train as training
 
     learn = RLlibRun.learn

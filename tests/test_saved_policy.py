@@ -18,8 +18,8 @@ from textrl_agents.evaluation import evaluate
 from textrl_agents.evaluation.generation import generate
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.sb3 import CausalLMPolicy, make_agent
+from textrl_agents.sb3.checkpoint import save_checkpoint
 from textrl_agents.sb3.own.nlpo import MaskedCausalLMPolicy
-from textrl_agents.sb3.runs.checkpoint import save_checkpoint
 from textrl_env import Task
 from textrl_env.errors import ModelError
 from textrl_env.models import CausalLMActorCritic

@@ -148,6 +148,8 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
         ({"overflow": "cut"}, UnknownName, "overflow"),
         ({"heldout_share": 1}, ConfigError, "would hold out every prompt"),
         ({"max_length": 1}, ConfigError, "max_length must be"),
+        ({"trl": {"num_train_epochs": 2}}, ConfigError, "num_train_epochs is called 'epochs' here"),
+        ({"trl": {"gradient_accumulation_steps": "x"}}, ConfigError, "gradient_accumulation_steps must be"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], error: type[Exception], match: str) -> None:
@@ -176,13 +178,13 @@ def test_no_prompt_is_on_both_sides(make_model: Callable[..., Any], tiny_tokeniz
 def test_ctrl_c_saves_what_is_trained(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
-        "from textrl_agents.trl import sft_log\n"
+        "from textrl_agents.trl.sft import log as sft_log\n"
         "from textrl_agents.trl.sft import SFTSettings, train_sft\n"
         "class Interrupting(sft_log.SFTLog):\n"
         "    def on_step_end(self, args, state, control, **kwargs):\n"
         "        if state.global_step == 2: os.kill(os.getpid(), signal.SIGINT)\n"
         "        super().on_step_end(args, state, control, **kwargs)\n"
-        "import textrl_agents.trl.sft as sft\n"
+        "from textrl_agents.trl.sft import train as sft\n"
         "sft.SFTLog = Interrupting\n"
         "rows = [{'prompt': f'The soup number {n} was', 'completion': ' good.'} for n in range(64)]\n"
         "result = train_sft(rows, out=sys.argv[1], settings=SFTSettings(epochs=50, samples=0, device='cpu'))\n"

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from textrl_agents.trl.sft_examples import Example, Turn, read_examples
-from textrl_agents.trl.sft_rows import EncodedExamples, encode_examples
+from textrl_agents.trl.sft.examples import Example, Turn, read_examples
+from textrl_agents.trl.sft.rows import EncodedExamples, encode_examples
 from textrl_env.errors import ConfigError, PromptError
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_response
@@ -106,6 +106,30 @@ def test_a_prompts_letters_are_not_joined_with_the_responses() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
     (row,) = encode(tokenizer, {"prompt": "so", "response": "up"}, eos_ids=(0,)).rows
     assert row.input_ids == [1, 2, 0]
+
+
+def test_no_space_is_put_before_a_response_that_has_none() -> None:
+    """SentencePiece's way writes a space before a text that stands by itself; "soup" is one token here."""
+    words = ["<eos>", "\u2581", "\n", "s", "o", "u", "p", "so", "up", "soup", "\u2581so", "\u2581up", "\u2581soup"]
+    merges = [("s", "o"), ("u", "p"), ("so", "up"), ("\u2581", "so"), ("\u2581", "up"), ("\u2581", "soup")]
+    backend = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    for response, expected in (("up", ["up"]), (" up", ["\u2581up"])):
+        (row,) = encode(tokenizer, {"prompt": "so", "response": response}, eos_ids=(0,)).rows
+        assert tokenizer.convert_ids_to_tokens(row.input_ids) == ["\u2581so", *expected, "<eos>"]
+
+
+@pytest.mark.parametrize("behind", ["", "\n", "###\n", "<|im_end|>\n"])
+def test_what_a_template_puts_behind_an_answer_is_not_learned(behind: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}" + behind + "{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    (row,) = encode(tokenizer, {"prompt": QUESTION, "completion": "warm and good"}).rows
+    assert tokenizer.decode(learned(row)) == "warm and good<|endoftext|>"
 
 
 def test_long_rows_are_cut_dropped_or_refused_and_counted(tiny_tokenizer: Any) -> None:

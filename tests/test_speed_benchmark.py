@@ -45,6 +45,8 @@ TINY: dict[str, dict[str, Any]] = {
     "update vs one prefix per transition": {"rows": 2, "tokens": 4},
     "update time per token, long vs short": {"long": 8, "short": 2, "batch_size": 16},
     "vector env alone": {"rows": 3, "longest": 8, "steps": 20},
+    "feedback: export of 100,000 records": {"records": 20},
+    "feedback: next of 100,000 questions": {"questions": 20, "calls": 16},
 }
 TINY_MEMORY = {"rows": 2, "tokens": 3, "vocabulary": 300}
 
@@ -186,7 +188,7 @@ class TestMeasurements:
         assert isinstance(row["ok"], bool)
         assert row["target"].startswith((">= ", "<= "))
         assert row["detail"]
-        assert row["unit"] in ("x", "us/token")
+        assert row["unit"] in ("x", "us/token", "s", "ms")
         json.dumps(row, allow_nan=False)
 
     def test_both_buffers_hold_the_same_amount(self, bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -296,7 +298,7 @@ class TestMemory:
         row = measure_row("update memory, chunked vs not", bench, sizes={**TINY_MEMORY, "vocabulary": "many"})
         assert (row["value"], row["ok"]) == (None, False)
         assert "the measured update failed" in row["detail"]
-        assert "invalid int value: 'many'" in row["detail"]
+        assert "'many'" in row["detail"]
 
     def test_a_peak_is_seen(self):
         """The gauge itself: memory that was held for a moment shows."""

@@ -22,8 +22,8 @@ from textrl_env.tasks.built_in.code import MAX_CHARACTERS, read_expression
 from textrl_env.tasks.built_in.detoxify import fluency
 from textrl_env.tasks.built_in.recommend import GROUP_OF, GROUPS
 from textrl_env.tasks.built_in.summarize import VALUES
-from textrl_env.tasks.format import Format
 from textrl_env.tasks.registry import built_in_formats
+from textrl_env.tasks.task import Format
 from textrl_env.text.prompt_splits import SPLITS
 
 FORMATS = built_in_formats()

@@ -19,7 +19,7 @@ from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.logs import MetricsFile
 from textrl_agents.runs.run_folder import RunFolder, load_policy
 from textrl_agents.runs.train import resume, train
-from textrl_agents.sb3.runs.callbacks import RLHFMetrics
+from textrl_agents.sb3.callbacks import RLHFMetrics
 from textrl_agents.training.settings_file import read_settings
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, ModelError, RewardRaised, TextRLError, UnknownName
@@ -267,13 +267,13 @@ def test_configs_compare_by_value(tmp_path: Path) -> None:
 def test_a_run_is_not_evaluated_on_prompts_that_it_trains_on(lib: str, tmp_path: Path) -> None:
     settings = config(tmp_path / "run", lib=lib, task="sentiment", algorithm={}).resolved()
     if lib == "sb3":
-        from textrl_agents.sb3.runs.run import SB3Run
+        from textrl_agents.sb3.run import SB3Run
 
         run: Any = SB3Run(settings)
         evaluated = run._eval_env.prompts
     else:
         pytest.importorskip("ray.rllib")
-        from textrl_agents.rllib.runs.run import RLlibRun
+        from textrl_agents.rllib.run import RLlibRun
 
         run = RLlibRun.__new__(RLlibRun)  # the algorithm, which starts Ray, has no part in it
         run.config = settings

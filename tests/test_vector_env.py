@@ -343,7 +343,7 @@ def test_chat_prompts(mode: str, tiny_task: Task):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"num_envs": 0}, "num_envs must be a whole number >= 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be a whole number >= 1 and <= 2147483647, got 0"),
         ({"num_envs": 2.0}, "num_envs must be a whole number"),
         ({"num_envs": True}, "num_envs must be a whole number"),
         ({"autoreset_mode": "sometimes"}, "one of NEXT_STEP, SAME_STEP, DISABLED, got 'sometimes'"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Prompts: TypeAlias = str | Path | Sequence[Any] | Dataset
     """What `textrl_env.text.prompts.PromptSet` takes: a list, a file, a data set, or the name of one."""
     RewardSpec: TypeAlias = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
-    """What `textrl_env.rewards.make_reward` takes: a name, a function, a file, a folder, or a list of these."""
+    """What `textrl_env.rewards.make_reward` takes: a name, a function, a file, a folder, an address, or a list."""
 
 
 class ModelArguments(TypedDict, total=False):

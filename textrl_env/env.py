@@ -11,13 +11,13 @@ import numpy as np
 from textrl_env.actions import TokenAction, parse_action
 from textrl_env.arguments import EnvArguments
 from textrl_env.assembled import AssembledEnv
-from textrl_env.errors import ConfigError, PromptError, ResetNeeded, UnknownName
+from textrl_env.errors import ConfigError, PromptError, ResetNeeded
 from textrl_env.foreign_text import shown
 from textrl_env.mdp import EpisodeRules, TokenMDP, Transition
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import Prompt, PromptSet
 from textrl_env.text.rendering import RENDER_MODES, Renderer
-from textrl_env.user_values import check_seed
+from textrl_env.user_values import check_names, check_seed
 
 RESET_OPTIONS = ("prompt", "prompt_index", "columns")
 
@@ -177,9 +177,7 @@ def observation_space(rules: EpisodeRules) -> gymnasium.spaces.Box:
 
 def check_options(options: dict[str, Any] | None, known: Sequence[str]) -> None:
     """Raise UnknownName where `reset` got an option that would be ignored."""
-    for name in options or {}:
-        if name not in known:
-            raise UnknownName("option of reset", name, known)
+    check_names("option of reset", options or {}, known)
 
 
 def choose_prompt(prompts: PromptSet, np_random: np.random.Generator, options: dict[str, Any] | None) -> Prompt:

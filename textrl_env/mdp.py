@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from textrl_env.actions import ParsedActions
-from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, ResetNeeded, UnknownName
-from textrl_env.foreign_text import shown
+from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, ResetNeeded
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.vocabulary import Vocabulary
@@ -25,6 +24,7 @@ from textrl_env.text.prompts import Prompt, PromptSet, columns_of
 from textrl_env.text.stopping import StopStrings
 from textrl_env.text.tokenization import decode_responses
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_names, check_whole
 
 # What an episode's KL is charged by; "auto" is undecided until the first action.
 UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
@@ -35,12 +35,6 @@ _ROW_ARRAYS = (
     *("ids", "is_action", "lengths", "counts", "running", "token_scores", "kl_coefs", "charges", "groups"),
     *("log_probs", "rewards", "kl"),
 )
-
-
-def check_limit(name: str, value: Any) -> None:
-    """Raise ConfigError unless `value` is a whole number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +53,9 @@ class EpisodeRules:
     gold: Any = None
 
     def __post_init__(self) -> None:
-        if self.kl_mode not in KL_MODES:
-            raise UnknownName("kl_mode", self.kl_mode, KL_MODES)
+        check_names("kl_mode", [self.kl_mode], KL_MODES)
         for name in ("max_prompt_tokens", "max_new_tokens"):
-            check_limit(name, getattr(self, name))
+            check_whole(name, getattr(self, name), 1)
         if self.kl_mode != "deferred":
             estimate_kl(self.kl_penalty.estimator, torch.zeros(1))
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textrl_env.errors import ConfigError
-from textrl_env.foreign_text import message_of
+from textrl_env.foreign_text import message_of, shown
+from textrl_env.user_values import user_path
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -71,3 +74,26 @@ def run_python_file(path: Path, module_name: str, what: str) -> ModuleType:
 
 def _shown(entry: EntryPoint) -> str:
     return f"{entry.value!r} of {entry.dist.name}" if entry.dist is not None else repr(entry.value)
+
+
+def plugin_files(paths: Iterable[str | Path]) -> tuple[str, ...]:
+    """Return absolute paths, for processes in any folder. Raises ConfigError where one is no Python file."""
+    return tuple(str(_plugin_file(path)) for path in paths)
+
+
+def load_plugin_files(paths: Iterable[str | Path]) -> None:
+    """Run each file once in this process. Raises ConfigError where one is missing or fails."""
+    for path in map(_plugin_file, paths):
+        # By its path too: two files may have one name, and the same file must not register twice.
+        name = f"textrl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if name not in sys.modules:
+            run_python_file(path, name, "plug-in")
+
+
+def _plugin_file(path: str | Path) -> Path:
+    found = user_path(path).resolve()
+    if found.suffix != ".py" or not found.is_file():
+        raise ConfigError(
+            f"plug-in {shown(str(found), 300)} is not a Python file; give the file that registers your algorithm"
+        )
+    return found

@@ -1,20 +1,28 @@
-"""Plain values that a user gives, checked before torch is imported: devices, number types, seeds, paths."""
+"""Plain values that a user gives, checked before torch is imported: names, numbers, seeds, devices, dtypes, paths."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 
 DEVICE_KINDS = ("auto", "cpu", "cuda", "mps", "xpu")
 DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
+# NumPy's generators, which SB3 and RLlib seed, take no larger number.
+LARGEST_SEED = 2**32 - 1
+
+
+def check_names(kind: str, names: Iterable[Any], known: Collection[str]) -> None:
+    """Raise UnknownName for the first of `names` that is not `known`. kind: what each of them names."""
+    for name in names:
+        if name not in known:
+            raise UnknownName(kind, name, known)
 
 
 def check_device_name(device: Any) -> None:
@@ -32,16 +40,39 @@ def check_dtype_name(dtype: Any) -> None:
     """Raise ConfigError unless `dtype` is a text, and UnknownName unless it is one of `DTYPE_NAMES`."""
     if not isinstance(dtype, str):
         raise ConfigError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, got {shown(dtype)}")
-    if dtype not in DTYPE_NAMES:
-        raise UnknownName("dtype", dtype, DTYPE_NAMES)
+    check_names("dtype", [dtype], DTYPE_NAMES)
 
 
-def check_seed(seed: Any) -> int | None:
-    """A seed as Gymnasium takes it: None, or any whole number >= 0, however large. Raises ConfigError."""
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ConfigError unless `value` is a whole number in [least, most]."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and <= {most}"
+        raise ConfigError(f"{name} must be a whole number >= {least}{upper}, got {shown(value)}")
+
+
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise ConfigError unless `value` is a finite number in [least, most]; in (least, most] where `above`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Not math.isfinite, which an integer of too many digits overflows.
+    if is_number and abs(value) <= sys.float_info.max and least <= value <= most and not (above and value == least):
+        return
+    if math.isfinite(most):
+        wanted = f"a number between {least:g} and {most:g}"
+    elif math.isfinite(least):
+        wanted = f"a finite number {'>' if above else '>='} {least:g}"
+    else:
+        wanted = "a finite number"
+    raise ConfigError(f"{name} must be {wanted}, got {shown(value)}")
+
+
+def check_seed(seed: Any, most: int | None = None) -> int | None:
+    """A seed as Gymnasium takes it: None, or a whole number >= 0, however large without `most`. Raises ConfigError."""
     if seed is None:
         return None
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
+    check_whole("seed", seed, 0, most)
     return int(seed)
 
 
@@ -64,15 +95,12 @@ def user_path(path: str | Path) -> Path:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """`value` as an int. Raises ConfigError, which calls it `name`, unless it is a number >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
-        raise ConfigError(f"{name} must be a whole number >= 1, got {shown(value)}")
+    """`value` as an int. Raises ConfigError, which calls it `name`, unless it is a whole number >= 1."""
+    check_whole(name, value, 1)
     return int(value)
 
 
 def finite_number(name: str, value: Any) -> float:
-    """`value` as a float. Raises ConfigError, which calls it `name`, unless it is a finite real number."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= sys.float_info.max:
-        raise ConfigError(f"{name} must be a finite number, got {shown(value)}")
+    """`value` as a float. Raises ConfigError, which calls it `name`, unless it is a finite number."""
+    check_number(name, value)
     return float(value)

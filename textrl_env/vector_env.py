@@ -15,12 +15,11 @@ from textrl_env.arguments import EnvArguments
 from textrl_env.assembled import AssembledEnv
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
-from textrl_env.foreign_text import shown
-from textrl_env.mdp import TokenMDP, Transition, check_limit
+from textrl_env.mdp import TokenMDP, Transition
 from textrl_env.rewards.protocol import load_state_of, state_of
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptGroups, restored_generator
-from textrl_env.user_values import check_seed
+from textrl_env.user_values import check_seed, check_whole
 
 
 class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any, np.ndarray]):
@@ -52,15 +51,14 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         render_mode: str | None = None,
         **arguments: Unpack[EnvArguments],
     ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or not 1 <= num_envs < 2**31:
-            raise ConfigError(f"num_envs must be a whole number >= 1, got {shown(num_envs)}")
+        check_whole("num_envs", num_envs, 1, 2**31 - 1)
         if render_mode is not None:
             raise ConfigError("the vector environment has no render_mode; render a single TextGenEnv instead")
-        check_limit("group_size", group_size)
+        check_whole("group_size", group_size, 1)
         # -1 is "no limit" for gymnasium.make too.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         if self.max_episode_steps is not None:
-            check_limit("max_episode_steps", self.max_episode_steps)
+            check_whole("max_episode_steps", self.max_episode_steps, 1)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.num_envs, self.group_size = int(num_envs), int(group_size)
         self._arguments = {"task": task, **arguments}

@@ -17,6 +17,7 @@ from textrl_agents.commands import (
     evaluate,
     feedback,
     generate,
+    loop,
     reward,
     sft,
     train,
@@ -81,6 +82,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("sft")(sft.sft)
+app.command("loop")(loop.loop)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 bench.app.command("overoptimize")(bench_overoptimize.overoptimize)

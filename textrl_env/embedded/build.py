@@ -82,7 +82,7 @@ def build(out: Path, *, seed: int, steps: int, reward_steps: int, per_source: in
             "margin": MARGIN,
             "held_out_pair_accuracy": _accuracies(tests, scores),
             "score_of_policy_samples": {"mean": fmean(proxy), "std": stdev(proxy)},
-            "correlation_with_gold": _correlation(gold, proxy),
+            "correlation_with_gold": torch.corrcoef(torch.tensor([gold, proxy], dtype=torch.float64))[0, 1].item(),
         },
         "tasks": {name: task_metrics(name, policy, tokenizer, held_out, seed=seed) for name in FORMATS},
         "build": {
@@ -144,10 +144,6 @@ def _accuracies(pools: list[list[Any]], scores: list[list[float]]) -> dict[str, 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return list(tokenizer(texts, add_special_tokens=False).input_ids)
-
-
-def _correlation(left: list[float], right: list[float]) -> float:
-    return torch.corrcoef(torch.tensor([left, right], dtype=torch.float64))[0, 1].item()
 
 
 def write_assets(

@@ -123,11 +123,7 @@ def held_out_losses(
 
 @torch.inference_mode()
 def sample_completions(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    *,
-    max_new_tokens: int = 128,
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, max_new_tokens: int = 128
 ) -> list[str]:
     """One completion of each prompt, sampled at temperature 1 from torch's global generator."""
     completions: list[str] = []

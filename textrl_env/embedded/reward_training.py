@@ -38,12 +38,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(
-    policy: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    rng: Random,
-    *,
-    prompts: list[str],
-    per_source: int,
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, rng: Random, *, prompts: list[str], per_source: int
 ) -> list[list[Candidate]]:
     """Continue each prompt by `per_source` texts of the grammar, as many of the policy and half as many spoilt ones."""
     repeated = [prompt for prompt in prompts for _ in range(per_source)]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.language.phrases import Phrases
 from textrl_env.language.review_rules import (
     CONNECTIVE,
@@ -26,6 +26,7 @@ from textrl_env.language.review_rules import (
 )
 from textrl_env.language.words import ANIMALS, COUNTRIES, DAYS, NUMBERS, TOPICS, Topic
 from textrl_env.text.prompt_splits import SPLITS
+from textrl_env.user_values import check_names
 
 _SYMBOL = re.compile(r"\{(\w+)\}")
 _ONCE_A_REVIEW = frozenset({"aspect", "positive", "negative", "mixed", "neutral"})
@@ -131,9 +132,7 @@ def review_prompts(*splits: str) -> list[str]:
     The splits share no pair of subject and opening. Those of several splits come in one order, which is always the
     same. Raises `UnknownName` for another split.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise UnknownName("split of the review prompts", split, SPLITS)
+    check_names("split of the review prompts", splits, SPLITS)
     return [prompt for prompt, (_, split) in _openings().items() if split in splits]
 
 
@@ -206,11 +205,7 @@ def generate_dialogue(rng: Random) -> list[dict[str, str]]:
             topic = rng.choice(TOPICS)
             subject, derivation = rng.choice(topic.subject), _Derivation(rng, topic)
             question = rng.choice(
-                (
-                    f"What did you think of the {subject}?",
-                    f"How was the {subject}?",
-                    f"Tell me about the {subject}.",
-                )
+                (f"What did you think of the {subject}?", f"How was the {subject}?", f"Tell me about the {subject}.")
             )
             answer = f"The {subject} was{_review_body(derivation)}"
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

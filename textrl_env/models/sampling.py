@@ -91,11 +91,7 @@ def warp(logits: torch.Tensor, sampling: SamplingParams, banned: torch.Tensor | 
 
 
 def sample(
-    logits: torch.Tensor,
-    sampling: SamplingParams,
-    banned: torch.Tensor | None = None,
-    *,
-    deterministic: bool = False,
+    logits: torch.Tensor, sampling: SamplingParams, banned: torch.Tensor | None = None, *, deterministic: bool = False
 ) -> Sample:
     """Draw one token a row from logits [N, V] with torch's global generator; greedy where `deterministic`.
 

@@ -87,16 +87,17 @@ class Database:
         address = self.path.resolve().as_uri()
         if not self.read_only:
             return connect(f"{address}?mode=rwc")
-        connection = connect(f"{address}?mode=ro")
+        # Not "ro": a reader that may not write leaves the files of the log behind when it closes.
+        connection = connect(f"{address}?mode=rw")
         try:
+            connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as error:
-            # Where the folder cannot be written, SQLite reads no WAL file unless it is told that nobody writes it.
+            connection.close()
             log = self.path.with_name(self.path.name + "-wal")
             if error.sqlite_errorname.startswith("SQLITE_BUSY") or (log.exists() and log.stat().st_size):
-                connection.close()
                 raise
-            connection.close()
+            # In a folder that cannot be written, SQLite reads no WAL file unless it is told that nobody writes it.
             return connect(f"{address}?mode=ro&immutable=1")
         return connection
 
@@ -159,7 +160,7 @@ class Database:
 
 def _explained(name: str) -> str:
     for part, meaning in (
-        ("SQLITE_BUSY", f"is locked by another program and was not freed within {BUSY_SECONDS:g} s"),
+        ("SQLITE_BUSY", "is locked by another program, which did not free it in time"),
         ("SQLITE_READONLY", "cannot be written: it, or its folder, is read-only"),
         ("SQLITE_CANTOPEN", "cannot be opened; look at its permissions and those of its folder"),
         ("SQLITE_CORRUPT", "is damaged; restore a copy, or save what is readable with SQLite's own `.recover`"),

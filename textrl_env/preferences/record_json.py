@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,9 +12,11 @@ from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import message_of, names_shown, shown
 from textrl_env.preferences.question import Question
 from textrl_env.preferences.records import KINDS, Candidate, Record, kind_of
+from textrl_env.text.tokenization import check_text
 
 KIND = "kind"
 _MADE = TypeVar("_MADE")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
@@ -44,46 +47,53 @@ def question_from_dict(value: Any) -> Question:
 def encoded(value: Mapping[str, Any]) -> str:
     """One line of JSON. Raises ConfigError for a value that JSON cannot hold, such as NaN or an object of a class."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"columns and sampling must hold what JSON can (texts, finite numbers, lists ...): {message_of(error)}"
         ) from error
+    check_text(text, "a record")  # or no file could take it
+    return text
+
+
+@functools.cache
+def _defaults(kind: type) -> dict[str, Any]:
+    """Field of a dataclass -> its default; MISSING where it has none that is the same each time."""
+    return {
+        field.name: {} if field.default_factory is dict else field.default
+        for field in dataclasses.fields(kind)  # which is slow
+    }
 
 
 def _fields(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that do not hold their default; those of candidates likewise."""
     found = {}
-    for field in dataclasses.fields(value):
-        part = getattr(value, field.name)
-        if field.name == "candidates":
+    for name, default in _defaults(type(value)).items():  # type: ignore[arg-type]
+        part = getattr(value, name)
+        if name == "candidates":
             part = [_fields(candidate) for candidate in part]
-        if field.default_factory is dict:
-            is_default = not part
-        else:
-            is_default = field.default is not dataclasses.MISSING and part == field.default
-        if not is_default:
-            found[field.name] = part
+        if part != default:
+            found[name] = part
     return found
 
 
 def _made(kind: type[_MADE], values: Mapping[str, Any]) -> _MADE:
     """An object of a dataclass from its fields, all names checked."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    unknown = values.keys() - {field.name for field in fields}
-    absent = [field for field in fields if field.name not in values]
-    missing = [field.name for field in absent if field.default is field.default_factory is dataclasses.MISSING]
-    if unknown or missing:
-        what = f"has no {missing[0]!r}" if missing else f"has the unknown field {shown(min(unknown, key=str))}"
-        names = names_shown(field.name for field in fields)
-        raise ConfigError(f"a {kind.__name__.lower()} {what}; its fields are {names}")
     given = dict(values)
     if "candidates" in given:
         given["candidates"] = _candidates(given["candidates"])
     try:
         return kind(**given)
-    except TypeError as error:  # a field of another JSON type, such as an order that is a number
-        raise ConfigError(f"a {kind.__name__.lower()} has a field of the wrong type: {message_of(error)}") from error
+    except TypeError as error:  # a field that is unknown, missing or of another JSON type, such as a number as order
+        what = f"has a field of the wrong type ({message_of(error)})"
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in fields:
+            if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
+                what = f"has no {field.name!r}"
+        if unknown := values.keys() - {field.name for field in fields}:
+            what = f"has the unknown field {shown(min(unknown))}"
+        names = names_shown(field.name for field in fields)
+        raise ConfigError(f"a {kind.__name__.lower()} {what}; its fields are {names}") from error
 
 
 def _candidates(values: Any) -> tuple[Candidate, ...]:

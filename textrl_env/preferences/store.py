@@ -32,7 +32,7 @@ from textrl_env.preferences.records import KINDS, Record, check_pseudonym, kind_
 
 _PAGE = 1000  # records read at a time
 
-# Places of a question that are taken: its answers, and the leases that run. Of the lease ?1 itself only the answer.
+# Places of a question that are taken: its answers, and the leases of other annotators that have not expired.
 _TAKEN = """SELECT count(*) FROM leases WHERE question_id = ?
     AND (state = 'answered' OR state = 'open' AND expires > ? AND annotator <> ?)"""
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from textrl_env.errors import ConfigError, ModelError, UnknownName
-from textrl_env.foreign_text import shown
+from textrl_env.errors import ConfigError, ModelError, TextRLError, UnknownName
+from textrl_env.foreign_text import message_of, shown
 from textrl_env.plugins import run_python_file
 from textrl_env.rewards.combined.composite import CompositeReward
 from textrl_env.rewards.combined.ensemble import EnsembleReward
@@ -48,7 +48,13 @@ def make_reward(spec: Any, **kwargs: Any) -> Reward:
     usable reward.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _from_text(os.fspath(spec), kwargs)
+        try:
+            return _from_text(os.fspath(spec), kwargs)
+        except TypeError as error:
+            if not kwargs or isinstance(error, TextRLError):
+                raise
+            what = f"reward {shown(os.fspath(spec), 300)} does not take the arguments {sorted(kwargs)}"
+            raise ConfigError(f"{what}: {message_of(error)}") from error
     if isinstance(spec, Mapping) and "reward" in spec and "weight" not in spec and spec.keys() <= set(_ENTRY):
         return _entry(spec, kwargs)[0]
     if isinstance(spec, Mapping) or (isinstance(spec, (list, tuple)) and not _is_weighted(spec)):
@@ -112,7 +118,13 @@ def _from_text(text: str, kwargs: dict[str, Any]) -> Reward:
         from textrl_env.rewards.classifier import ClassifierReward
 
         return ClassifierReward(text, **kwargs)
-    reward = _saved(user_path(text), file, kwargs)
+    try:
+        reward = _saved(user_path(text), file, kwargs)
+    except TypeError as error:
+        if kwargs or isinstance(error, TextRLError):
+            raise
+        where = user_path(text) / REWARD_FILE
+        raise ModelError(f"{where} has settings that cannot be used: {message_of(error)}") from error
     return reward if file.normalization is None else NormalizedReward(reward, **file.normalization)
 
 

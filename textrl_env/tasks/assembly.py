@@ -14,7 +14,7 @@ from textrl_env.arguments import MODEL_ARGUMENTS, EnvArguments, ModelArguments, 
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
 from textrl_env.kl import KLPenalty
-from textrl_env.mdp import EpisodeRules, check_limit
+from textrl_env.mdp import EpisodeRules
 from textrl_env.models.reference import Reference
 from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.storage.loading import LoadedModel, load_model
@@ -25,6 +25,7 @@ from textrl_env.tasks.splits import missing_split, own_task, split_rows
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
+from textrl_env.user_values import check_whole
 
 T = TypeVar("T")
 
@@ -67,7 +68,9 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
             f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
         )
     task = _own_task(task, arguments)
-    _check_requirements(task)
+    for package, extra in task.requires.items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(extra, package)
     split = arguments.get("split") or "train"
     rows = split_rows(task, split)
     if rows is None:
@@ -109,8 +112,8 @@ def assemble_model(
     sampling = _sampling(task.sampling if given is None else given)
     new_tokens = _own(arguments.get("max_new_tokens"), task.max_new_tokens)
     prompt_tokens = _own(arguments.get("max_prompt_tokens"), task.max_prompt_tokens)
-    check_limit("max_new_tokens", new_tokens)
-    check_limit("max_prompt_tokens", prompt_tokens)
+    check_whole("max_new_tokens", new_tokens, 1)
+    check_whole("max_prompt_tokens", prompt_tokens, 1)
     loaded = _load(task, arguments, weights=weights)
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and prompt_tokens + new_tokens > limit:
@@ -146,12 +149,6 @@ def _own_task(task: str | Task, arguments: EnvArguments) -> Task:
         for name in ("validation_prompts", "heldout_prompts"):
             given[name] = _own(given[name], [])
     return own_task(task, **given)
-
-
-def _check_requirements(task: Task) -> None:
-    for package, extra in task.requires.items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(extra, package)
 
 
 def _kl_penalty(task: Task, parts: ModelParts, arguments: EnvArguments) -> KLPenalty:

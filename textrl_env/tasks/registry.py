@@ -16,8 +16,7 @@ from typing import Any
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import message_of
 from textrl_env.plugins import broken_plugin, load_plugin, modules_in, plugins
-from textrl_env.tasks.format import Format
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Task
 
 BUILT_IN = modules_in(Path(__file__).parent / "built_in")
 """Names of the tasks that ship: the files in `built_in/`. None is imported to list them."""

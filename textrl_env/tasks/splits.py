@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.rewards import reward_name
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_rows import PromptRows, load_rows
 from textrl_env.text.prompt_splits import FEWEST, LABELS, SPLITS, prompt_item, split_places
+from textrl_env.user_values import check_names
 
 OWN_SHARES = {"heldout": 8, "validation": 8}  # an eighth each
 
@@ -46,8 +47,7 @@ def own_task(
 
 def split_rows(task: Task, split: str) -> PromptRows | None:
     """Load the task's rows of that split; None where it has none. Raises UnknownName, and PromptError for bad rows."""
-    if split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
+    check_names("split", [split], SPLITS)
     named = {"validation": task.validation_prompts, "heldout": task.heldout_prompts}
     if named.get(split) is not None:
         rows = load_rows(_made(named[split]))

@@ -15,12 +15,8 @@ PromptText = str | list[dict[str, Any]]
 Row = tuple[PromptText, dict[str, Any]]  # the prompt and its other columns
 
 PREFIX = "datasets:"  # of the name of a data set
-RESERVED_COLUMNS = (
-    "prompts",
-    "completions",
-    "completion_ids",
-    "finish_reason",
-)  # what a reward gets besides the columns
+# What a reward gets besides the columns.
+RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "finish_reason")
 
 
 def prompt_text(prompt: PromptText) -> str:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from textrl_env.errors import ConfigError, PromptError, PromptTooLong, UnknownName
-from textrl_env.foreign_text import names_shown, shown
+from textrl_env.errors import PromptError, PromptTooLong
+from textrl_env.foreign_text import names_shown
 from textrl_env.text.prompt_rows import PromptRows, PromptText, check_row, load_rows
 from textrl_env.text.tokenization import encode_chat, encode_prompt_text
+from textrl_env.user_values import check_names, check_whole
 
 _SURELY_SHORT = 10_000  # characters that are tokenised in no time, whatever the limit is
 
@@ -63,11 +64,8 @@ class PromptSet:
         overflow: Literal["truncate", "error"] = "truncate",
         split: str = "given",
     ):
-        is_count = isinstance(max_prompt_tokens, (int, np.integer)) and not isinstance(max_prompt_tokens, bool)
-        if not is_count or max_prompt_tokens < 1:
-            raise ConfigError(f"max_prompt_tokens must be an integer >= 1, got {shown(max_prompt_tokens)}")
-        if overflow not in ("truncate", "error"):
-            raise UnknownName("overflow", overflow, ("truncate", "error"))
+        check_whole("max_prompt_tokens", max_prompt_tokens, 1)
+        check_names("overflow", [overflow], ("truncate", "error"))
         self.tokenizer = tokenizer
         self.max_prompt_tokens = int(max_prompt_tokens)
         self.overflow = overflow
@@ -154,10 +152,7 @@ class PromptSet:
         if len(text) <= most:
             return text
         if self.overflow == "error":
-            raise PromptTooLong(
-                f"{_place(index)} has {len(text):,} characters, more than max_prompt_tokens={self.max_prompt_tokens} "
-                "can hold; raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
-            )
+            raise self._too_long(index, f"{len(text):,} characters", " can hold")
         return text[-most:]
 
     def _fitted(self, ids: list[int], index: int) -> list[int]:
@@ -165,14 +160,17 @@ class PromptSet:
         if len(ids) <= limit:
             return ids
         if self.overflow == "error":
-            raise PromptTooLong(
-                f"{_place(index)} has {len(ids)} tokens, more than max_prompt_tokens={limit}; "
-                "raise max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
-            )
+            raise self._too_long(index, f"{len(ids)} tokens")
         has_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
         if has_bos and limit > 1:
             return ids[:1] + ids[len(ids) - (limit - 1) :]
         return ids[len(ids) - limit :]
+
+    def _too_long(self, index: int, size: str, can_hold: str = "") -> PromptTooLong:
+        return PromptTooLong(
+            f"{_place(index)} has {size}, more than max_prompt_tokens={self.max_prompt_tokens}{can_hold}; raise "
+            "max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
+        )
 
 
 def _place(index: int) -> str:

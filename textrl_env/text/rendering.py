@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,8 @@ GREY, BLACK, BLUE = (130, 130, 130), (0, 0, 0), (0, 70, 170)
 class Renderer:
     """The prompt dimmed, the response after it, and the outcome once it has ended."""
 
-    def __init__(self, tokenizer: Any, stream: TextIO | None = None):
-        self._tokenizer, self._stream = tokenizer, stream
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
         self.start(np.array([], dtype=np.int64))
 
     def start(self, prompt_ids: np.ndarray) -> None:
@@ -64,14 +63,12 @@ class Renderer:
         """Print what has come since the last call. An unfinished character waits for its last byte."""
         text = self.text()
         shown = len(text) if self._outcome else len(text.rstrip("\ufffd"))
-        stream = self._stream or sys.stdout
-        stream.write(text[self._printed : shown])
-        stream.flush()
+        print(text[self._printed : shown], end="", flush=True)
         self._printed = max(self._printed, shown)
 
     def state_dict(self) -> dict[str, Any]:
         """What is shown, as plain data."""
-        return {name: value for name, value in vars(self).items() if name not in ("_tokenizer", "_stream")}
+        return {name: value for name, value in vars(self).items() if name != "_tokenizer"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Show what `state_dict` was taken of."""

@@ -12,7 +12,7 @@ import copy
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from textrl_env.errors import EmptyPrompt, PromptError
@@ -153,13 +153,13 @@ def decode_responses(
 ) -> list[str]:
     """`decode_response` for n responses; `after_text` is one value for all, or n values."""
     flags = [after_text] * len(responses) if isinstance(after_text, bool) else after_text
-    known = _known_ids(tokenizer)
+    known, marks_spaces = _vocabulary_of(tokenizer)
     texts = []
     for ids, keeps_space in zip(responses, flags, strict=True):
         listed = ids.tolist() if hasattr(ids, "tolist") else ids  # Python ints: twice as fast as NumPy's
         kept = [int(i) for i in listed if i in known]
         text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if keeps_space and kept:
+        if marks_spaces and keeps_space and kept:
             text = _with_leading_space(tokenizer, kept, text)
         texts.append(text)
     return texts
@@ -174,15 +174,22 @@ def _with_leading_space(tokenizer: Any, ids: Ids, text: str) -> str:
     return " " + text if missing == 1 else text
 
 
-_vocabularies: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+class _Vocabulary(NamedTuple):
+    known: frozenset[int]  # all ids; there may be holes between them
+    marks_spaces: bool  # whether any token begins with SentencePiece's mark
 
 
-def _known_ids(tokenizer: Any) -> frozenset[int]:
-    """All ids of the tokenizer (a vocabulary may have holes). Read again when tokens were added."""
+_vocabularies: WeakKeyDictionary[Any, tuple[int, _Vocabulary]] = WeakKeyDictionary()
+
+
+def _vocabulary_of(tokenizer: Any) -> _Vocabulary:
+    """What its tokens are. Read again when tokens were added."""
     size = len(tokenizer)
     cached = _vocabularies.get(tokenizer)
     if cached is None or cached[0] != size:
-        cached = _vocabularies[tokenizer] = (size, frozenset(tokenizer.get_vocab().values()))
+        tokens = tokenizer.get_vocab()
+        read = _Vocabulary(frozenset(tokens.values()), any(token.startswith(_SPACE_MARK) for token in tokens))
+        cached = _vocabularies[tokenizer] = (size, read)
     return cached[1]
 
 

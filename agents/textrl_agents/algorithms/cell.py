@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from textrl_env.errors import UnknownName
+from textrl_env.user_values import check_names
 
 if TYPE_CHECKING:  # names and plans are read without waiting for torch
     from textrl_agents.evaluation import Evaluation
@@ -111,7 +111,5 @@ class AnswerFunction(Protocol):
 def as_settings(algorithm: str, settings: Mapping[str, Any], kind: type[S]) -> S:
     """The settings as the dataclass `kind`. Raises UnknownName for one that it does not have."""
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a TypeVar cannot say "a dataclass"
-    for name in settings:
-        if name not in known:
-            raise UnknownName(f"setting of {algorithm}", name, known)
+    check_names(f"setting of {algorithm}", settings, known)
     return kind(**settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,6 +54,25 @@ class CollectedPairs(NamedTuple):
     tokens: int
 
 
+def sampled_in_parts(
+    policy: Policy, env: TextGenVectorEnv, generator: np.random.Generator, *, n: int, budget: int, parts: int
+) -> Iterator[tuple[int, int, list[Trajectory]]]:
+    """Sample `n` responses to each of uniformly drawn prompts, until `budget` tokens are generated in equal parts.
+
+    Yields after each part its number, from 1 on, the tokens so far and its responses. The policy may change in between.
+    """
+    from textrl_agents.rollout import collect, prompt_stream
+
+    prompts = prompt_stream(env.prompts, generator)
+    tokens = 0
+    for part in range(1, parts + 1):
+        share = budget * part // parts - tokens
+        if share > 0:  # else the last part took more than its own
+            sampled = collect(policy, env, prompts=prompts, repeats=n, budget=share)
+            tokens += token_count(sampled)
+            yield part, tokens, sampled
+
+
 def collect_pairs(
     policy: Policy,
     env: TextGenVectorEnv,
@@ -61,25 +80,15 @@ def collect_pairs(
     *,
     n: int,
     budget: int,
-    parts: int = 4,
     report: Callable[[int, list[Trajectory]], None] = lambda tokens, sampled: None,
 ) -> CollectedPairs:
-    """Sample `n` responses to each of uniformly drawn prompts, and pair them, until `budget` tokens are generated.
+    """Pair what `sampled_in_parts` gives; after each part `report` gets the tokens so far and the part's responses.
 
-    parts: the budget is spent in as many; after each, `report` gets the tokens so far and the part's responses.
     Raises ConfigError where every prompt's responses have equal scores.
     """
-    from textrl_agents.rollout import collect, prompt_stream
-
-    prompts = prompt_stream(env.prompts, generator)
     pairs: list[Pair] = []
     tokens = 0
-    for part in range(1, parts + 1):
-        share = budget * part // parts - tokens
-        if share <= 0:  # the last part took more than its own
-            continue
-        sampled = collect(policy, env, prompts=prompts, repeats=n, budget=share)
-        tokens += token_count(sampled)
+    for _, tokens, sampled in sampled_in_parts(policy, env, generator, n=n, budget=budget, parts=4):
         pairs += [pair for group in groups(sampled) if (pair := pair_of(group)) is not None]
         report(tokens, sampled)
     if not pairs:

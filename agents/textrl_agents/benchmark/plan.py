@@ -14,13 +14,13 @@ import yaml
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
-from textrl_agents.benchmark.plugins import load_plugins, plugin_files
 from textrl_agents.training.settings_file import parse_assignments, read_settings
 from textrl_env.arguments import ENV_ARGUMENTS
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
+from textrl_env.plugins import load_plugin_files, plugin_files
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks import get_task
-from textrl_env.user_values import check_device_name, check_dtype_name
+from textrl_env.user_values import check_device_name, check_dtype_name, check_names, check_whole
 
 JUDGING = ("heldout", "validation")  # prompts that a benchmark may be judged by
 PLAN = "benchmark.yaml"  # in a benchmark's folder
@@ -92,12 +92,11 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_whole("seeds", self.seeds, 1)
-        _require_whole("eval_episodes", self.eval_episodes, 2)
-        if self.split not in JUDGING:
-            raise UnknownName("split to judge by", self.split, JUDGING)
+        check_whole("seeds", self.seeds, 1)
+        check_whole("eval_episodes", self.eval_episodes, 2)
+        check_names("split to judge by", [self.split], JUDGING)
         for pairing in self.pairings:
-            _require_whole("budget", pairing.budget, 1)
+            check_whole("budget", pairing.budget, 1)
 
     @property
     def cells(self) -> list[Cell]:
@@ -138,10 +137,9 @@ class Plan:
             raise ConfigError("name what to run: algorithms and tasks (--algos ppo,a2c --tasks exact), or a --preset")
         check_device_name(device)
         files = plugin_files(plugins)
-        load_plugins(files)
-        base = PRESETS.get(preset or "default")
-        if base is None:
-            raise UnknownName("preset", preset, list(PRESETS))
+        load_plugin_files(files)
+        check_names("preset", [preset or "default"], PRESETS)
+        base = PRESETS[preset or "default"]
         notes: list[str] = []
         chosen = _algorithms(algos, base, notes)
         names = list(dict.fromkeys(tasks if tasks else base.tasks))
@@ -181,7 +179,7 @@ class Plan:
 
     def to_yaml(self) -> str:
         """Return the text that `read` reads."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_plain(self.to_dict(), "the benchmark"), sort_keys=False, allow_unicode=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as it is stored."""
@@ -240,9 +238,8 @@ def _unfit(algorithms: Sequence[Algorithm], tasks: Sequence[str]) -> list[str]:
 
 
 def _check_settings(settings: Mapping[str, Mapping[str, Any]], algorithms: Sequence[str]) -> None:
+    check_names("algorithm of --set", settings, algorithms)
     for name, given in settings.items():
-        if name not in algorithms:
-            raise UnknownName("algorithm of --set", name, algorithms)
         if not isinstance(given, Mapping):
             raise ConfigError(f"settings of {name} must be a mapping of names to values, got {given!r}")
 
@@ -255,8 +252,7 @@ def _check_env(env: Mapping[str, Any]) -> None:
         if name in _DECIDED:
             instead = f"use {_DECIDED[name]}" if _DECIDED[name] else "each algorithm and the evaluation need their own"
             raise ConfigError(f"--env cannot decide {name!r}: {instead}")
-        if name not in known:
-            raise UnknownName("argument of the environment", name, known)
+        check_names("argument of the environment", [name], known)
 
 
 def _plain(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
@@ -266,8 +262,3 @@ def _plain(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
         return plain
     except (TypeError, ValueError) as error:
         raise ConfigError(f"arguments of {whose} must be numbers, text, lists and mappings: {error}") from error
-
-
-def _require_whole(name: str, value: Any, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ConfigError(f"{name} must be a whole number >= {lowest}, got {value!r}")

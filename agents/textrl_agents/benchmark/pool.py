@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from textrl_agents.algorithms.cell import Cell
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.processes import WorkerProcess, become_worker, end_workers, process_context
 from textrl_agents.benchmark.results import failed, new_line
 from textrl_env.foreign_text import message_of
+from textrl_env.plugins import load_plugin_files
 
 POLL_SECONDS = 0.2
 
@@ -125,7 +125,7 @@ def _work(cell: Cell, results: connection.Connection, plugins: tuple[str, ...], 
     started = datetime.now(UTC)
     become_worker(log)
     try:
-        load_plugins(plugins)
+        load_plugin_files(plugins)
         from textrl_agents.benchmark.run_cell import run_cell
 
         line = run_cell(cell)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,10 @@ from ray import tune
 
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.results import failed, new_line
-from textrl_agents.rllib.ray_session import ray_session
+from textrl_agents.rllib.ray_session import environment_variables, ray_session
 from textrl_agents.training.terminal import errors_only
+from textrl_env.plugins import load_plugin_files
 
 # Tune's own records of the trials. They are removed at the end: results.jsonl holds what is to be kept.
 TUNE_FOLDER = "ray_tune"
@@ -63,7 +61,7 @@ def run_cells_with_tune(
     """
     storage = Path(folder).resolve()
     with (
-        _environment(),
+        environment_variables(_ENVIRONMENT),
         errors_only("ray"),
         errors_only("ray.train"),
         errors_only("ray.tune", logging.CRITICAL),
@@ -93,7 +91,7 @@ def run_cells_with_tune(
 
 def _trial(config: dict[str, Any]) -> None:
     """Run a cell in Tune's process."""
-    load_plugins(config["plugins"])
+    load_plugin_files(config["plugins"])
     from textrl_agents.benchmark.run_cell import run_cell
 
     # As text: Tune flattens a mapping into a metric for each entry.
@@ -154,17 +152,3 @@ def trial_resources(cells: Sequence[Cell], jobs: int | None) -> dict[str, float]
         return {"cpu": 1}
     share = int(gpus / (jobs or cpus) * 1e4) / 1e4  # Ray counts in 1/10000
     return {"cpu": 1, "gpu": min(1.0, max(1e-4, share))}
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

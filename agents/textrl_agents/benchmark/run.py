@@ -15,7 +15,6 @@ from typing import Any
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.cell_progress import CellProgress
 from textrl_agents.benchmark.plan import PLAN, Plan
-from textrl_agents.benchmark.plugins import load_plugins
 from textrl_agents.benchmark.pool import CellPool
 from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
@@ -24,6 +23,7 @@ from textrl_agents.training.provenance import cores
 from textrl_agents.training.terminal import StopSignals
 from textrl_agents.training.trust import require_trust
 from textrl_env.errors import ConfigError
+from textrl_env.plugins import load_plugin_files
 from textrl_env.user_values import user_path
 
 RESULTS, LOGS = "results.jsonl", "logs"
@@ -68,7 +68,7 @@ def run_benchmark(
         if plan is None:
             require_trust(Plan.read(folder / PLAN).to_dict(), folder, trust)
         plan = _agreed(plan, folder)
-        load_plugins(plan.plugins)
+        load_plugin_files(plan.plugins)
         results = ResultsFile(folder / RESULTS)
         torn = results.repair()
         latest, cells = results.read().latest, plan.cells
@@ -81,73 +81,55 @@ def run_benchmark(
                 shown.note(f"note: {note}")
             if torn:
                 shown.note(f"note: the last line of {results.path} was cut off; its cell is run again")
-            runner = _CellRunner(plan, folder, results, latest, shown, stop)
+            follow = _following(results, latest, shown, stop)
             if ray:
-                runner.run_with_ray(_left_to_ray(pending, shown), jobs, ray_address, ray_arguments or {})
-            else:
-                runner.run_in_pool(pending, jobs, time_limit)
+                pending = _left_to_ray(pending, shown)
+            if ray and pending:
+                _run_with_ray(plan, pending, folder, jobs, ray_address, ray_arguments or {}, follow)
+            elif pending:
+                jobs = min(jobs or _default_jobs(plan.device), len(pending))
+                CellPool(jobs, logs=folder / LOGS, plugins=plan.plugins, time_limit=time_limit).run(pending, **follow)
         lines = [latest[cell.key] for cell in cells if cell.key in latest]
         if stop.received is not None:
             raise BenchmarkStopped(stop.received, sum(line["status"] == "done" for line in lines), len(cells))
         return lines
 
 
-class _CellRunner:
-    """Runs cells, writes each line down as it comes, and shows the progress.
+def _following(
+    results: ResultsFile, latest: dict[str, dict[str, Any]], shown: CellProgress, stop: StopSignals
+) -> dict[str, Any]:
+    """What is called while cells run: it writes each line down as it comes, and shows the progress.
 
     latest: key of a cell -> its last line, which is kept up to date.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        results: ResultsFile,
-        latest: dict[str, dict[str, Any]],
-        shown: CellProgress,
-        stop: StopSignals,
-    ):
-        self._plan, self._folder, self._results = plan, folder, results
-        self._latest, self._shown, self._stop = latest, shown, stop
+    def finished(cell: Cell, line: dict[str, Any]) -> None:
+        results.append(line)
+        latest[cell.key] = line
+        shown.finished(cell, line)
 
-    def run_in_pool(self, cells: Sequence[Cell], jobs: int | None, time_limit: float | None) -> None:
-        """Run cells on this machine."""
-        if not cells:
-            return
-        jobs = min(jobs or _default_jobs(self._plan.device), len(cells))
-        pool = CellPool(jobs, logs=self._folder / LOGS, plugins=self._plan.plugins, time_limit=time_limit)
-        pool.run(cells, started=self._shown.started, finished=self._finished, stop_requested=self._stop_requested)
+    def stop_requested() -> bool:
+        shown.waiting()  # this is asked again and again while cells run
+        return stop.received is not None
 
-    def run_with_ray(
-        self, cells: Sequence[Cell], jobs: int | None, address: str | None, arguments: dict[str, Any]
-    ) -> None:
-        """Run cells as trials of Ray Tune. arguments: of a local cluster."""
-        if not cells:
-            return
-        from textrl_agents.benchmark.ray_tune import run_cells_with_tune
+    return {"started": shown.started, "finished": finished, "stop_requested": stop_requested}
 
-        if jobs is not None and not address:
-            arguments = {"num_cpus": jobs, **arguments}
-        run_cells_with_tune(
-            cells,
-            folder=self._folder,
-            started=self._shown.started,
-            finished=self._finished,
-            stop_requested=self._stop_requested,
-            plugins=self._plan.plugins,
-            jobs=jobs,
-            address=address,
-            **arguments,
-        )
 
-    def _finished(self, cell: Cell, line: dict[str, Any]) -> None:
-        self._results.append(line)
-        self._latest[cell.key] = line
-        self._shown.finished(cell, line)
+def _run_with_ray(
+    plan: Plan,
+    cells: Sequence[Cell],
+    folder: Path,
+    jobs: int | None,
+    address: str | None,
+    arguments: dict[str, Any],
+    follow: dict[str, Any],
+) -> None:
+    """Run cells as trials of Ray Tune. arguments: of a local cluster. follow: see `_following`."""
+    from textrl_agents.benchmark.ray_tune import run_cells_with_tune
 
-    def _stop_requested(self) -> bool:
-        self._shown.waiting()  # this is asked again and again while cells run
-        return self._stop.received is not None
+    if jobs is not None and not address:
+        arguments = {"num_cpus": jobs, **arguments}
+    run_cells_with_tune(cells, folder=folder, plugins=plan.plugins, jobs=jobs, address=address, **follow, **arguments)
 
 
 def _benchmark_folder(out: str | Path, plan: Plan | None) -> Path:

@@ -23,6 +23,7 @@ from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
 from textrl_env.tasks.enumeration import ExactValue
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_whole
 
 SAMPLES = 6
 POINTS = 100  # of a learning curve; some algorithms record every update
@@ -78,8 +79,7 @@ def _mean_point(points: list[dict[str, float | None]]) -> dict[str, float | None
 
 
 def _trained_and_evaluated(cell: Cell, curve: LearningCurve) -> dict[str, Any]:
-    if isinstance(cell.budget, bool) or not isinstance(cell.budget, int) or cell.budget < 1:
-        raise ConfigError(f"budget must be a whole number of tokens >= 1, got {cell.budget!r}")
+    check_whole("budget", cell.budget, 1)
     algorithm = get_algorithm(cell.algorithm)
     env = judging_env(cell)
     device = torch.device(env.kl_penalty.require_reference().lm.device)

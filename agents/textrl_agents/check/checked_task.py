@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, make_agent
-from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.sb3.agent import SB3Phases
 from textrl_env.tasks.assembly import assemble
 
 # Of log-probabilities, in nats; relative for those beyond one nat, whose rounding errors grow with them. Two ways to

@@ -25,6 +25,7 @@ from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, 
 from textrl_env.models.packing import state_hidden
 from textrl_env.rewards import check_reward
 from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
+from textrl_env.text.prompts import columns_of
 from textrl_env.text.tokenization import decode_response, encode_prompt_text
 from textrl_env.trajectory import Trajectory
 
@@ -216,11 +217,10 @@ def vector_and_single(checked: CheckedTask) -> Found:
 def reward_behaves(checked: CheckedTask) -> Found:
     """Scores are finite, one a sample, and the same alone and in a batch; the arguments are not changed."""
     prompts = [checked.prompts[i % len(checked.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
-    columns = {name: [prompt.columns[name] for prompt in prompts] for name in prompts[0].columns}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = check_reward(
-            checked.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns
+            checked.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns_of(prompts)
         ).scores
     detail = f"scores from {scores.min():.3g} to {scores.max():.3g}"
     return Found(0.0, 0.0, "; ".join([detail, *(str(warning.message) for warning in caught)]))

@@ -184,16 +184,16 @@ def report(
 
     It can be called while the benchmark runs.
     """
-    from textrl_agents.benchmark.plugins import load_plugins
     from textrl_agents.benchmark.results import ResultsFile
     from textrl_agents.benchmark.run import RESULTS
+    from textrl_env.plugins import load_plugin_files
 
     require("matplotlib")
     path = folder / RESULTS
     lines = ResultsFile(path).read().lines
     if not lines:
         raise ConfigError(f"{str(path)!r} holds no results; run `textrl bench run --out {folder}` first")
-    load_plugins(plugin or [])
+    load_plugin_files(plugin or [])
     paths = _write_report(folder, lines, silent=as_json)
     if as_json:
         print_json({"report": [str(path) for path in paths], "results": lines})
@@ -204,10 +204,10 @@ def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the algorithms, tasks and presets, with what each is."""
     from textrl_agents.algorithms.registry import algorithm_names, get_algorithm
     from textrl_agents.benchmark.plan import PRESETS
-    from textrl_agents.benchmark.plugins import load_plugins
+    from textrl_env.plugins import load_plugin_files
     from textrl_env.tasks import get_task, task_names
 
-    load_plugins(plugin or [])
+    load_plugin_files(plugin or [])
     found = {
         "algorithms": {name: get_algorithm(name).description for name in algorithm_names()},
         "tasks": {name: get_task(name).description for name in task_names()},
@@ -290,8 +290,8 @@ def _write_report(folder: Path, lines: list[dict[str, Any]], *, silent: bool) ->
 
 
 def _print_tables(folder: Path, lines: list[dict[str, Any]]) -> None:
-    from textrl_agents.benchmark.report.blocks import mean_text
     from textrl_agents.benchmark.report.report import summary_of
+    from textrl_agents.reports.blocks import mean_text
 
     summary = summary_of(folder, lines)
     if summary.is_partial:

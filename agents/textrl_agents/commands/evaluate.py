@@ -137,9 +137,7 @@ def _run_settings(config: TrainConfig, task: str | None) -> dict[str, Any]:
         settings.update(kl_coef=config.kl_coef, **config.env)
     if task is None:
         settings.update(
-            reward=config.reward,
-            validation_prompts=config.validation_prompts,
-            heldout_prompts=config.heldout_prompts,
+            reward=config.reward, validation_prompts=config.validation_prompts, heldout_prompts=config.heldout_prompts
         )
     else:
         settings.pop("prompts", None)  # a task that is named is evaluated with its own prompts and its own reward

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textrl_agents.commands.feedback_serve import serve
-from textrl_agents.commands.options import AsJson, print_json, print_table
+from textrl_agents.commands.options import AsJson, print_json, print_table, told_on_stderr
+from textrl_agents.training.extras import require
+from textrl_env.errors import ConfigError, TextRLError
+
+if TYPE_CHECKING:
+    from textrl_env.preferences.records import Record
+    from textrl_env.preferences.store import FeedbackStore
+
+AUTO = "auto"
+FORMAT_NAMES = (
+    "textrl (everything), trl, trl-implicit, trl-unpaired, hh-rlhf, ultrafeedback, helpsteer, helpsteer-1-5 or "
+    "label-studio"
+)
 
 app = typer.Typer(no_args_is_help=True, help="Human feedback: collect, exchange and judge it.")
-
 app.command()(serve)
 
-StoreFile = Annotated[Path, typer.Argument(help="File of the feedback store.")]
+StoreFile = Annotated[Path, typer.Argument(metavar="STORE", help="File of the feedback store.")]
 
 
 @app.command()
 def stats(store: StoreFile, as_json: AsJson = False) -> None:
     """Count the records of a store by kind, and how far its questions are answered."""
-    from textrl_env.preferences.store import FeedbackStore
-
-    with FeedbackStore(store, read_only=True) as opened:
+    with _opened(store) as opened:
         counts, progress = opened.count(), opened.progress()
     if as_json:
         asked = {"asked": progress.questions, "answered": progress.answered, "leased": progress.leased}
@@ -38,3 +50,161 @@ def stats(store: StoreFile, as_json: AsJson = False) -> None:
             *((f"- by {name}", f"{count:,}") for name, count in progress.annotators.items()),
         ]
     print_table(("what", "count"), rows, numbers=("count",))
+
+
+@app.command("import")
+def import_(
+    store: StoreFile,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSON lines, or a file with one JSON list.")],
+    format: Annotated[str, typer.Option(help=f"{FORMAT_NAMES}; auto: the one that the first row looks like.")] = AUTO,
+    as_json: AsJson = False,
+) -> None:
+    """Read feedback that others collected into a store, which is made where it is not there.
+
+    All files or none: where a line is malformed it is named, and nothing is imported.
+    """
+    from textrl_env.preferences.feedback_file import read_feedback
+    from textrl_env.preferences.formats.registry import format_named
+    from textrl_env.preferences.store import FeedbackStore
+
+    chosen = None if format == AUTO else format_named(format)
+    records: list[Record] = []
+    read = []
+    with _bar() as advanced:
+        for file in files:
+            found, known = read_feedback(file, chosen, advanced=advanced)
+            records += found
+            read.append({"file": str(file), "format": known.name, "records": len(found)})
+    if not records:
+        raise ConfigError(f"{', '.join(map(str, files))}: the rows hold no feedback; nothing was imported")
+    with FeedbackStore(store) as opened:
+        opened.add(records)
+    if as_json:
+        print_json({"store": str(store), "imported": len(records), "files": read})
+        return
+    for one in read:
+        typer.echo(f"{one['records']:,} records of {one['file']} ({one['format']})")
+    typer.echo(f"{len(records):,} records were added to {store}")
+
+
+@app.command()
+def export(
+    store: StoreFile,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; one that is there is replaced.")],
+    format: Annotated[str, typer.Option(help=f"{FORMAT_NAMES}.")] = "textrl",
+    anonymise: Annotated[
+        bool, typer.Option("--anonymise", help="Hash annotators with a random salt that is thrown away afterwards.")
+    ] = False,
+    drop_text: Annotated[
+        bool, typer.Option("--drop-text", help="Leave out annotators' own words: all comments, and edits as a whole.")
+    ] = False,
+    consensus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Write one comparison for each pair, as annotators agree on it: majority_vote, dawid_skene or "
+            "noisy_bradley_terry.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the records of a store in a format that others read. What a format cannot hold is left out and counted."""
+    from textrl_agents.runs.atomic import atomic_file
+    from textrl_env.preferences.anonymous import anonymized, without_free_text
+    from textrl_env.preferences.feedback_file import write_feedback
+    from textrl_env.preferences.formats.registry import format_named
+
+    chosen = format_named(format)
+    if out.resolve() == store.resolve():
+        raise ConfigError(f"{out} is the store itself; export to another file")
+    with _opened(store) as opened, _bar() as advanced:
+        total = sum(opened.count().values())
+        records = _followed(opened.records(), total, advanced)
+        if consensus is not None:
+            records = _consensus(records, consensus)
+        elif anonymise:  # a consensus is nobody's
+            records = anonymized(records)
+        if drop_text:
+            records = without_free_text(records)
+        try:
+            with atomic_file(out) as file:
+                rows, left_out = write_feedback(file, records, chosen)
+        except OSError as error:
+            raise TextRLError(f"{out} cannot be written: {error}. What was there before is unchanged.") from error
+    if as_json:
+        print_json({"file": str(out), "format": format, "rows": rows, "records": total, "left_out": dict(left_out)})
+        return
+    typer.echo(f"{rows:,} rows of {total:,} records were written to {out} ({format})")
+    for reason, count in left_out.items():
+        typer.echo(f"left out: {reason} ({count:,} times); {format} holds {chosen.holds}", err=True)
+
+
+@app.command()
+def report(
+    store: StoreFile,
+    out: Annotated[Path, typer.Option(help="Folder to write report.html and report.md to; older ones are replaced.")],
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Compare the groups that this column of the prompts names.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the feedback: agreement, annotators, consensus, biases and time, as a page and as Markdown."""
+    require("krippendorff", "crowdkit", "matplotlib", "jinja2")
+    from textrl_agents.feedback.quality import quality_of
+    from textrl_agents.feedback.quality_report import write_quality_report
+
+    with _opened(store) as opened, _bar() as advanced:
+        records = list(_followed(opened.records(), sum(opened.count().values()), advanced))
+    with told_on_stderr() as tell:
+        tell(f"judging {len(records):,} records")
+        quality = quality_of(records, group=group)
+        text, page = write_quality_report(out, quality)
+    if as_json:
+        print_json({"html": str(page), "markdown": str(text), **dataclasses.asdict(quality)})
+        return
+    alpha = quality.alpha.why if quality.alpha.value is None else f"{quality.alpha.value:.3f}"
+    typer.echo(f"{len(records):,} records; Krippendorff's alpha of comparisons: {alpha}")
+    for note in quality.notes:
+        typer.echo(note)
+    typer.echo(f"{page}\n{text}")
+
+
+def _consensus(records: Iterator[Record], method: str) -> Iterator[Record]:
+    require("crowdkit")
+    from textrl_agents.feedback.consensus import consensus_comparisons
+    from textrl_agents.feedback.votes import Votes
+    from textrl_env.preferences.records import Comparison
+
+    votes = Votes.of(record for record in records if isinstance(record, Comparison))
+    return consensus_comparisons(votes, method)
+
+
+def _opened(store: Path) -> FeedbackStore:
+    from textrl_env.preferences.store import FeedbackStore
+
+    return FeedbackStore(store, read_only=True)
+
+
+def _followed(records: Iterator[Record], total: int, advanced: Callable[[int, int], None]) -> Iterator[Record]:
+    for done, record in enumerate(records, 1):
+        yield record
+        advanced(done, total)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes what is done and what there is in all, and shows both in a terminal."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn
+
+    from textrl_agents.training.terminal import progress_bar
+
+    console = Console(stderr=True)
+    with progress_bar(console, MofNCompleteColumn(), shown=console.is_interactive) as progress:
+        task = progress.add_task("records", total=None)
+
+        def advanced(done: int, total: int) -> None:
+            if done % 500 == 0 or done == total:
+                progress.update(task, completed=done, total=total)
+
+        yield advanced

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a typo shows before torch is imported
 
     from textrl_agents.feedback.page.address import Address
     from textrl_agents.feedback.page.sign_in import SignIn
-    from textrl_agents.feedback.question_request import QuestionRequest
+    from textrl_agents.feedback.questions.question_request import QuestionRequest
     from textrl_env.models import CausalLMActorCritic
     from textrl_env.preferences.store import FeedbackStore
 
@@ -29,7 +29,9 @@ _WARNING = (
     "answers and sign in as an annotator. Put a proxy with TLS before it, and give its address as --url https://..."
 )
 
-StoreFile = Annotated[Path, typer.Argument(help="File of the feedback store; it is made where there is none.")]
+StoreFile = Annotated[
+    Path, typer.Argument(metavar="STORE", help="File of the feedback store; it is made where there is none.")
+]
 PolicyName = Annotated[
     str | None,
     typer.Option(
@@ -147,9 +149,11 @@ def serve(
     from textrl_agents.feedback.page.address import Address
     from textrl_agents.feedback.page.serving import bound_socket
     from textrl_agents.feedback.page.sign_in import annotator_names
-    from textrl_agents.feedback.question_request import QuestionRequest
+    from textrl_agents.feedback.questions.question_request import QuestionRequest
     from textrl_env.preferences.store import FeedbackStore
 
+    if against is not None and policy is None:
+        raise ConfigError("--against names the second of two policies; give the first as --policy")
     people = annotator_names(annotators)
     request = QuestionRequest(
         policies=tuple(name for name in (policy, against) if name is not None),
@@ -166,7 +170,8 @@ def serve(
         overlap_share=overlap_share,
         seed=seed,
     )
-    _check_overlap(request, people)
+    if overlap > len(people):
+        raise ConfigError(f"--overlap {overlap} needs as many annotators, and there are {len(people)}")
     told = _read_text(instructions)
     Address.check_listening(host, network=network, url=url)
     with bound_socket(host, port) as listening, FeedbackStore(store) as opened:
@@ -179,13 +184,6 @@ def serve(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _check_overlap(request: QuestionRequest, people: Sequence[str]) -> None:
-    if request.overlap > len(people):
-        raise ConfigError(
-            f"--overlap {request.overlap} needs as many annotators, and there are {len(people)}; raise --annotators"
-        )
 
 
 def _read_text(path: Path | None) -> str:
@@ -213,6 +211,7 @@ def _ask(
     store: FeedbackStore, request: QuestionRequest, load: Callable[[str], CausalLMActorCritic], *, more: bool
 ) -> None:
     """Put new questions into the store, unless it has open ones, so that the same command goes on where it stopped."""
+    store.ask([])  # a store that cannot be written fails here, and not at the first vote
     progress = store.progress()
     is_open = progress.votes < progress.votes_wanted
     if request.is_empty:

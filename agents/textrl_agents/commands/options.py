@@ -25,7 +25,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Run the Python and ask the servers that the folder's settings name, such as a reward in a file.",
+        help="Run the Python and ask the servers that the folder's settings name, such as its reward.",
     ),
 ]
 

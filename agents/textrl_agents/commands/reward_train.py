@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +17,11 @@ from textrl_agents.commands.options import (
     set_threads,
     told_on_stderr,
 )
+from textrl_env.foreign_text import visible
 
 if TYPE_CHECKING:  # a typo shows before torch is imported
     from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
+    from textrl_agents.reward_models.report import RewardModelReport
 
 Source = Annotated[
     Path, typer.Argument(metavar="STORE_OR_JSONL", help="Feedback store, or a file that `feedback import` takes.")
@@ -28,9 +30,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a Hugging "
-        "Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows the "
-        "sentiment task's gold score already)."
+        help="Model that a classifier starts from, or whose hidden states are read: a folder, a training run, a "
+        "Hugging Face id, embedded (the policy; default of trunk) or embedded-reward (default of the others; it knows "
+        "the sentiment task's gold score already)."
     ),
 ]
 KindName = Annotated[
@@ -42,13 +44,13 @@ KindName = Annotated[
 Ensemble = Annotated[int, typer.Option(min=1, help="Models, each on prompts drawn anew; they load as one ensemble.")]
 Combine = Annotated[str, typer.Option(help="Score of an ensemble: mean, worst or uncertainty.")]
 FeaturesName = Annotated[str, typer.Option(help="Of linear and svm: hidden_states or hashed_ngrams.")]
-Pooling = Annotated[str, typer.Option(help="Of linear's and svm's hidden states: last, response or all tokens.")]
+Pooling = Annotated[str, typer.Option(help="Of hidden states: last, response or all tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the held-out prompts, and whatever training draws.")]
 Heldout = Annotated[float, typer.Option(help="Share of the prompts that is held out.")]
 VotesName = Annotated[
     str, typer.Option(help="each: every annotator's comparison counts; majority: one for all votes on a pair.")
 ]
-Margin = Annotated[float, typer.Option(help="Comparisons' margins are multiplied by it; 0 takes no margins.")]
+Margin = Annotated[float, typer.Option(help="Margins are multiplied by it; 0 takes none. linear and svm take none.")]
 Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the prompts to split accuracy by.")]
 Weights = Annotated[
     list[str] | None, typer.Option("--weight", metavar="ATTRIBUTE=W", help="Weight of a rating; may be repeated.")
@@ -91,44 +93,40 @@ def train(
 ) -> None:
     """Train a reward model on comparisons, rankings, ratings and edits, and judge it on prompts that are held out.
 
-    DIR gets the model, a model card and report.json. Use it with: textrl train
-    --reward DIR
+    DIR gets the model, a model card and report.json. Use it: textrl train --reward DIR
     """
     check_names(device=device)
-    set_threads(threads)
+    from textrl_agents.reward_models.options import TrainingOptions
     from textrl_agents.reward_models.sources import feedback_records, gold_of
-    from textrl_agents.reward_models.train import train_reward_model
     from textrl_agents.training.settings_file import parse_assignments
 
+    options: dict[str, Any] = {
+        "kind": kind,
+        "model": model,
+        "ensemble": ensemble,
+        "combine": combine,
+        "features": features,
+        "pooling": pooling,
+        "seed": seed,
+        "heldout": heldout,
+        "votes": votes,
+        "margin_scale": margin_scale,
+        "weights": parse_assignments(weight or [], "--weight", example="quality=2") or None,
+        "group": group,
+        "reference": reference,
+        "settings": parse_assignments(setting or [], example="num_train_epochs=1"),
+        "gold": None if gold is None else gold_of(gold),
+        "device": device,
+    }
+    TrainingOptions(**options)  # a typo shows before torch is imported
     with told_on_stderr() as tell:
         tell("reading the records")
-        report = train_reward_model(
-            feedback_records(source),
-            out=out,
-            kind=kind,
-            model=model,
-            ensemble=ensemble,
-            combine=combine,
-            features=features,
-            pooling=pooling,
-            seed=seed,
-            heldout=heldout,
-            votes=votes,
-            margin_scale=margin_scale,
-            weights=parse_assignments(weight or [], "--weight", example="quality=2") or None,
-            group=group,
-            reference=reference,
-            settings=parse_assignments(setting or [], example="num_train_epochs=1"),
-            gold=None if gold is None else gold_of(gold),
-            device=device,
-            told=tell,
-        )
-    if as_json:
-        print_json(report.to_dict())
-        return
-    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items() if count)
-    _print_figures(report.heldout, f"held-out prompts ({counts})")
-    typer.echo(f"Saved in {out}. Train a policy on it: textrl train --reward {out} ...")
+        records = feedback_records(source)
+        from textrl_agents.reward_models.train import train_reward_model
+
+        set_threads(threads)
+        report = train_reward_model(records, out=out, told=tell, **options)
+    print_json(report.to_dict()) if as_json else _print_report(report)
 
 
 def evaluate(
@@ -138,12 +136,11 @@ def evaluate(
     weight: Weights = None,
     group: Group = None,
     gold: Gold = None,
-    device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge a reward model on records: all of them, so give some that it has not learned from."""
-    check_names(reward=folder, device=device)
+    check_names(reward=folder)
     set_threads(threads)
     from textrl_agents.reward_models.sources import feedback_records, gold_of
     from textrl_agents.reward_models.train import evaluate_reward_model
@@ -163,6 +160,13 @@ def evaluate(
         print_json(evaluation.to_dict())
         return
     _print_figures(evaluation, f"{evaluation.pairs:,} pairs on {evaluation.prompts:,} prompts")
+
+
+def _print_report(report: RewardModelReport) -> None:
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items() if count)
+    _print_figures(report.heldout, f"held-out prompts ({counts})")
+    folder = visible(str(report.folder))
+    typer.echo(f"Saved in {folder}. Train a policy on it: textrl train --reward {folder} ...")
 
 
 def _print_figures(evaluation: RewardModelEvaluation, title: str) -> None:

@@ -20,7 +20,7 @@ from textrl_agents.commands.options import (
 
 if TYPE_CHECKING:  # a typo shows before torch is imported
     from textrl_agents.trl.sft import SFTResult
-    from textrl_agents.trl.sft_rows import EncodedExamples
+    from textrl_agents.trl.sft.rows import EncodedExamples
 
 Data = Annotated[
     str,

@@ -35,7 +35,10 @@ Model = Annotated[
 ]
 TrainingReward = Annotated[
     str | None,
-    typer.Option(help="Reward: a name, file.py:function, or a classifier's folder or id. Default: the task's."),
+    typer.Option(
+        help="Reward: a name, file.py:function, a reward model's folder or id, or a server's http address. Default: "
+        "the task's."
+    ),
 ]
 KLCoef = Annotated[float | None, typer.Option(help="Weight of the KL from the reference. Default: the task's.")]
 Rows = Annotated[int | None, typer.Option(help="Responses sampled at once. Default: 32, or as tuned.")]

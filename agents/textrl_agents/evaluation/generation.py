@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from textrl_agents.rollout import PromptQueue, respond
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.random_state import own_generator
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
@@ -18,6 +17,7 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.stopping import StopStrings
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_whole
 
 DEFAULT_NEW_TOKENS = 64
 
@@ -60,7 +60,7 @@ def generate(
     rules = EpisodeRules(
         tokenizer=actor_critic.tokenizer,
         vocabulary=actor_critic.vocabulary,
-        reward=_no_reward,
+        reward=lambda prompts, completions, **columns: [0.0] * len(prompts),
         kl_penalty=KLPenalty(None, 0.0),
         kl_mode="deferred",
         sampling=actor_critic.sampling,
@@ -74,7 +74,3 @@ def generate(
             return respond(actor_critic, rules, queue, rows=batch_size, deterministic=deterministic)
     finally:
         actor_critic.sampling = before
-
-
-def _no_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-    return [0.0] * len(prompts)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from textrl_agents.training.argument_checks import check_number
 from textrl_env.errors import ConfigError
 from textrl_env.preferences.question import Question
 from textrl_env.preferences.records import RATINGS, check_pseudonym
@@ -24,6 +23,7 @@ from textrl_env.rewards import make_reward
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.task import Task
+from textrl_env.user_values import check_number
 
 GoldScore = Callable[[Question], np.ndarray]
 """The true score of each of a question's candidates, float64 [n]; higher is better."""

@@ -67,7 +67,7 @@ def model_card(report: RewardModelReport, *, has_plot: bool) -> str:
         reference=report.reference,
         std=report.normalization["std"],
         note=_PRETRAINED if settings["model"] == EMBEDDED_REWARD else "",
-        data=_table(("what", "count"), ((name, f"{value:,}") for name, value in report.counts.items())),
+        data=_table(("what", "count"), ((name, f"{value:,}") for name, value in report.counts.items() if value)),
         figures=_table(("what", "value"), [*figure_rows(report.heldout), *(members if report.members else [])]),
         plot="\n![calibration](calibration.png)\n" if has_plot else "",
         settings=visible(json.dumps(settings, indent=1, default=str)),

@@ -46,6 +46,14 @@ def split_by_prompt(judgements: Judgements, *, share: float, seed: int) -> Split
 
 
 def with_rated_pairs(judgements: Judgements, weights: Mapping[str, float]) -> Judgements:
-    """The judgements with the pairs that their ratings imply."""
+    """The judgements with the pairs that their ratings imply, for a kind of model that learns from pairs alone.
+
+    Raises ConfigError where no response is then better than another.
+    """
     pairs = [*judgements.pairs, *pairs_of_ratings(judgements, weights)]
+    if all(pair.tied for pair in pairs):
+        raise ConfigError(
+            "this kind of model learns from pairs, and no two responses to one prompt are rated differently; use the "
+            "kind trunk or linear, which learn from single ratings"
+        )
     return Judgements(judgements.responses, pairs, judgements.rated)

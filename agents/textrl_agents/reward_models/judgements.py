@@ -81,6 +81,12 @@ class Judgements:
         return sorted({self.item(each) for each in self.judged})
 
     @property
+    def places(self) -> list[int]:
+        """The places of the responses that something is judged of, sorted."""
+        of_pairs = {place for pair in self.pairs for place in (pair.better, pair.worse)}
+        return sorted(of_pairs | {rated.response for rated in self.rated})
+
+    @property
     def attributes(self) -> list[str]:
         """What was rated, in the order in which it first comes."""
         return list(dict.fromkeys(name for rated in self.rated for name in rated.ratings))
@@ -102,7 +108,8 @@ def read_judgements(
     votes: "each" keeps every annotator's comparison of a pair; "majority" makes one of them, a tie where as many prefer
         either. ties: whether ties are kept. group: a column of the prompts by which figures are split.
 
-    Raises ConfigError where there is no record, or none says which of two responses is better or how good one is.
+    Raises ConfigError where there is no record, none says which of two responses is better or how good one is, or none
+    has the column.
     """
     found = _Collected(group)
     for record in records:
@@ -121,6 +128,8 @@ def read_judgements(
     result = found.judgements
     if not result.counts:
         raise ConfigError("there are no records; a reward model needs comparisons, rankings, ratings or edits")
+    if group is not None and all(each.group is None for each in result.judged):
+        raise ConfigError(f"no record has the column {shown(group)} to group by")
     if votes == "majority":
         result.pairs = _majority(result.pairs)
     if not ties:

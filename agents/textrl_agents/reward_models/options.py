@@ -8,10 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.user_values import check_device_name
+from textrl_env.user_values import LARGEST_SEED, check_device_name, check_number, check_seed, check_whole
 
 Kind = Literal["classifier", "trunk", "linear", "svm"]
 KINDS = MappingProxyType(
@@ -48,14 +47,14 @@ class TrainingOptions:
     heldout: the share of the prompts that is held out.
     votes: "each" takes every annotator's comparison, "majority" one for all votes on the same two responses.
     ties: whether ties are learned from, as half a win for either side; otherwise they are left out.
-    margin_scale: by what a comparison's margin is multiplied; 0 takes no margins.
+    margin_scale: of classifiers and trunks, by what a comparison's margin is multiplied; 0 takes no margins.
     weights: attribute of the ratings -> its weight in the score; by default all have the same.
     group: a column of the prompts by which accuracy is split.
     reference: the policy (or its samples, as (prompt, response)) on which scores get mean 0 and standard deviation 1;
         None takes the responses that were judged. max_new_tokens: the longest sample.
     gold: a reward that tells the true preference, for figures alone; nothing is learned from it.
-    features, pooling: of the kinds "linear" and "svm": "hidden_states" pooled as `HiddenStates` has it, or
-        "hashed_ngrams". A trunk's head reads the last token.
+    features: of the kinds "linear" and "svm": "hidden_states" or "hashed_ngrams". pooling: of hidden states, a trunk's
+        too: "last", "response" or "all" tokens, as `HiddenStates` has it.
     settings: of the kind "classifier": fields of TRL's RewardConfig, such as `num_train_epochs`.
     plot: whether `calibration.png` is drawn.
     """
@@ -93,7 +92,7 @@ class TrainingOptions:
                 raise UnknownName(what, value, known)
         check_whole("ensemble", self.ensemble, 1)
         check_whole("max_new_tokens", self.max_new_tokens, 1)
-        check_seed(self.seed)
+        check_seed(self.seed, LARGEST_SEED)
         check_number("heldout", self.heldout, 0, 0.9, above=True)
         check_number("margin_scale", self.margin_scale, 0)
         check_number("coefficient", self.coefficient, 0)
@@ -126,10 +125,12 @@ class TrainingOptions:
 
     def as_settings(self) -> dict[str, Any]:
         """What the report and the card state, as plain JSON values."""
-        names = ["kind", "model", "ensemble", "seed", "heldout", "votes", "ties", "margin_scale", "group"]
+        names = ["kind", "model", "ensemble", "seed", "heldout", "votes", "ties", "group"]
+        if self.kind in ("classifier", "trunk"):  # scikit-learn's losses have no margins
+            names.append("margin_scale")
         if self.ensemble > 1:
             names += ["combine", "coefficient"]
-        if self.kind in ("linear", "svm"):
+        if self.kind != "classifier":
             names += ["features", *(["pooling"] if self.features == "hidden_states" else [])]
         if self.kind == "classifier":
             names.append("settings")

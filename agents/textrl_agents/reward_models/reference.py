@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,19 @@ from textrl_env.foreign_text import shown
 SAMPLES = 256
 
 
-def reference_samples(judgements: Judgements, options: TrainingOptions) -> tuple[list[Conversation], str]:
-    """Conversations of a reference, and in words where they come from.
+class Reference(NamedTuple):
+    """What a reference answers. samples: to be scored besides the judged responses. described: where they come from.
+
+    places: of the reference's responses, among the judged ones with the samples behind them.
+    """
+
+    samples: list[Conversation]
+    places: list[int]
+    described: str
+
+
+def reference_of(judgements: Judgements, options: TrainingOptions) -> Reference:
+    """The responses that tell the scale of the scores.
 
     `options.reference`: a policy (a run folder, a folder, an id or "embedded") answers the records' prompts,
     about `SAMPLES` times in all; samples are taken as they are; None takes the judged responses that no annotator
@@ -29,24 +40,16 @@ def reference_samples(judgements: Judgements, options: TrainingOptions) -> tuple
     """
     given = options.reference
     if given is None:
-        return [(each.prompt, each.text) for each in judgements.responses if not each.was_written], "judged responses"
-    if not isinstance(given, (str, Path)):
-        return _checked(given), "given samples"
-    from textrl_agents.evaluation.generation import generate
-    from textrl_agents.runs.run_folder import load_policy, plain_policy
-
-    is_name = given == EMBEDDED or not Path(given).is_dir()
-    policy = plain_policy(given, device=options.device) if is_name else load_policy(given, device=options.device)
-    if options.kind == "trunk":
-        require_same_tokenizer(policy.tokenizer, options)
-    prompts = list({each.item: each.prompt for each in judgements.responses}.values())
-    if len(prompts) > SAMPLES:
-        drawn = np.random.default_rng(options.seed).permutation(len(prompts))[:SAMPLES]
-        prompts = [prompts[place] for place in sorted(drawn)]
-    options.told("sampling from the reference")
-    n = -(-SAMPLES // len(prompts))
-    sampled = generate(policy, prompts, n=n, max_new_tokens=options.max_new_tokens, seed=options.seed)
-    return [(each.prompt, each.response) for each in sampled], f"{len(sampled)} samples of the reference"
+        places = [place for place, each in enumerate(judgements.responses) if not each.was_written]
+        return Reference([], places, "judged responses")
+    if isinstance(given, (str, Path)):
+        samples = _sampled(given, judgements, options)
+        described = f"{len(samples)} samples of the reference"
+    else:
+        samples = _checked(given)
+        described = f"{len(samples)} given samples"
+    count = len(judgements.responses)
+    return Reference(samples, list(range(count, count + len(samples))), described)
 
 
 def scale_of(scores: np.ndarray) -> tuple[float, float]:
@@ -60,7 +63,7 @@ def scale_of(scores: np.ndarray) -> tuple[float, float]:
     return mean, std
 
 
-def require_same_tokenizer(tokenizer: Any, options: TrainingOptions) -> None:
+def _require_same_tokenizer(tokenizer: Any, options: TrainingOptions) -> None:
     """Raise TokenizerMismatch unless the policy's tokenizer has the vocabulary of the trunk that the head reads."""
     from textrl_env.rewards.classifier_loading import load_tokenizer
 
@@ -71,6 +74,25 @@ def require_same_tokenizer(tokenizer: Any, options: TrainingOptions) -> None:
             f"{shown(str(options.reference), 200)} ({len(tokenizer)} tokens) is not that of the model "
             f"{shown(str(options.model), 200)} ({len(trunk)} tokens); give --model the policy, or use another kind"
         )
+
+
+def _sampled(given: str | Path, judgements: Judgements, options: TrainingOptions) -> list[Conversation]:
+    """Answers of a policy to the records' prompts."""
+    from textrl_agents.evaluation.generation import generate
+    from textrl_agents.runs.run_folder import load_policy, plain_policy
+
+    is_name = given == EMBEDDED or not Path(given).is_dir()
+    policy = plain_policy(given, device=options.device) if is_name else load_policy(given, device=options.device)
+    if options.kind == "trunk":
+        _require_same_tokenizer(policy.tokenizer, options)
+    prompts = list({each.item: each.prompt for each in judgements.responses}.values())
+    if len(prompts) > SAMPLES:
+        drawn = np.random.default_rng(options.seed).permutation(len(prompts))[:SAMPLES]
+        prompts = [prompts[place] for place in sorted(drawn)]
+    options.told("sampling from the reference")
+    n = -(-SAMPLES // len(prompts))
+    sampled = generate(policy, prompts, n=n, max_new_tokens=options.max_new_tokens, seed=options.seed)
+    return [(each.prompt, each.response) for each in sampled]
 
 
 def _checked(samples: Sequence[Any]) -> list[Conversation]:

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from textrl_agents.reward_models.card import model_card
-from textrl_agents.reward_models.fitting.members import Member, fit_members
+from textrl_agents.reward_models.fitting.fitted_model import FittedModel
+from textrl_agents.reward_models.fitting.members import fit_members
 from textrl_agents.reward_models.heldout import Split, split_by_prompt
 from textrl_agents.reward_models.judgements import Judgements, read_judgements
 from textrl_agents.reward_models.measures.calibration import plot_calibration
 from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, gold_scores
 from textrl_agents.reward_models.options import TrainingOptions
-from textrl_agents.reward_models.reference import reference_samples, scale_of
+from textrl_agents.reward_models.reference import reference_of, scale_of
 from textrl_agents.reward_models.report import RewardModelReport
 from textrl_agents.runs.atomic import atomic_folder
 from textrl_env.errors import ConfigError
-from textrl_env.foreign_text import shown
 from textrl_env.preferences.records import Record
 from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.reward_folder import ENSEMBLE, read_reward_file, save_normalization, write_reward_file
@@ -41,23 +41,18 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
     Raises ConfigError and its kinds for records or options that cannot work, before anything is written; MissingExtra
     where the kind needs a package that is not installed; TextRLError where `out` cannot be written.
     """
-    try:
-        chosen = TrainingOptions(**options)
-    except TypeError as error:
-        raise ConfigError(f"train_reward_model: {error}") from error
+    chosen = _options(options)
     folder = _free(out)
     judgements = read_judgements(records, votes=chosen.votes, ties=chosen.ties, group=chosen.group)
-    if chosen.group is not None and all(each.group is None for each in judgements.judged):
-        raise ConfigError(f"no record has the column {shown(chosen.group)} to group by")
     weights = chosen.attribute_weights(judgements.attributes)
     split = split_by_prompt(judgements, share=chosen.heldout, seed=chosen.seed)
     gold = None if chosen.gold is None else gold_scores(chosen.gold, judgements)
-    reference, described = reference_samples(judgements, chosen)
-    conversations = [(each.prompt, each.text) for each in judgements.responses] + reference
+    reference = reference_of(judgements, chosen)
+    conversations = [(each.prompt, each.text) for each in judgements.responses] + reference.samples
     members = fit_members(split.train, conversations, chosen, weights)
     count = len(judgements.responses)
     mean_scores = np.mean([member.scores for member in members], axis=0)
-    _, std = scale_of(mean_scores[count:])
+    mean, std = scale_of(mean_scores[reference.places])
 
     def judged(scores: np.ndarray, part: Judgements) -> RewardModelEvaluation:
         return evaluate_scores(scores[:count], part, weights=weights, gold=gold)
@@ -68,13 +63,13 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
         folder=folder,
         settings=chosen.as_settings(),
         counts={**judgements.counts, **_split_counts(split)},
-        normalization={"mean": float(mean_scores[count:].mean()), "std": std},
-        reference=described,
+        normalization={"mean": mean, "std": std},
+        reference=reference.described,
         train=judged(mean_scores, split.train),
         heldout=heldout,
         members=tuple(share.value for share in each if share is not None),
     )
-    _write(report, members, [float(member.scores[count:].mean()) for member in members], chosen)
+    _write(report, members, [float(member.scores[reference.places].mean()) for member in members], chosen)
     return report
 
 
@@ -86,7 +81,7 @@ def evaluate_reward_model(
     gold, options (`votes`, `group`, `weights`): as of `train_reward_model`. Calibration needs scores in logits, which
     those of a folder with a normalisation are once it is undone.
     """
-    chosen = TrainingOptions(gold=gold, **options)
+    chosen = _options({"gold": gold, **options})
     judgements = read_judgements(records, votes=chosen.votes, group=chosen.group)
     reward = make_reward(folder)
     prompts = [each.prompt for each in judgements.responses]
@@ -97,6 +92,13 @@ def evaluate_reward_model(
         weights=chosen.attribute_weights(judgements.attributes),
         gold=None if gold is None else gold_scores(gold, judgements),
     )
+
+
+def _options(given: dict[str, Any]) -> TrainingOptions:
+    try:
+        return TrainingOptions(**given)
+    except TypeError as error:
+        raise ConfigError(f"the options of a reward model: {error}") from error
 
 
 def _free(out: str | Path) -> Path:
@@ -115,7 +117,7 @@ def _split_counts(split: Split) -> dict[str, int]:
     return counts
 
 
-def _write(report: RewardModelReport, members: list[Member], means: list[float], chosen: TrainingOptions) -> None:
+def _write(report: RewardModelReport, members: list[FittedModel], means: list[float], chosen: TrainingOptions) -> None:
     """The folder, with each model's scores shifted to mean 0 on the reference, all divided by one deviation.
 
     So the mean over an ensemble's members has deviation 1 as well, and their spread is in its unit.

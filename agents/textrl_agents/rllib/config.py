@@ -16,7 +16,6 @@ from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.rllib.env_runner import SendTokens, StackObservations, TextEnvRunner
 from textrl_agents.rllib.portable import portable_arguments
 from textrl_agents.rllib.validation import TextCallbacks, check_config, check_settings, check_values
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.training.reward_probe import probe_reward
 from textrl_env import ENV_ID
@@ -28,6 +27,7 @@ from textrl_env.models.storage.loading import resolve_device
 from textrl_env.rewards.make import file_and_function
 from textrl_env.tasks import get_task
 from textrl_env.tasks.assembly import assemble, assemble_model, assemble_reference
+from textrl_env.user_values import check_whole
 
 
 def make_config(

@@ -104,10 +104,7 @@ class TextEnvRunner(SingleAgentEnvRunner):
             set_random_state(state["random"])
 
     def _continued(self, episode_id: str, steps: int, is_reset: bool, ids: np.ndarray) -> SingleAgentEpisode:
-        spaces = {
-            "observation_space": self.env.single_observation_space,
-            "action_space": self.env.single_action_space,
-        }
+        spaces = {"observation_space": self.env.single_observation_space, "action_space": self.env.single_action_space}
         if not is_reset:
             return SingleAgentEpisode(**spaces)
         return SingleAgentEpisode(

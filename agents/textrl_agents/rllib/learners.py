@@ -9,9 +9,9 @@ from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
-from textrl_agents.rllib.connectors.packing import PackEpisodes
 from textrl_agents.rllib.module import to_arrays
-from textrl_agents.training.divergence import RewardRange, check_gradient_norms
+from textrl_agents.rllib.results import packer_of
+from textrl_agents.training.divergence import check_gradient_norms
 from textrl_env.errors import TrainingDiverged
 
 # Near the optimum gradients are small: with torch's default of 1e-8 their noise would become full steps.
@@ -36,12 +36,8 @@ class _TextLearner:
         """RLlib's. Raises TrainingDiverged where it would go on with gradients of 0 in place of infinite ones."""
         gradients: dict[str, Any] = super().compute_gradients(loss_per_module, **kwargs)  # type: ignore[misc]
         norms = (torch.linalg.vector_norm(gradient) for gradient in gradients.values() if gradient is not None)
-        check_gradient_norms(norms, self._reward_range())
+        check_gradient_norms(norms, packer_of(self).rewards_seen)
         return gradients
-
-    def _reward_range(self) -> RewardRange | None:
-        pieces = self._learner_connector.connectors  # type: ignore[attr-defined]
-        return next((piece.rewards_seen for piece in pieces if isinstance(piece, PackEpisodes)), None)
 
 
 class _ThreadedTextLearner(_TextLearner):

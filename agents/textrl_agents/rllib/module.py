@@ -195,8 +195,8 @@ def to_arrays(structure: Any) -> Any:
     NumPy has no bfloat16. Such tensors become float32, which holds each of their values, so that `load_state_dict`
     gets back what was there. (RLlib does the same to float16.)
     """
-    return convert_to_numpy(tree.map_structure(_widened, structure))
 
+    def widened(leaf: Any) -> Any:
+        return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16 else leaf
 
-def _widened(leaf: Any) -> Any:
-    return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16 else leaf
+    return convert_to_numpy(tree.map_structure(widened, structure))

@@ -11,12 +11,13 @@ from ray import cloudpickle
 from transformers import PreTrainedTokenizerBase
 
 from textrl_env.arguments import ENV_ARGUMENTS
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.kl import KL_MODES, KLPenalty, estimate_kl
 from textrl_env.rewards import make_reward, registered_rewards
 from textrl_env.rewards import registry as rewards
 from textrl_env.tasks import get_task
 from textrl_env.tasks import registry as tasks
+from textrl_env.user_values import check_names
 
 
 def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,10 +26,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     RLlib copies and pickles these arguments for every process. Raises UnknownName, and ConfigError for a model among
     them: each process loads models by name or path.
     """
-    known = [*ENV_ARGUMENTS, "autoreset_mode", "max_episode_steps"]
-    for name in given:
-        if name not in known:
-            raise UnknownName("argument of env_config", name, known)
+    check_names("argument of env_config", given, [*ENV_ARGUMENTS, "autoreset_mode", "max_episode_steps"])
     env = {"task": "sentiment", "kl_mode": "deferred", **given}
     _check_kl(env)
     if not tasks.is_built_in(env["task"]):
@@ -45,8 +43,7 @@ def portable_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_kl(env: Mapping[str, Any]) -> None:
     """Refuse what the environment would refuse in another process."""
-    if env["kl_mode"] not in KL_MODES:
-        raise UnknownName("kl_mode", env["kl_mode"], KL_MODES)
+    check_names("kl_mode", [env["kl_mode"]], KL_MODES)
     task = get_task(env["task"])
     coef, estimator = (
         getattr(task, name) if env.get(name) is None else env[name] for name in ("kl_coef", "kl_estimator")

@@ -6,13 +6,14 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_names
 
 # Errors reach the driver as exceptions; what workers print is in Ray's log folder.
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -27,9 +28,7 @@ def ray_session(address: str | None = None, **arguments: Any) -> Iterator[None]:
     arguments: `ray.init`'s own (`num_cpus`, `num_gpus`, `include_dashboard`, ...).
     """
     known = [name for name in inspect.signature(ray.init).parameters if not name.startswith("_")]
-    for name in arguments:
-        if name not in known:
-            raise UnknownName("argument of Ray", name, known)
+    check_names("argument of Ray", arguments, known)
     if ray.is_initialized():
         yield
         return
@@ -57,14 +56,25 @@ def _loopback() -> Iterator[None]:
     That is Ray's own switch, for operating systems whose firewalls would ask. Ray has read it when it was imported, so
     its constant is set as well.
     """
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before, allowed = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    allowed = ray_constants.ENABLE_RAY_CLUSTER
+    with environment_variables({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = allowed
+
+
+@contextlib.contextmanager
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, which those that it starts inherit, while a `with` block runs."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = allowed
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -12,10 +12,11 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
-from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_agents.training.learning_rate import check_learning_rate
+from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks import get_task
+from textrl_env.user_values import LARGEST_SEED, check_names, check_number, check_seed, check_whole
 
 ANSWER_SECONDS = 5.0  # for an env runner that is busy or gone; one that failed answers at once
 ADVICE = "pass it to make_config"
@@ -48,11 +49,7 @@ _LEAST = {
     "learner_queue_size": 1,
 }
 _WIRED = (
-    "env",
-    "env_config",
-    "env_runner_cls",
-    "rl_module_spec",
-    "gym_env_vectorize_mode",
+    *("env", "env_config", "env_runner_cls", "rl_module_spec", "gym_env_vectorize_mode"),
     "add_default_connectors_to_env_to_module_pipeline",
     "add_default_connectors_to_module_to_env_pipeline",
     "add_default_connectors_to_learner_pipeline",
@@ -72,8 +69,7 @@ def check_settings(algorithm: RLlibAlgorithm, settings: Mapping[str, Any]) -> No
     for name in settings:
         if name in _WIRED:
             raise ConfigError(f"{name} is what make_config wires; it cannot be overridden")
-        if name not in known:
-            raise UnknownName(f"setting of {algorithm.name_in_library}", name, known)
+        check_names(f"setting of {algorithm.name_in_library}", [name], known)
         if name in _NO_EFFECT:
             raise ConfigError(f"{name} has no effect here: {_NO_EFFECT[name]}")
 
@@ -92,7 +88,7 @@ def check_values(settings: Mapping[str, Any], actor_critic: Mapping[str, Any]) -
         if (name, value) in (("rollout_fragment_length", "auto"), ("minibatch_size", None)):
             continue
         check_whole(name, value, least)
-    check_seed(settings.get("seed"))
+    check_seed(settings.get("seed"), LARGEST_SEED)
     check_learning_rate("lr", settings.get("lr"))
     for name in ("gamma", "lambda_"):
         check_number(name, settings.get(name, 1.0), 0, 1)
@@ -102,9 +98,7 @@ def check_values(settings: Mapping[str, Any], actor_critic: Mapping[str, Any]) -
         if settings.get(name) is not None:
             check_number(name, settings[name], 0, above=True)
     known = [name for name in inspect.signature(CausalLMActorCritic).parameters if name not in _OF_ENVIRONMENT]
-    for name in actor_critic:
-        if name not in known:
-            raise UnknownName("argument of actor_critic", name, known)
+    check_names("argument of actor_critic", actor_critic, known)
 
 
 def check_config(config: AlgorithmConfig) -> None:

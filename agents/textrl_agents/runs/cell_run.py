@@ -68,7 +68,7 @@ class CellRun:
         progress.start(0, self.config.timesteps)
         env = self._eval_env
         if env is not None:
-            self.evaluations = RunEvaluations.of_run(self.config, env, self.run, progress=progress, evaluated_at=None)
+            self.evaluations = RunEvaluations(self.config, env, self.run, progress=progress)
             self._log.add(0, self.evaluations.run(initial_policy(env), 0))
         seed_all(self.cell.seed)
         began = time.monotonic()

@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from textrl_agents.runs.atomic import atomic_folder, existing
 from textrl_env.errors import ConfigError, ModelError, TextRLError, TrainingDiverged
 from textrl_env.models import CausalLMActorCritic, load_model
+from textrl_env.models.storage.manifest import verify
 from textrl_env.models.storage.policy_folder import VALUE_HEAD_FILE
 
 POLICY_FOLDER = "policy"
@@ -123,11 +125,33 @@ def load_state(folder: Path, name: str) -> Any:
         raise ModelError(f"{tensor_file} cannot be read: {error}") from error
 
 
+def write_checkpoint(
+    folder: str | Path, core: CausalLMActorCritic, *, optimizer: Any, state: dict[str, Any], settings: str | None
+) -> None:
+    """Write a checkpoint, whole or not at all. optimizer, state: trees that `save_state` takes. settings: in YAML."""
+    with atomic_folder(folder, manifest=True) as fresh:
+        save_policy_files(core, fresh, settings)
+        save_state(optimizer, fresh, "optimizer")
+        save_state(state, fresh, "state")
+
+
 @contextlib.contextmanager
-def expected_state(folder: Path) -> Iterator[None]:
-    """Turn what a state of another shape raises where it is used into a ModelError that names its folder."""
+def saved_checkpoint(folder: str | Path, kind: str, made_with: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+    """Yield a checkpoint's folder and its `state`, to be put where they belong while the block runs.
+
+    kind: what made it, in words. made_with: what must be the same for it to go on, as the state's "made_with" has it.
+    Raises ModelError that names the file that is broken, also where the state has another shape than the block expects,
+    and ConfigError that names what differs where it was made with something else.
+    """
+    folder = existing(folder)
+    verify(folder)
     try:
-        yield
+        state = load_state(folder, "state")
+        if (saved := state["made_with"]) != made_with:
+            changed = sorted(name for name, value in made_with.items() if saved.get(name) != value)
+            was, has = ({name: values.get(name) for name in changed} for values in (saved, made_with))
+            raise ConfigError(f"{folder} was saved by another {kind}, with {was}; this one has {has}")
+        yield folder, state
     except (TextRLError, torch.OutOfMemoryError):
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -165,14 +189,3 @@ def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
     return value
-
-
-def require_same_maker(folder: Path, kind: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ConfigError that names what differs, where a checkpoint was not made with what would load it.
-
-    kind: what made it, in words.
-    """
-    if saved != now:
-        changed = sorted(name for name, value in now.items() if saved.get(name) != value)
-        was, has = ({name: values.get(name) for name in changed} for values in (saved, now))
-        raise ConfigError(f"{folder} was saved by another {kind}, with {was}; this one has {has}")

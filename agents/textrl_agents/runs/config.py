@@ -23,15 +23,21 @@ import yaml
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.registry import LIBRARIES, find_algorithm
-from textrl_agents.training.argument_checks import check_seed
 from textrl_agents.training.extras import require
 from textrl_agents.training.settings_file import read_settings
 from textrl_env.arguments import ENV_ARGUMENTS
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
-from textrl_env.user_values import check_device_name, check_dtype_name
+from textrl_env.user_values import (
+    LARGEST_SEED,
+    check_device_name,
+    check_dtype_name,
+    check_names,
+    check_seed,
+    check_whole,
+)
 
 N_ENVS = 32  # of an algorithm that has checkpoints
 # Settings that a resumed run may change: what it trains stays the same.
@@ -53,7 +59,7 @@ class TrainConfig:
     out: str | None = None  # default: runs/<task>-<algo>-<seed>
     model: str | None = None
     tokenizer: str | None = None
-    reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, or a list with weights
+    reward: Any = None  # what make_reward takes: a name, file.py:function, a folder, an address, a list ...
     kl_coef: Any = None
     n_envs: int | None = None  # responses sampled at once. Default: 32, or what the algorithm was tuned to
     algorithm: dict[str, Any] = field(default_factory=dict)
@@ -71,17 +77,16 @@ class TrainConfig:
     threads: int | None = None  # of torch on the CPU
 
     def __post_init__(self) -> None:
-        if self.lib is not None and self.lib not in LIBRARIES:
-            raise UnknownName("lib", self.lib, LIBRARIES)
+        if self.lib is not None:
+            check_names("lib", [self.lib], LIBRARIES)
         lowest = {"timesteps": 1, "seed": 0, "n_envs": 1, "eval_every": 0, "eval_episodes": 0, "samples": 0}
         lowest |= {"save_every": 0, "keep_checkpoints": 1, "threads": 1}
         for name, bound in lowest.items():
             value = getattr(self, name)
             if value is None and name in ("n_envs", "eval_every", "save_every", "threads"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-                raise ConfigError(f"{name} must be a whole number >= {bound}, got {shown(value)}")
-        check_seed(self.seed)
+            check_whole(name, value, bound)
+        check_seed(self.seed, LARGEST_SEED)
         if self.eval_episodes == 1:
             raise ConfigError("eval_episodes must be 0 (never) or at least 2, since an interval needs two; got 1")
         for name in ("algo", "task", "device", "dtype"):
@@ -100,9 +105,8 @@ class TrainConfig:
         names = [entry.name for entry in dataclasses.fields(cls)]
         merged: dict[str, Any] = {}
         for layer in layers:
+            check_names("setting", layer, names)
             for key, value in layer.items():
-                if key not in names:
-                    raise UnknownName("setting", key, names)
                 if key in ("algorithm", "env") and isinstance(value, Mapping):
                     merged[key] = {**merged.get(key, {}), **value}
                 else:
@@ -149,8 +153,7 @@ class TrainConfig:
         for name in self.env:
             if name in _NOT_IN_ENV:
                 raise ConfigError(f"env.{name} is decided by the run; give it as the setting {name!r} if there is one")
-            if name not in known:
-                raise UnknownName("argument of env", name, known)
+            check_names("argument of env", [name], known)
         algorithm.require_fit(self.task)
         if not algorithm.has_checkpoints:
             self._check_without_checkpoints(algorithm)

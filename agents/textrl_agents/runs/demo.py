@@ -52,13 +52,12 @@ def run_demo(
     timesteps: int | None = None,
     seed: int = 0,
     threads: int | None = None,
-    console: Console | None = None,
 ) -> RunResult:
     """Evaluate, train, evaluate on the same held-out prompts, and print what has changed.
 
     out: None for `runs/demo`, or `runs/demo-2` and so on where that exists. timesteps: None for the tuned length.
     """
-    console = console or Console()
+    console = Console()
     folder = Path(out) if out is not None else free_folder(Path("runs/demo"))
     config = demo_config(seed=seed, timesteps=timesteps or TIMESTEPS, out=str(folder))
     config.threads = threads

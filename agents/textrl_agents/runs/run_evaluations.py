@@ -23,54 +23,30 @@ class RunEvaluations:
     held-out prompts, so what is reported of them holds for prompts that nobody has looked at.
     The random state of training is not touched: a run with evaluations has the same weights as one without.
 
+    config: of the run. An `eval_every` of 0 evaluates before and after alone. `samples` responses to the same prompts
+        are kept each time; to validation prompts where these are evaluated.
     env: of held-out prompts, in SAME_STEP and deferred mode. Its sibling serves the validation prompts.
-    every: 0 evaluates before and after alone. samples: file that gets `sample_count` responses to the same prompts each
-    time; to validation prompts where these are evaluated.
+    run: its samples.md gets the responses.
     evaluated_at: tokens of the checkpoint that a resumed run goes on from. What was due there is done already.
     """
 
     def __init__(
         self,
-        env: TextGenVectorEnv,
-        *,
-        every: int = 0,
-        episodes: int = 256,
-        seed: int = 0,
-        samples: SampleFile | None = None,
-        sample_count: int = 4,
-        progress: TrainingProgress | None = None,
-        evaluated_at: int | None = None,
-    ):
-        self.heldout = self.validation = env
-        if every > 0 and best_split(env.task, "validation") != env.prompts.split:
-            self.validation = sibling_env(env, env.num_envs, "validation")
-        self.every, self.episodes, self.seed = every, episodes, seed
-        self.samples, self.sample_count, self.progress = samples, sample_count, progress
-        self.before: Evaluation | None = None  # of held-out prompts; None in a resumed run
-        self.after: Evaluation | None = None
-        self._evaluated_at = evaluated_at
-
-    @classmethod
-    def of_run(
-        cls,
         config: TrainConfig,
         env: TextGenVectorEnv,
         run: RunFolder,
         *,
-        progress: TrainingProgress | None,
-        evaluated_at: int | None,
-    ) -> RunEvaluations:
-        """Make one as a run's settings say, with the samples in its folder."""
-        return cls(
-            env,
-            every=config.eval_every or 0,
-            episodes=config.eval_episodes,
-            seed=config.seed,
-            samples=SampleFile(run.samples) if config.samples else None,
-            sample_count=config.samples,
-            progress=progress,
-            evaluated_at=evaluated_at,
-        )
+        progress: TrainingProgress | None = None,
+        evaluated_at: int | None = None,
+    ):
+        self.config, self.every, self.progress = config, config.eval_every or 0, progress
+        self.heldout = self.validation = env
+        if self.every > 0 and best_split(env.task, "validation") != env.prompts.split:
+            self.validation = sibling_env(env, env.num_envs, "validation")
+        self.samples = SampleFile(run.samples) if config.samples else None
+        self.before: Evaluation | None = None  # of held-out prompts; None in a resumed run
+        self.after: Evaluation | None = None
+        self._evaluated_at = evaluated_at
 
     def due(self, tokens: int, before: int) -> bool:
         """Whether to evaluate at `tokens`, after the rollout that began at `before`."""
@@ -111,12 +87,12 @@ class RunEvaluations:
         if self.progress is not None:
             self.progress.evaluated("; ".join(_shown(result) for result in results))
         if self.samples is not None and results:
-            shown = results[0].episodes[: self.sample_count]
+            shown = results[0].episodes[: self.config.samples]
             self.samples.add(tokens, shown, prompts=results[0].prompts, note=note)
         return {name: value for result in results for name, value in _metrics(result).items()}
 
     def _evaluated(self, actor_critic: CausalLMActorCritic, env: TextGenVectorEnv) -> Evaluation:
-        return evaluate(actor_critic, env=env, episodes=self.episodes, seed=self.seed)
+        return evaluate(actor_critic, env=env, episodes=self.config.eval_episodes, seed=self.config.seed)
 
 
 def metric(split: str, measure: str) -> str:

@@ -61,11 +61,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             optimizer_kwargs = {"eps": 1e-5} if issubclass(optimizer_class, torch.optim.Adam) else {}
         # BasePolicy, not ActorCriticPolicy: there are no feature extractors and heads to build.
         BasePolicy.__init__(
-            self,
-            observation_space,
-            action_space,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
+            self, observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
         )
         self.use_sde = False
         model = model.module if isinstance(model, ModelCopy) else model
@@ -89,7 +85,8 @@ class CausalLMPolicy(ActorCriticPolicy):
                 f"{action_space.n}: give both the same model"
             )
         self._lr = lr_schedule
-        self.optimizer = self._make_optimizer(lr_schedule(1))
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.gradient_guard = GradientGuard(self.optimizer)
         # True while a buffer collects which computes the values of a separate trunk itself, all at once.
         self.values_after_rollout = False
@@ -103,10 +100,6 @@ class CausalLMPolicy(ActorCriticPolicy):
 
     def _make_core(self, model: Any, tokenizer: Any, **keywords: Any) -> CausalLMActorCritic:
         return CausalLMActorCritic(model, tokenizer, **keywords)
-
-    def _make_optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return self.optimizer_class(trained, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     @property
     def device(self) -> torch.device:
@@ -131,11 +124,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         drawn = self.actor_critic.step(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 
-    def evaluate_actions(
-        self,
-        obs: Any,
-        actions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Values [M, 1], log-probabilities [M] and entropies [M] of M transitions, with gradients."""
         actions = actions.long().flatten()
         packed = obs if isinstance(obs, PackedEpisodes) else pack_observations(obs, actions)

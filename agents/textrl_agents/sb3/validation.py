@@ -8,8 +8,10 @@ from typing import Any
 
 from textrl_agents.algorithms.algorithm import load_object
 from textrl_agents.algorithms.libraries.sb3 import SB3Algorithm
-from textrl_agents.training.argument_checks import check_learning_rate, check_number, check_seed, check_whole
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_agents.training.learning_rate import check_learning_rate
+from textrl_env import user_values
+from textrl_env.errors import ConfigError
+from textrl_env.user_values import LARGEST_SEED, check_number, check_seed, check_whole
 
 # Whole numbers, and the least that each can be.
 _WHOLE = {
@@ -60,9 +62,7 @@ def argument_names(algorithm: SB3Algorithm) -> list[str]:
 def check_names(algorithm: SB3Algorithm, given: Iterable[str], others: Iterable[str] = _HANDED_ON) -> None:
     """Raise UnknownName for a name that is neither an argument of the algorithm nor one of `others`."""
     known = argument_names(algorithm)
-    for name in given:
-        if name not in known and name not in others:
-            raise UnknownName(f"argument of {algorithm.name}", name, known)
+    user_values.check_names(f"argument of {algorithm.name}", [name for name in given if name not in others], known)
 
 
 def check_settings(algorithm: SB3Algorithm, settings: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ def check_settings(algorithm: SB3Algorithm, settings: Mapping[str, Any]) -> None
 def check_arguments(kind: str, arguments: Mapping[str, Any], n_envs: Any) -> None:
     """Raise ConfigError for a value that no algorithm can work with. kind: the algorithm's."""
     check_whole("n_envs", n_envs, 1)
-    check_seed(arguments.get("seed"))
+    check_seed(arguments.get("seed"), LARGEST_SEED)
     for name, value in arguments.items():
         if name == "learning_rate":
             check_learning_rate(name, value)

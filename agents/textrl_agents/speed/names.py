@@ -24,6 +24,9 @@ SPEED_ROWS = {
     "rllib: share of the rewarded token": "textrl_agents.speed.learning_rows:rewarded_token_share",
     "trl: RLOO, sampling and update": "textrl_agents.speed.trl_rows:rloo_against_trl",
     "trl: GRPO, sampling and update": "textrl_agents.speed.trl_rows:grpo_against_trl",
+    "feedback: export of 100,000 records": "textrl_agents.speed.feedback_rows:export_of_records",
+    "feedback: next of 100,000 questions": "textrl_agents.speed.feedback_rows:next_question",
+    "feedback: a vote, eight annotators": "textrl_agents.speed.feedback_page_rows:vote_of_eight",
 }
 """Name -> `module:measurement`, in the order of the table."""
 

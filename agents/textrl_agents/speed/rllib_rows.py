@@ -17,7 +17,7 @@ from textrl_agents.rllib.env_runner import TextEnvRunner
 from textrl_agents.rllib.module import CausalLMModule
 from textrl_agents.rllib.results import packer_of
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.sb3.agent import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
 from textrl_agents.speed.workload import without_eos, zero_reward
 from textrl_env.language.grammar import review_prompts
@@ -99,10 +99,7 @@ class PrefixModule(CausalLMModule):
         values, log_probs, entropy = self.actor_critic.evaluate(
             pack_observations(batch[Columns.OBS], batch[Columns.ACTIONS])
         )
-        return {
-            Columns.ACTION_DIST_INPUTS: torch.stack([log_probs, entropy], dim=-1),
-            Columns.EMBEDDINGS: values,
-        }
+        return {Columns.ACTION_DIST_INPUTS: torch.stack([log_probs, entropy], dim=-1), Columns.EMBEDDINGS: values}
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """Return the values that `_forward_train` left as embeddings, or compute them."""

@@ -16,11 +16,11 @@ import torch
 from textrl_agents.speed.measurement import Bench, Measurement
 from textrl_agents.speed.names import SPEED_ROWS, chosen_names
 from textrl_agents.speed.workload import embedded_workload
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.extras import missing_extra
 from textrl_agents.training.terminal import errors_only
 from textrl_env.foreign_text import message_of
 from textrl_env.models.storage.loading import resolve_device
+from textrl_env.user_values import check_whole
 
 
 def run_speed(

@@ -6,7 +6,7 @@ import torch
 
 from textrl_agents.algorithms.cell_setup import initial_policy
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.sb3.agent import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from textrl_agents.sb3 import make_agent
-from textrl_agents.sb3.phases import SB3Phases
+from textrl_agents.sb3.agent import SB3Phases
 from textrl_env.language.grammar import review_prompts
 from textrl_env.models import load_model
 from textrl_env.models.storage.embedded import asset_folder

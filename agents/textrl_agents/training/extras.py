@@ -23,11 +23,13 @@ EXTRAS = {
     "peft": "peft",
     "sacrebleu": "tasks",
     "sklearn": "rewards",
+    "krippendorff": "feedback",
+    "crowdkit": "feedback",
     "reasoning_gym": "reasoning-gym",
     "fastapi": "feedback",
     "uvicorn": "feedback",
-    "urllib3": "rewards",
     "python_multipart": "feedback",
+    "urllib3": "rewards",
 }
 """Import name -> the extra that brings it."""
 COMMAND_LINE = tuple(package for package, extra in EXTRAS.items() if extra == "cli")

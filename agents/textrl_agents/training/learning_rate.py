@@ -7,6 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_number
+
+# What several algorithms were tuned to, as `WarmupSchedule.of` takes it. Shares of the default for the model's size:
+HALF = {"scale": 0.5}
+# for `sentiment`, whose scores differ more than those of the other tasks, which lie between 0 and 1;
+FULL = {"scale": 1.0}
+# and for `exact`, which has a model of random weights, six tokens and a policy that moves far.
+FALLING = {"peak": 3e-3, "final": 0.0}
 
 
 class WarmupSchedule:
@@ -60,6 +68,12 @@ def default_learning_rate(parameters: int) -> float:
     """Return 1e-3 for a million trained parameters; it falls with the root of their number (1e-5 for ten billion)."""
     rate: float = 1e-3 * (1e6 / max(parameters, 1)) ** 0.5
     return rate
+
+
+def check_learning_rate(name: str, value: Any) -> None:
+    """Raise ConfigError for a number below 0. None, mappings, callables and lists are left to those who take them."""
+    if value is not None and not isinstance(value, (Mapping, list, tuple)) and not callable(value):
+        check_number(name, value, 0)
 
 
 def learning_schedule(given: float | Mapping[str, float] | None, weights: Iterable[Any]) -> WarmupSchedule:

@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 PACKAGES = (
-    "textrl-env",
-    "torch",
-    "transformers",
-    "gymnasium",
-    "numpy",
-    "stable-baselines3",
-    "sb3-contrib",
-    "ray",
-    "trl",
+    *("textrl-env", "torch", "transformers", "gymnasium", "numpy"),
+    *("stable-baselines3", "sb3-contrib", "ray", "trl"),
 )
 
 

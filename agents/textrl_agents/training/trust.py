@@ -21,12 +21,8 @@ from textrl_env.rewards.make import file_and_function, is_address
 
 # A plug-in is a file to run. The others make Ray run what they name, or accept functions from whoever is at an address.
 _CODE = (
-    "plugins",
-    "address",
-    "runtime_env",
-    "extra_python_environs_for_driver",
-    "extra_python_environs_for_worker",
-    "trust_remote_code",
+    *("plugins", "address", "runtime_env", "trust_remote_code"),
+    *("extra_python_environs_for_driver", "extra_python_environs_for_worker"),
 )
 # Arguments of libraries. A library imports what looks like an import path.
 _OF_LIBRARIES = ("algorithm", "settings", "lora")
@@ -47,8 +43,8 @@ def require_trust(settings: Mapping[str, Any], folder: str | Path, trust: bool |
     if not named or (trust is None and _allowed(named, folder)):
         return
     raise ConfigError(
-        f"the settings in {str(folder)!r} name {_kinds(named)}: {'; '.join(named)}. Read it first; if you trust it, and "
-        "whoever made this folder, say so with --trust (in Python, trust=True)"
+        f"the settings in {str(folder)!r} name {_kinds(named)}: {'; '.join(named)}. Read it first; if you trust it, "
+        "and whoever made this folder, say so with --trust (in Python, trust=True)"
     )
 
 

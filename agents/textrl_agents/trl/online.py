@@ -134,34 +134,15 @@ class _Budget(TrainerCallback):
         self.record(self.run.tokens, score=score, kl=None if kl is None else kl * length, length=length)
 
 
-def train_online(
-    algorithm: str,
-    env: TextGenVectorEnv,
-    policy: CausalLMActorCritic,
-    *,
-    budget: int,
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-    schedule: WarmupSchedule | None = None,
-    record: Record = lambda tokens, **means: None,
-) -> int:
-    """Train `policy` by TRL's trainer `algorithm` until `budget` tokens were generated; returns how many were.
+def train_online(algorithm: str, env: TextGenVectorEnv, policy: CausalLMActorCritic, **arguments: Any) -> int:
+    """Train `policy` by TRL's trainer `algorithm` until a budget of tokens was generated; returns how many were.
 
     env: gives prompts, reward, limits, sampling and KL coefficient; its own model is the reference.
+    arguments: OnlineRun's (`budget`, `seed`, `settings`, `schedule`, `record`), but for the folder.
     Raises UnknownName and ConfigError for what cannot be set, and for an environment that TRL cannot do justice to.
     """
     with trl_session() as folder:
-        run = OnlineRun(
-            algorithm,
-            env,
-            policy,
-            budget=budget,
-            folder=folder,
-            seed=seed,
-            settings=settings,
-            schedule=schedule,
-            record=record,
-        )
+        run = OnlineRun(algorithm, env, policy, folder=folder, **arguments)
         run.train()
         return run.tokens
 

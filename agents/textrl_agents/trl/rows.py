@@ -97,11 +97,7 @@ def kto_rows(pairs: Sequence[Pair]) -> list[Row]:
     KTO measures the KL on responses to other prompts. Each row takes that of the same kind in the pair before.
     """
     rows = [
-        {
-            "prompt_ids": response.prompt_ids.tolist(),
-            "completion_ids": response.response_ids.tolist(),
-            "label": label,
-        }
+        {"prompt_ids": response.prompt_ids.tolist(), "completion_ids": response.response_ids.tolist(), "label": label}
         for chosen, rejected in pairs
         for response, label in ((chosen, True), (rejected, False))
     ]

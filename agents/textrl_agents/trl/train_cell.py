@@ -12,13 +12,13 @@ from textrl_agents.algorithms.cell import Cell, Record, Trained
 from textrl_agents.algorithms.cell_setup import initial_policy, trained_weights, training_env
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.response_groups import collect_pairs, means
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl import train_offline, train_online
 from textrl_agents.trl.offline import REFUSED
 from textrl_agents.trl.online import DECIDED
 from textrl_agents.trl.trainer import check_names, trl_algorithm
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_whole
 
 CANDIDATES = 4  # responses to each prompt, of which the best and the worst are a pair
 
@@ -46,16 +46,8 @@ def _online(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
     policy = initial_policy(env)
     settings = dict(cell.settings)
     schedule = learning_schedule(settings.pop("learning_rate", None), trained_weights(policy))
-    tokens = train_online(
-        algorithm.name,
-        env,
-        policy,
-        budget=cell.budget,
-        seed=cell.seed,
-        settings=settings,
-        schedule=schedule,
-        record=record,
-    )
+    how = {"budget": cell.budget, "seed": cell.seed, "settings": settings, "schedule": schedule, "record": record}
+    tokens = train_online(algorithm.name, env, policy, **how)
     return Trained(policy, tokens=tokens)
 
 

@@ -19,7 +19,8 @@ from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.training.divergence import GradientGuard, RewardRange
 from textrl_agents.training.terminal import errors_only
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env import user_values
+from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.storage.pretrained import quiet_loading
 
@@ -80,10 +81,7 @@ def check_names(
     """
     decided = {*FIXED, *GIVEN, *refused}
     known = [name for name in _field_names(load_trl(algorithm.config_class)) if name not in decided]
-    known += ours
-    for name in settings:
-        if name not in known:
-            raise UnknownName(f"setting of {algorithm.name}", name, known)
+    user_values.check_names(f"setting of {algorithm.name}", settings, [*known, *ours])
 
 
 def trl_arguments(

@@ -6,7 +6,7 @@ own; a file in which a 5 occurs is taken for one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
@@ -30,7 +30,7 @@ def matches(rows: Sequence[Row]) -> bool:
     return {"prompt", "response"} <= rows[0].keys() and any(name in rows[0] for name in ATTRIBUTES)
 
 
-def _format(name: str, lowest: int, matches_rows: object) -> Format:
+def _format(name: str, lowest: int, matches_rows: Callable[[Sequence[Row]], bool]) -> Format:
     """The format whose lowest value is `lowest`."""
     shift = RATINGS[0] - lowest
     highest = RATINGS[-1] - shift
@@ -42,11 +42,8 @@ def _format(name: str, lowest: int, matches_rows: object) -> Format:
             value = row.get(attribute)
             if value is None:
                 continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or value not in range(lowest, highest + 1)
-            ):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or value not in range(lowest, highest + 1):
                 raise ConfigError(f"{attribute!r} must be {lowest} to {highest}, got {shown(value)}")
             ratings[attribute] = int(value) + shift
         candidate = Candidate(taken(row, "response", str, "a text"))
@@ -64,7 +61,7 @@ def _format(name: str, lowest: int, matches_rows: object) -> Format:
     return Format(
         name=name,
         holds=f"ratings of {', '.join(ATTRIBUTES)}, {lowest} to {highest}",
-        matches=matches_rows,  # type: ignore[arg-type]
+        matches=matches_rows,
         read=read,
         write=writer(row_of, Rating),
     )

@@ -27,8 +27,8 @@ class EnsembleReward(Parts):
         units of the score.
 
     `detailed` gives each member's score under its name, their `mean`, and their `spread`: the standard deviation, so
-    the root of that variance. Per-token scores are combined in the same way token by token, which for the last two is a
-    lower bound of what whole responses would get; then all members must score tokens, or none.
+    the root of that variance. Per-token scores are combined in the same way token by token, so that their sum is not
+    what combining the members' sums would give, but for the mean. All members must score tokens, or none.
 
     Raises ConfigError for fewer than two members, a member that is not callable or whose name is taken, members of
     which only some score tokens, or a coefficient that is not a finite number >= 0; UnknownName for another `combine`.

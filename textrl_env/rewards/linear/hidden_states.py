@@ -55,6 +55,8 @@ class HiddenStates:
         if isinstance(model, torch.nn.Module):
             if tokenizer is None:
                 raise ConfigError("a loaded model needs its tokenizer too: HiddenStates(model, tokenizer)")
+            if hasattr(model, "peft_config"):
+                raise ConfigError("a model with an adapter is no plain model: call merge_and_unload() first")
             self.name = type(model).__name__
             trunk: Any = getattr(model, "base_model", model)
             trunk = trunk if device == "auto" else trunk.to(place)

@@ -84,11 +84,13 @@ class LinearReward:
         write_reward_file(path, LINEAR, settings)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], **runtime: Any) -> LinearReward:
+    def load(
+        cls, folder: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", batch_size: int = 64
+    ) -> LinearReward:
         """The reward that `save` wrote; a normalisation that was saved beside it is `make_reward`'s business.
 
-        runtime: `device`, `dtype` and `batch_size` of hidden states. Raises ModelError where the folder holds no linear
-        reward, or not a whole one.
+        device, dtype, batch_size: of hidden states; n-grams need none. Raises ModelError where the folder holds no
+        linear reward, or not a whole one.
         """
         path = user_path(os.fspath(folder))
         file = read_reward_file(path)
@@ -102,6 +104,7 @@ class LinearReward:
                 raise ModelError(f"{path / 'reward.json'} is damaged: {shown(file.settings, 200)}")
         except (OSError, SafetensorError, KeyError) as error:
             raise ModelError(f"{path} does not hold a whole linear reward: {error}") from error
+        runtime = {"device": device, "dtype": dtype, "batch_size": batch_size}
         try:
             return cls(load_features(path, settings, **runtime), weights, bias, heads=heads, name=path.name)
         except ModelError:

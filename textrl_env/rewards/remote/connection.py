@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import re
 import time
 from typing import Any
 
@@ -25,7 +26,9 @@ from textrl_env.rewards.time_limit import TimeLimit
 _BUSY = 429  # "too many requests"
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _CHUNK = 2**16
-_LONGEST_WAIT = 10.0  # seconds between two attempts
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
+_JITTER = random.Random()  # of its own: Python's shared generator belongs to the run, which must be repeatable
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts, at most; each wait is twice the one before
 
 
 class Connection:
@@ -60,6 +63,8 @@ class Connection:
         self.connect_timeout = _seconds("connect_timeout", connect_timeout)
         self.read_timeout = _seconds("read_timeout", read_timeout)
         self.timeout = _seconds("timeout", timeout)
+        if not isinstance(header, str) or not _HEADER.fullmatch(header):
+            raise ConfigError(f"header must be the name of an HTTP header, such as X-Api-Key, got {shown(header)}")
         if token_env is not None:
             if scheme == "http" and host not in _LOCAL:
                 raise ConfigError(
@@ -87,7 +92,7 @@ class Connection:
         except RewardTimeout as error:
             if where in str(error):
                 raise
-            raise RewardTimeout(f"{where} did not answer within {self.timeout:g} s (timeout)") from error
+            raise RewardTimeout(f"{where}: {error}") from error
 
     def _attempts(self, body: bytes, where: str) -> Any:
         deadline = time.monotonic() + self.timeout
@@ -95,7 +100,7 @@ class Connection:
             try:
                 return self._answer(body, deadline - time.monotonic(), where)
             except _Passing as problem:
-                wait = min(_LONGEST_WAIT, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * _JITTER.uniform(0.5, 1.0)
                 if attempt > self.retries or time.monotonic() + wait >= deadline:
                     kind = RewardTimeout if problem.slow else RewardError
                     attempts = "1 attempt" if attempt == 1 else f"{attempt} attempts"
@@ -109,6 +114,7 @@ class Connection:
         from urllib3.exceptions import TimeoutError as Slow
         from urllib3.util import Timeout
 
+        seconds = max(seconds, 0.001)  # a wait may have taken longer than it was to
         timeout = Timeout(connect=min(self.connect_timeout, seconds), read=min(self.read_timeout, seconds))
         try:
             response = self._pool.request(

@@ -18,8 +18,7 @@ from random import Random
 from typing import Any
 
 from textrl_env.rewards import FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 
 # --- prompts and answers ----------------------------------------------------------------------------------
 

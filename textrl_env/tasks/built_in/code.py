@@ -19,8 +19,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from textrl_env.rewards import FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 
 # --- expressions, read and evaluated without `eval`: numbers, + - * / and parentheses ---------------------
 

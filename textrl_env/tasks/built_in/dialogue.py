@@ -20,8 +20,7 @@ from textrl_env.language import insults
 from textrl_env.language.phrases import Phrases, words_of
 from textrl_env.language.words import ANIMALS, COUNTRIES
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 
 # --- prompts and answers ----------------------------------------------------------------------------------
 

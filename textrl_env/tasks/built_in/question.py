@@ -16,8 +16,7 @@ from typing import Any
 
 from textrl_env.language.words import CITIES, FOODS, PEOPLE, THINGS, VEHICLES
 from textrl_env.rewards import FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 from textrl_env.tasks.text_overlap import squad_exact_match, squad_f1
 
 # --- prompts and answers ----------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from typing import Any
 from textrl_env.language.phrases import Phrases, sentences, words_of
 from textrl_env.language.words import BEASTS, PLACES, THINGS
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 
 # --- prompts and answers ----------------------------------------------------------------------------------
 

@@ -17,8 +17,7 @@ from typing import Any
 from textrl_env.language.phrases import Phrases
 from textrl_env.language.words import CITIES, DAYS, NUMBERS, PEOPLE, THINGS, VEHICLES
 from textrl_env.rewards import CompositeReward, FunctionReward, completion_text
-from textrl_env.tasks.format import Format, Row
-from textrl_env.tasks.task import Task
+from textrl_env.tasks.task import Format, Row, Task
 from textrl_env.tasks.text_overlap import rouge_l, rouge_n
 
 # --- prompts and answers ----------------------------------------------------------------------------------

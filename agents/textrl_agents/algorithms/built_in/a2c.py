@@ -4,7 +4,7 @@ Mnih et al. 2016 (https://arxiv.org/abs/1602.01783), in its synchronous form. Th
 """
 
 from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="a2c",

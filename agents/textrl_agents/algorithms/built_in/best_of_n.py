@@ -16,7 +16,7 @@ import numpy as np
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, EvaluateFunction, Record, Trained, as_settings
-from textrl_agents.training.argument_checks import check_whole
+from textrl_env.user_values import check_whole
 
 if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
     from textrl_agents.evaluation import Evaluation

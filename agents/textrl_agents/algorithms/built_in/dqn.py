@@ -4,7 +4,7 @@ Mnih et al. 2015 (https://doi.org/10.1038/nature14236). The class is SB3's; `tex
 """
 
 from textrl_agents.algorithms.libraries.sb3 import VALUE, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = SB3Algorithm(
     name="dqn",

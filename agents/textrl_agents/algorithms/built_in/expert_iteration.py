@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.cell import Cell, Record, Trained, as_settings
-from textrl_agents.algorithms.response_groups import best, groups, means, token_count
-from textrl_agents.algorithms.tuned_rates import FULL, HALF
-from textrl_agents.training.argument_checks import check_whole
+from textrl_agents.algorithms.response_groups import best, groups, means, sampled_in_parts
+from textrl_agents.training.learning_rate import FULL, HALF
 from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_whole
 
 if TYPE_CHECKING:  # what an algorithm is, is read without waiting for torch
     import numpy as np
@@ -63,7 +63,6 @@ def train(cell: Cell, record: Record) -> Trained:
     import torch
 
     from textrl_agents.algorithms.cell_setup import initial_policy, trained_weights, training_env
-    from textrl_agents.rollout import collect, prompt_stream
     from textrl_agents.training.divergence import GradientGuard
     from textrl_agents.training.learning_rate import learning_schedule
 
@@ -75,14 +74,9 @@ def train(cell: Cell, record: Record) -> Trained:
     GradientGuard(optimizer)
     torch.manual_seed(cell.seed)
     generator = np.random.default_rng(cell.seed)
-    prompts = prompt_stream(env.prompts, generator)
     tokens = 0
-    for number in range(1, settings.rounds + 1):
-        share = cell.budget * number // settings.rounds - tokens
-        if share <= 0:  # the last round took more than its own
-            continue
-        sampled = collect(policy, env, prompts=prompts, repeats=settings.n, budget=share)
-        tokens += token_count(sampled)
+    rounds = sampled_in_parts(policy, env, generator, n=settings.n, budget=cell.budget, parts=settings.rounds)
+    for number, tokens, sampled in rounds:
         record(tokens, **means(sampled))
         optimizer.param_groups[0]["lr"] = schedule(1 - number / settings.rounds)
         fine_tune(policy, optimizer, kept(groups(sampled), settings.keep), settings, generator)

@@ -4,7 +4,7 @@ Shao et al. 2024 (https://arxiv.org/abs/2402.03300). A small class on top of SB3
 """
 
 from textrl_agents.algorithms.libraries.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="grpo",

@@ -3,29 +3,20 @@
 Ramamurthy et al. 2022 (https://arxiv.org/abs/2210.01241). A small class on top of SB3's PPO.
 """
 
-from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from dataclasses import replace
 
-ALGORITHM = SB3Algorithm(
+from textrl_agents.algorithms.built_in.ppo import ALGORITHM as PPO
+
+# Tuned as PPO, with a wide mask on `exact`.
+ALGORITHM = replace(
+    PPO,
     name="nlpo",
     description="PPO within the top-p tokens of a lagged policy",
     algorithm_class="textrl_agents.sb3.own.nlpo:NLPO",
-    kind="critic",
     policy_class="textrl_agents.sb3.own.nlpo:MaskedCausalLMPolicy",
     masks=True,
-    defaults={**ON_POLICY, **LOSS, **CRITIC, **PPO},
-    minibatches=4,
-    settings={"n_envs": 32, "n_epochs": 2, "learning_rate": HALF},
     task_settings={
-        "sentiment": {"learning_rate": FULL},
-        "exact": {
-            "n_envs": 128,
-            "n_steps": 20,
-            "batch_size": 640,
-            "clip_range": 0.1,
-            "vf_coef": 0.5,
-            "learning_rate": FALLING,
-            "policy_kwargs": {"mask_top_p": 0.98},
-        },
+        **PPO.task_settings,
+        "exact": {**PPO.task_settings["exact"], "policy_kwargs": {"mask_top_p": 0.98}},
     },
 )

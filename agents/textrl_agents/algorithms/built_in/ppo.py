@@ -5,7 +5,7 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347); of language models Zieg
 """
 
 from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="ppo",

@@ -4,7 +4,7 @@ Williams 1992 (https://doi.org/10.1007/BF00992696). The baseline is the value he
 """
 
 from textrl_agents.algorithms.libraries.sb3 import LOSS, ON_POLICY, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="reinforce",

@@ -4,7 +4,7 @@ Espeholt et al. 2018 (https://arxiv.org/abs/1802.01561) and Luo et al. 2020 (htt
 """
 
 from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, HALF
+from textrl_agents.training.learning_rate import FALLING, HALF
 
 ALGORITHM = RLlibAlgorithm(
     name="rllib_appo",

@@ -4,7 +4,7 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347).
 """
 
 from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = RLlibAlgorithm(
     name="rllib_ppo",

@@ -5,7 +5,7 @@ Kool et al. 2019 (https://openreview.net/forum?id=r1lgTGL5DE); of language model
 """
 
 from textrl_agents.algorithms.libraries.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING, FULL, HALF
+from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
 ALGORITHM = SB3Algorithm(
     name="rloo",

@@ -5,7 +5,7 @@ soft backup.
 """
 
 from textrl_agents.algorithms.libraries.sb3 import VALUE, SB3Algorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = SB3Algorithm(
     name="soft_dqn",
@@ -16,7 +16,5 @@ ALGORITHM = SB3Algorithm(
     # A soft policy explores by itself.
     defaults={**VALUE, "exploration_initial_eps": 0.0, "exploration_final_eps": 0.0},
     settings={"n_envs": 64},
-    task_settings={
-        "exact": {"train_freq": 2, "target_update_interval": 1024, "learning_rate": FALLING},
-    },
+    task_settings={"exact": {"train_freq": 2, "target_update_interval": 1024, "learning_rate": FALLING}},
 )

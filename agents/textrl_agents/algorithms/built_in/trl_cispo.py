@@ -4,7 +4,7 @@ MiniMax 2025 (https://arxiv.org/abs/2506.13585).
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = TRLAlgorithm(
     name="trl_cispo",

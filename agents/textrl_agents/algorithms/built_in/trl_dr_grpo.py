@@ -3,15 +3,14 @@
 Liu et al. 2025 (https://arxiv.org/abs/2503.20783): the loss is divided by a constant, and advantages are not scaled.
 """
 
-from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from dataclasses import replace
 
-ALGORITHM = TRLAlgorithm(
+from textrl_agents.algorithms.built_in.trl_grpo import ALGORITHM as GRPO
+
+# Tuned as TRL's GRPO.
+ALGORITHM = replace(
+    GRPO,
     name="trl_dr_grpo",
     description="TRL's GRPO with Dr. GRPO's loss and advantages",
-    trainer_class="trl:GRPOTrainer",
-    config_class="trl:GRPOConfig",
     defaults={"loss_type": "dr_grpo", "scale_rewards": "none"},
-    settings={"num_iterations": 2},
-    task_settings={"exact": {"learning_rate": FALLING}},
 )

@@ -4,7 +4,7 @@ Shao et al. 2024 (https://arxiv.org/abs/2402.03300).
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = TRLAlgorithm(
     name="trl_grpo",

@@ -3,15 +3,14 @@
 Zheng et al. 2025 (https://arxiv.org/abs/2507.18071).
 """
 
-from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from dataclasses import replace
 
-ALGORITHM = TRLAlgorithm(
+from textrl_agents.algorithms.built_in.trl_grpo import ALGORITHM as GRPO
+
+# Tuned as TRL's GRPO.
+ALGORITHM = replace(
+    GRPO,
     name="trl_gspo",
     description="TRL's GRPO with GSPO's ratio of whole responses",
-    trainer_class="trl:GRPOTrainer",
-    config_class="trl:GRPOConfig",
     defaults={"loss_type": "grpo", "importance_sampling_level": "sequence"},
-    settings={"num_iterations": 2},
-    task_settings={"exact": {"learning_rate": FALLING}},
 )

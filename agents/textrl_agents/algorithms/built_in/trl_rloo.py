@@ -4,7 +4,7 @@ Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740).
 """
 
 from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
-from textrl_agents.algorithms.tuned_rates import FALLING
+from textrl_agents.training.learning_rate import FALLING
 
 ALGORITHM = TRLAlgorithm(
     name="trl_rloo",

@@ -41,8 +41,8 @@ class RLlibAlgorithm(Algorithm):
 
     library: ClassVar[str | None] = "rllib"
 
-    train: str = "textrl_agents.rllib.runs.run:train_cell"
-    trainer: str = "textrl_agents.rllib.runs.run:RLlibRun"
+    train: str = "textrl_agents.rllib.run:train_cell"
+    trainer: str = "textrl_agents.rllib.run:RLlibRun"
     requires: Mapping[str, str] = field(default_factory={"ray": "rllib"}.copy)
     config_class: str
     learner_class: str

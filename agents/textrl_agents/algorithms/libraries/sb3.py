@@ -66,7 +66,7 @@ class SB3Algorithm(Algorithm):
 
     library: ClassVar[str | None] = "sb3"
 
-    train: str = "textrl_agents.sb3.runs.run:train_cell"
+    train: str = "textrl_agents.sb3.run:train_cell"
     trainer: str = ""
     requires: Mapping[str, str] = field(default_factory=SB3.copy)
     algorithm_class: str
@@ -81,7 +81,7 @@ class SB3Algorithm(Algorithm):
 
     def __post_init__(self) -> None:
         # Without log-probabilities there are no checkpoints: one would have to hold the replay buffer, or the table.
-        trainer = "textrl_agents.sb3.runs.run:SB3Run" if self.reports_log_probs else CELL_TRAINER
+        trainer = "textrl_agents.sb3.run:SB3Run" if self.reports_log_probs else CELL_TRAINER
         object.__setattr__(self, "trainer", self.trainer or trainer)
         object.__setattr__(self, "policy_class", self.policy_class or _POLICIES[self.kind])
 

@@ -12,11 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from textrl_agents.training.argument_checks import check_number, check_seed, check_whole
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.tasks import get_task
-from textrl_env.user_values import check_device_name
+from textrl_env.user_values import (
+    LARGEST_SEED,
+    check_device_name,
+    check_names,
+    check_number,
+    check_seed,
+    check_whole,
+)
 
 PLAN_FILE = "plan.json"
 KINDS = ("linear", "trunk", "svm", "classifier")  # of reward models
@@ -98,10 +104,9 @@ class OveroptimizationPlan:
         check_number("noise", self.noise, 0, 0.5)
         check_number("coefficient", self.coefficient, 0)
         check_number("kl_coef", self.kl_coef, 0, above=True)
-        check_seed(self.seed)
+        check_seed(self.seed, LARGEST_SEED - self.seeds)
         check_device_name(self.device)
-        if self.kind not in KINDS:
-            raise UnknownName("kind of reward model", self.kind, KINDS)
+        check_names("kind of reward model", [self.kind], KINDS)
         if get_task(self.task).gold is None:
             raise ConfigError(
                 f"task {shown(self.task)} has no gold score, so nothing tells when optimising goes too far; use one "

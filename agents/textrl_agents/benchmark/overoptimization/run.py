@@ -19,13 +19,12 @@ from textrl_agents.benchmark.overoptimization.jobs import Job, stages
 from textrl_agents.benchmark.overoptimization.plan import PLAN_FILE, OveroptimizationPlan
 from textrl_agents.benchmark.run import BenchmarkStopped
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
-from textrl_agents.training.argument_checks import check_whole
 from textrl_agents.training.extras import require
 from textrl_agents.training.provenance import cores
 from textrl_agents.training.terminal import StopSignals
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.models.storage.loading import resolve_device
-from textrl_env.user_values import user_path
+from textrl_env.user_values import check_whole, user_path
 
 
 def run_overoptimization(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from textrl_agents.benchmark.report import statistics
-from textrl_agents.benchmark.report.statistics import MIN_SEEDS, IntervalEstimate
 from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable
+from textrl_agents.reports import statistics
+from textrl_agents.reports.statistics import MIN_SEEDS, IntervalEstimate
 
 BOOTSTRAP_SEED = 0
 PROFILE_POINTS = 301

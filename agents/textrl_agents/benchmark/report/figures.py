@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from textrl_agents.benchmark.report.across_tasks import TaskComparison
-from textrl_agents.benchmark.report.blocks import DPI
-from textrl_agents.benchmark.report.statistics import IntervalEstimate
 from textrl_agents.benchmark.report.task_tables import REFERENCE, TaskTable, finite_number
+from textrl_agents.reports.blocks import DPI
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_agents.training.extras import require
 
 if TYPE_CHECKING:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.blocks import PictureBlock, Section, TableBlock, TextBlock, counted
-from textrl_agents.benchmark.report.rendering import FIGURES, html, markdown
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
+    INTERVALS,
     all_tasks,
     caveats,
     findings,
     glossary,
-    intervals,
     samples,
     shortened,
     task_section,
     too_few,
 )
 from textrl_agents.benchmark.report.summary import Summary, summarize
-from textrl_env.errors import TextRLError
-
-HTML, MARKDOWN = "report.html", "report.md"
+from textrl_agents.reports.blocks import Section, TableBlock, TextBlock, counted
+from textrl_agents.reports.report_files import write_report_files
 
 
 def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Path, Path]:
@@ -41,13 +36,7 @@ def write_report(folder: str | Path, results: list[dict[str, Any]]) -> tuple[Pat
     summary = summary_of(folder, results)
     found = sections(summary)
     title = f"Benchmark: {counted(len(summary.labels), 'algorithm')} on {counted(len(summary.tasks), 'task')}"
-    for section in found:
-        for block in section.blocks:
-            if isinstance(block, PictureBlock):
-                _write(folder / FIGURES / block.name, block.png)
-    _write(folder / MARKDOWN, markdown(title, found).encode("utf-8", "backslashreplace"))
-    _write(folder / HTML, html(title, found).encode("utf-8", "backslashreplace"))
-    return folder / MARKDOWN, folder / HTML
+    return write_report_files(folder, title, found)
 
 
 def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
@@ -62,7 +51,7 @@ def sections(summary: Summary) -> list[Section]:
     found = [
         Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
         Section("What was run", what_was_run(summary)),
-        Section("How to read the numbers", [glossary(summary), TextBlock(intervals())]),
+        Section("How to read the numbers", [glossary(summary), TextBlock([INTERVALS])]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
         Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
@@ -73,17 +62,3 @@ def sections(summary: Summary) -> list[Section]:
         table = TableBlock(("algorithm", "task", "seed", "error"), rows, numbers=False)
         found.append(Section("Failures", [TextBlock(["These runs gave no result. They count in no mean."]), table]))
     return [*found, Section("Caveats", [TextBlock(caveats(summary), bullets=True)]), settings(summary)]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole, so that a reader never sees a part of it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(content)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise TextRLError(f"{path} cannot be written: {error}. What was there before is unchanged.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)

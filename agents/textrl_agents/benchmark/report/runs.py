@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from textrl_agents.algorithms.registry import get_algorithm
-from textrl_agents.benchmark.report.blocks import Block, Section, TableBlock, TextBlock, counted
 from textrl_agents.benchmark.report.summary import Summary
+from textrl_agents.reports.blocks import Block, Section, TableBlock, TextBlock, counted
 from textrl_env.tasks import get_task
 
 
@@ -27,6 +27,7 @@ def what_was_run(summary: Summary) -> list[Block]:
     for table in summary.tasks:
         coefficients = [row.lines[0].get("kl_coef") for row in table.finished]
         tasks.append((table.label, _description(get_task, table.name), table.prompts or "-", _distinct(coefficients)))
+    packages = dict.fromkeys(name for line in lines for name in line.get("versions") or {})
     started = [str(line.get("started")) for line in lines]
     done = sum(len(row.lines) for table in summary.tasks for row in table.rows)
     facts = [
@@ -35,7 +36,7 @@ def what_was_run(summary: Summary) -> list[Block]:
         ("budget", f"{_distinct(sorted({line.get('budget') or 0 for line in lines}))} tokens generated in training"),
         ("evaluation", f"{_distinct(line.get('eval_episodes') for line in lines)} fresh responses a run"),
         *[("machine", machine) for machine in machines(lines)],
-        *[(name, _distinct((line.get("versions") or {}).get(name) for line in lines)) for name in _packages(lines)],
+        *[(name, _distinct((line.get("versions") or {}).get(name) for line in lines)) for name in packages],
         ("started", " to ".join(dict.fromkeys((min(started), max(started))))),
         ("to run it", _command(lines) + " (with the settings below; again, it tries failed runs once more)"),
         ("this report", "textrl bench report FOLDER"),
@@ -85,10 +86,6 @@ def _command(lines: Sequence[dict[str, Any]]) -> str:
     if any(line.get("split") == "validation" for line in lines):
         words += ["--split", "validation"]
     return shlex.join([*words, "--out", "FOLDER"])
-
-
-def _packages(lines: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for line in lines for name in line.get("versions") or {}))
 
 
 def _distinct(values: Iterable[Any]) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from textrl_agents.benchmark.report import figures
 from textrl_agents.benchmark.report.across_tasks import TaskComparison
-from textrl_agents.benchmark.report.blocks import (
+from textrl_agents.benchmark.report.runs import machines
+from textrl_agents.benchmark.report.summary import Summary
+from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
+from textrl_agents.reports.blocks import (
     AGARWAL,
     BEIRAMI,
     Block,
@@ -21,14 +24,15 @@ from textrl_agents.benchmark.report.blocks import (
     number_text,
     range_text,
 )
-from textrl_agents.benchmark.report.runs import machines
-from textrl_agents.benchmark.report.statistics import MIN_SEEDS
-from textrl_agents.benchmark.report.summary import Summary
-from textrl_agents.benchmark.report.task_tables import COLUMNS, REFERENCE, TaskTable
+from textrl_agents.reports.statistics import MIN_SEEDS
 from textrl_env.text.prompt_rows import prompt_text
 
 SAMPLE_PROMPTS = 4  # of each task
 SAMPLE_LENGTH = 1_200  # characters of a text that are shown
+INTERVALS = (  # what the `±` means
+    "Values are means over seeds ± half the width of a 95% interval of the mean (Student's t). It tells how much the "
+    "mean could differ with other seeds, not how much single runs differ."
+)
 _SAMPLE_SCORES = (("score", "score"), ("gold_score", "gold"), ("kl", "KL"))
 
 
@@ -103,14 +107,6 @@ def glossary(summary: Summary) -> TableBlock:
     return TableBlock(("column", "meaning"), rows, numbers=False)
 
 
-def intervals() -> list[str]:
-    """Explain the `±`."""
-    return [
-        "Values are means over seeds ± half the width of a 95% interval of the mean (Student's t). It tells how "
-        "much the mean could differ with other seeds, not how much single runs differ.",
-    ]
-
-
 def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style]) -> Section:
     """Make a task's tables and figures. number: sets the names of its files apart from other tasks'."""
     blocks: list[Block] = []
@@ -122,21 +118,20 @@ def task_section(number: int, table: TaskTable, looks: dict[str, figures.Style])
             blocks.append(_results(table, cost=True, caption="What training took."))
     else:
         blocks.append(TextBlock(["No run finished."]))
-    name = f"{number}-{_slug(table.label)}.png"
-    if (png := figures.frontier(table, looks)) is not None:
-        caption = (
-            "What the KL bought: points high and to the left reach a score near the reference. Bars are 95% intervals "
-            "over seeds. A rise in score without one in gold score is the reward model being exploited."
-        )
-        alt = f"Score against KL from the reference on {table.label}, a point for each algorithm; see the table above."
-        blocks.append(PictureBlock(f"frontier-{name}", png, alt, caption))
-    if (png := figures.learning_curves(table, looks)) is not None:
-        caption = (
-            "Score of the responses sampled in training, against the tokens generated so far: the mean over seeds, "
-            "with a band from the lowest to the highest. Algorithms that do not train have no curve."
-        )
-        alt = f"Score in training against generated tokens on {table.label}, a line for each algorithm."
-        blocks.append(PictureBlock(f"curves-{name}", png, alt, caption))
+    slug = re.sub(r"[^a-z0-9]+", "-", table.label.lower()).strip("-")[:48] or "x"
+    name = f"{number}-{slug}.png"
+    for kind, png, alt, caption in (
+        ("frontier", figures.frontier(table, looks),
+         f"Score against KL from the reference on {table.label}, a point for each algorithm; see the table above.",
+         "What the KL bought: points high and to the left reach a score near the reference. Bars are 95% intervals "
+         "over seeds. A rise in score without one in gold score is the reward model being exploited."),
+        ("curves", figures.learning_curves(table, looks),
+         f"Score in training against generated tokens on {table.label}, a line for each algorithm.",
+         "Score of the responses sampled in training, against the tokens generated so far: the mean over seeds, with a "
+         "band from the lowest to the highest. Algorithms that do not train have no curve."),
+    ):  # fmt: skip
+        if png is not None:
+            blocks.append(PictureBlock(f"{kind}-{name}", png, alt, caption))
     return Section(f"Task: {table.label}", blocks)
 
 
@@ -274,10 +269,6 @@ def caveats(summary: Summary) -> list[str]:
     if len(machines(summary.lines)) > 1:
         lines.append("The runs are from different machines, so their speeds and memory cannot be compared.")
     return lines
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "x"
 
 
 def shortened(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textrl_agents.benchmark.report.statistics import IntervalEstimate
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_env.foreign_text import shown
 from textrl_env.text.prompt_splits import LABELS
 
@@ -131,10 +131,6 @@ def _title(line: Line) -> str:
     return str(line.get("title") or line["task"])
 
 
-def _algorithm(line: Line) -> str:
-    return str(line["algorithm"])
-
-
 def _problem(line: Line) -> dict[str, Any]:
     """What sets two tasks of the same name apart."""
     return {**(line.get("env") or {}), "eval_episodes": line.get("eval_episodes")}
@@ -166,7 +162,9 @@ def _groups(
 
 
 def _table(label: str, lines: list[Line]) -> TaskTable:
-    rows = [_row(label, name, group) for name, group in _groups(lines, _algorithm, _method).items()]
+    rows = [
+        _row(label, name, group) for name, group in _groups(lines, lambda line: str(line["algorithm"]), _method).items()
+    ]
     is_known = any("normalized" in row.estimates for row in rows if row.name != REFERENCE)
     measure = "normalized" if is_known else "objective"
 

@@ -33,6 +33,7 @@ from textrl_env.foreign_text import visible
 from textrl_env.preferences.store import FeedbackStore
 
 LEASE_SECONDS = 600.0
+_SIGNED_IN_SECONDS = 90 * 86400
 _STATIC = Path(__file__).parent / "static"
 _NOTICES = {
     "again": "That question was answered before. Nothing was stored twice.",
@@ -67,41 +68,76 @@ def annotation_app(
     """
     # No page describes the requests: an annotator needs none.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    pages = Pages(store, instructions)
-    cookie = cookie_name(address)
     app.mount("/static", StaticFiles(directory=_STATIC))
+    pages = Pages(store, instructions)
+    cookie = _Cookie(address)
+    guards = _Guards(sign_in, cookie)
+    _add_sign_in(app, sign_in, cookie, pages, guards)
+    _add_questions(app, store, lease_seconds, pages, guards)
+    _add_errors(app, pages)
+    return Gate(app, address)
 
-    def session_of(request: Request) -> Session:
-        session = sign_in.session(request.cookies.get(cookie))
+
+class _Cookie:
+    """Where a browser keeps its session: out of reach of scripts, and of requests that other sites make."""
+
+    def __init__(self, address: Address):
+        # Browsers share cookies between all servers of a host, whatever their ports.
+        self.name = f"textrl_feedback_{urlsplit(address.url).port or 0}"
+        self._is_encrypted = address.is_encrypted
+
+    def put(self, response: Response, value: str) -> None:
+        response.set_cookie(
+            self.name, value, max_age=_SIGNED_IN_SECONDS, httponly=True, samesite="strict", secure=self._is_encrypted
+        )
+
+    def take(self, response: Response) -> None:
+        response.delete_cookie(self.name, httponly=True, samesite="strict", secure=self._is_encrypted)
+
+
+class _Guards:
+    """What FastAPI asks before a request is answered: who sent it (else 401), and that our form did (else 403)."""
+
+    def __init__(self, sign_in: SignIn, cookie: _Cookie):
+        self._sign_in, self._cookie = sign_in, cookie
+
+    def session(self, request: Request) -> Session:
+        session = self._sign_in.session(request.cookies.get(self._cookie.name))
         if session is None:
             raise HTTPException(401)
         return session
 
-    async def sent_fields(request: Request, session: Annotated[Session, Depends(session_of)]) -> dict[str, str]:
+    async def fields(self, request: Request) -> dict[str, str]:
+        session = self.session(request)
         async with request.form(max_files=0, max_fields=100) as form:
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
         if not hmac.compare_digest(fields.get("csrf", "").encode(), session.csrf.encode()):
             raise HTTPException(403)
         return fields
 
-    Who = Annotated[Session, Depends(session_of)]
-    Fields = Annotated[dict[str, str], Depends(sent_fields)]
 
+def _add_sign_in(app: FastAPI, sign_in: SignIn, cookie: _Cookie, pages: Pages, guards: _Guards) -> None:
     @app.get("/sign-in")
     def open_session(request: Request, token: str = "") -> Response:
         value = sign_in.cookie(token)
         if value is None:
             raise HTTPException(401)
-        # A browser that came from a link on another site sends no strict cookie along a redirect: a page of this site
-        # has to move on then.
-        is_foreign = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         moved: Response = RedirectResponse("/", 303)
-        if is_foreign:
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            # Along a redirect that another site's link began, a browser sends no strict cookie: a page has to move on.
             moved = pages.render("continue.html.j2", title="You are signed in")
-        moved.set_cookie(
-            cookie, value, max_age=90 * 86400, httponly=True, samesite="strict", secure=address.is_encrypted
-        )
+        cookie.put(moved, value)
         return moved
+
+    @app.post("/sign-out")
+    def end_session(fields: Annotated[dict[str, str], Depends(guards.fields)]) -> Response:
+        page = pages.message("You are signed out", _SIGN_IN_FIRST)
+        cookie.take(page)
+        return page
+
+
+def _add_questions(app: FastAPI, store: FeedbackStore, lease_seconds: float, pages: Pages, guards: _Guards) -> None:
+    Who = Annotated[Session, Depends(guards.session)]
 
     @app.get("/")
     def question(session: Who, note: str = "") -> Response:
@@ -109,7 +145,7 @@ def annotation_app(
         return pages.question(session, lease, notice=_NOTICES.get(note, ""))
 
     @app.post("/answer")
-    def answer(session: Who, fields: Fields) -> Response:
+    def answer(session: Who, fields: Annotated[dict[str, str], Depends(guards.fields)]) -> Response:
         lease = store.lease(fields.get("lease", ""))
         if lease is None or lease.annotator != session.annotator:
             raise HTTPException(403)
@@ -127,12 +163,8 @@ def annotation_app(
             note = "?note=late"
         return RedirectResponse(f"/{note}", 303)
 
-    @app.post("/sign-out")
-    def end_session(fields: Fields) -> Response:
-        page = pages.message("You are signed out", _SIGN_IN_FIRST)
-        page.delete_cookie(cookie, httponly=True, samesite="strict", secure=address.is_encrypted)
-        return page
 
+def _add_errors(app: FastAPI, pages: Pages) -> None:
     def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, StarletteHTTPException) else 500
         return pages.message(*_EXPLAINED.get(status, _EXPLAINED[403]), status=status, link="Go on")
@@ -144,9 +176,3 @@ def annotation_app(
     app.add_exception_handler(StarletteHTTPException, refused)
     app.add_exception_handler(Exception, refused)
     app.add_exception_handler(StoreError, unavailable)
-    return Gate(app, address)
-
-
-def cookie_name(address: Address) -> str:
-    """Name the cookie after the port: browsers share cookies between all servers of a host."""
-    return f"textrl_feedback_{urlsplit(address.url).port or 0}"

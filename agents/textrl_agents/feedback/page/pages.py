@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from textrl_env.foreign_text import visible
 from textrl_env.preferences.question import Lease
 from textrl_env.preferences.store import FeedbackStore, Progress
 
-_COUNTED_SHARE = 0.05  # of the time that counting the votes may take
+COUNTED_SHARE = 0.05  # of the time that counting the votes may take
 
 
 class Pages:
@@ -25,15 +26,6 @@ class Pages:
     def __init__(self, store: FeedbackStore, instructions: str):
         self._progress = _FreshProgress(store)
         self._instructions = instructions
-        self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._templates.filters["visible"] = visible
 
     def question(
         self,
@@ -68,10 +60,24 @@ class Pages:
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Fill a template."""
-        response = HTMLResponse(self._templates.get_template(template).render(**values), status)
+        response = HTMLResponse(_templates().get_template(template).render(**values), status)
         # Under "no-referrer" a browser sends the page's own forms with the Origin "null", which is refused.
         response.headers["Referrer-Policy"] = "same-origin"
         return response
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters["visible"] = visible
+    return environment
 
 
 class _FreshProgress:
@@ -84,8 +90,8 @@ class _FreshProgress:
 
     def now(self) -> Progress:
         started = time.monotonic()
-        if self._known is None or started > self._until:
+        if self._known is None or started >= self._until:
             self._known = self._store.progress()
             ended = time.monotonic()
-            self._until = ended + (ended - started) / _COUNTED_SHARE
+            self._until = ended + (ended - started) / COUNTED_SHARE
         return self._known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import socket
 
@@ -23,8 +24,18 @@ def bound_socket(host: str, port: int) -> socket.socket:
     Raises ConfigError where the port is in use or the host is not this machine's.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family)
+        where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
+        # The protocol is named: asyncio sends at once (TCP_NODELAY) only where it is, and each page took 40 ms more.
+        listening = socket.socket(*where[:3])
+        try:
+            if os.name == "posix":  # on Windows another program could take the port too
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where[4])
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
+        return listening
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
@@ -34,6 +45,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise ConfigError(f"port {port} may not be used by this user; choose a --port above 1023") from error
         raise ConfigError(f"host {shown(host)} is no address of this machine: {error}") from error
+    except UnicodeError as error:
+        raise ConfigError(f"host {shown(host)} is no name of a machine: {error}") from error
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> signal.Signals | None:

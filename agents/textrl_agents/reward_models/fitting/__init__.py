@@ -1,8 +1,10 @@
 """The kinds of reward model.
 
-members.py      one model, or an ensemble on prompts drawn anew
-base_model.py   the model that a reward model starts from or reads
-head.py         a linear head by gradient: margins, ties and ratings in one loss
-scikit.py       logistic regression, linear SVM and ridge regression
-classifier.py   a sequence classifier, through TRL's stock trainer
+members.py        one model, or an ensemble on prompts drawn anew
+fitted_model.py   what the training of one model gives
+base_model.py     the model that a reward model starts from or reads
+standardised.py   features on a scale that one penalty fits, and the way back
+head.py           a linear head by gradient: margins, ties and ratings in one loss
+scikit.py         logistic regression, linear SVM and ridge regression
+classifier.py     a sequence classifier, through TRL's stock trainer
 """

@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from textrl_agents.reward_models.fitting.base_model import base_source
-from textrl_agents.reward_models.fitting.members import Member
+from textrl_agents.reward_models.fitting.fitted_model import FittedModel
 from textrl_agents.reward_models.heldout import with_rated_pairs
 from textrl_agents.reward_models.judgements import Judgements
 from textrl_agents.reward_models.options import Conversation, TrainingOptions
 from textrl_agents.training.extras import require
 from textrl_agents.training.random_state import own_generator
-from textrl_env.errors import ConfigError, ModelError
+from textrl_env.errors import ModelError
 from textrl_env.foreign_text import shown
 from textrl_env.models.storage.loading import resolve_device
 from textrl_env.models.storage.pretrained import load_pretrained, quiet_loading
@@ -26,13 +26,15 @@ from textrl_env.rewards.classifier_loading import load_tokenizer, longest_input,
 from textrl_env.rewards.encoding import ConversationEncoder
 from textrl_env.rewards.reward_folder import CLASSIFIER, write_reward_file
 
+TOLD = 20  # times that the progress is told
+
 
 def fit_classifiers(
     parts: Sequence[Judgements],
     conversations: Sequence[Conversation],
     options: TrainingOptions,
     weights: dict[str, float],
-) -> list[Member]:
+) -> list[FittedModel]:
     """Train one classifier on each part. Ratings count as the pairs that they imply.
 
     The model's head is drawn anew by the seed, unless the model has a trained one with one label.
@@ -76,27 +78,27 @@ def _fit(
     weights: dict[str, float],
     seed: int,
     doing: str,
-) -> Member:
+) -> FittedModel:
     from textrl_agents.trl.reward_trainer import train_reward_classifier
 
     pairs = with_rated_pairs(part, weights)
-    if not any(not pair.tied for pair in pairs.pairs):
-        raise ConfigError(
-            "a classifier learns from pairs, and no two responses to one prompt are rated differently; use the kind "
-            "trunk or linear, which learn from single ratings"
-        )
     source = base_source(options.model)
     options.told(doing)
     model = new_classifier(source, seed=seed, device=options.device)
     tokenizer = load_tokenizer(source)
     rows = _rows(pairs, model, tokenizer, options.margin_scale)
+
+    def stepped(done: int, total: int) -> None:
+        if done % max(1, total // TOLD) == 0:
+            options.told(f"{doing}: update {done} of {total}")
+
     train_reward_classifier(
         model,
         tokenizer,
         rows,
         seed=seed,
         settings=options.settings,
-        stepped=lambda done, total: options.told(f"{doing}: update {done} of {total}"),
+        stepped=stepped,
     )
     reward = ClassifierReward(model, tokenizer)
 
@@ -107,7 +109,7 @@ def _fit(
         write_reward_file(folder, CLASSIFIER, {})
 
     scores = reward([prompt for prompt, _ in conversations], [text for _, text in conversations])
-    return Member(np.array(scores, dtype=np.float64), save)
+    return FittedModel(np.array(scores, dtype=np.float64), save)
 
 
 def _rows(pairs: Judgements, model: Any, tokenizer: Any, margin_scale: float) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def _rows(pairs: Judgements, model: Any, tokenizer: Any, margin_scale: float) ->
 
     settle_padding(model.config, tokenizer)
     encode = ConversationEncoder(load_tokenizer(tokenizer), longest_input(model.config, tokenizer), "reward model")
-    used = sorted({place for pair in pairs.pairs for place in (pair.better, pair.worse)})
+    used = pairs.places
     texts = [pairs.responses[place] for place in used]
     ids = dict(zip(used, encode([each.prompt for each in texts], [each.text for each in texts]), strict=True))
     times = 2 if any(pair.tied for pair in pairs.pairs) else 1

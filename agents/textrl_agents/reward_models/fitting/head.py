@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
+from textrl_agents.reward_models.fitting.standardised import Standardised
 from textrl_agents.reward_models.judgements import Judgements
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the penalty on the weights; chosen by cross-validation
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # of the penalty on the weights; chosen by cross-validation
 FOLDS = 3
 ITERATIONS = 100
 
@@ -70,11 +71,9 @@ class _Problem:
 
     def __init__(self, features: np.ndarray, judgements: Judgements, weights: Mapping[str, float], margin_scale: float):
         pairs, rated = judgements.pairs, judgements.rated
-        used = sorted({place for p in pairs for place in (p.better, p.worse)} | {r.response for r in rated})
-        self._mean = features[used].mean(axis=0)
-        deviation = features[used].std(axis=0)
-        self._scale = np.where(deviation > 1e-8, deviation, np.inf)  # what never changes has no weight
-        inputs = torch.from_numpy((features - self._mean) / self._scale).double()
+        self._standardised = Standardised(features, judgements)
+        inputs = torch.from_numpy(self._standardised.rows).double()
+        self._size = inputs.shape[1]
         self._better = inputs[[pair.better for pair in pairs]]
         self._worse = inputs[[pair.worse for pair in pairs]]
         self._tied = torch.tensor([pair.tied for pair in pairs], dtype=torch.bool)
@@ -101,7 +100,7 @@ class _Problem:
     def solve(self, strength: float, without: int | None) -> torch.Tensor:
         """Parameters [heads, size + 1], the bias last, that minimise the penalised loss on all folds but one."""
         heads = len(self._coefficients)
-        start = torch.zeros(heads, len(self._mean) + 1, dtype=torch.float64)
+        start = torch.zeros(heads, self._size + 1, dtype=torch.float64)
         if len(self._ratings):
             start[:, -1] = torch.nanmean(self._ratings, dim=0).nan_to_num(0.0)
         parameters = start.requires_grad_()
@@ -133,5 +132,5 @@ class _Problem:
 
     def head(self, parameters: torch.Tensor) -> Head:
         """The same head on features as they come."""
-        weights = parameters[:, :-1].numpy() / self._scale
-        return Head(self._coefficients, weights, parameters[:, -1].numpy() - weights @ self._mean)
+        back = self._standardised.back(parameters[:, :-1].numpy(), parameters[:, -1].numpy())
+        return Head(self._coefficients, *back)

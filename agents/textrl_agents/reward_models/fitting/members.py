@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from textrl_agents.reward_models.fitting.base_model import base_source
+from textrl_agents.reward_models.fitting.fitted_model import FittedModel
 from textrl_agents.reward_models.fitting.head import Head, fit_head
 from textrl_agents.reward_models.heldout import with_rated_pairs
 from textrl_agents.reward_models.judgements import Judgements, pairs_of_ratings
@@ -22,23 +21,17 @@ from textrl_env.rewards.linear.linear_reward import LinearReward
 DRAWS = 100  # of an ensemble's member, until one response is better than another in it
 
 
-@dataclass(frozen=True)
-class Member:
-    """A trained model. scores: float64 [n], of the conversations that it was asked for; save: writes its folder."""
-
-    scores: np.ndarray
-    save: Callable[[Path], None]
-
-
 def fit_members(
     train: Judgements, conversations: Sequence[Conversation], options: TrainingOptions, weights: dict[str, float]
-) -> list[Member]:
+) -> list[FittedModel]:
     """Train `options.ensemble` models. conversations: what each of them scores; those of `train.responses` first."""
     parts = [train] if options.ensemble == 1 else [resampled(train, options.seed, k) for k in range(options.ensemble)]
     if options.kind == "classifier":
         from textrl_agents.reward_models.fitting.classifier import fit_classifiers  # needs TRL
 
         return fit_classifiers(parts, conversations, options, weights)
+    if options.kind in ("linear", "svm"):
+        require("sklearn")
     features = make_features(options)
     options.told(f"computing features of {len(conversations):,} responses")
     table = features([prompt for prompt, _ in conversations], [text for _, text in conversations])
@@ -47,7 +40,7 @@ def fit_members(
         options.told("fitting the model" if len(parts) == 1 else f"fitting model {number + 1} of {len(parts)}")
         head = _fitted(table, part, options, weights, options.seed + number)
         reward = LinearReward(features, head.weights, head.bias, heads=head.coefficients)
-        members.append(Member(head.scores(table), reward.save))
+        members.append(FittedModel(head.scores(table), reward.save))
     return members
 
 
@@ -59,8 +52,7 @@ def make_features(options: TrainingOptions) -> Features:
         return HashedNgrams()
     from textrl_env.rewards.linear.hidden_states import HiddenStates
 
-    pooling = "last" if options.kind == "trunk" else options.pooling
-    return HiddenStates(base_source(options.model), pooling=pooling, device=options.device)
+    return HiddenStates(base_source(options.model), pooling=options.pooling, device=options.device)
 
 
 def resampled(judgements: Judgements, seed: int, number: int) -> Judgements:
@@ -89,22 +81,9 @@ def _fitted(table: Any, part: Judgements, options: TrainingOptions, weights: dic
     rows = table[: len(part.responses)]
     if options.kind == "trunk":
         return fit_head(rows, part, weights, options.margin_scale)
-    require("sklearn")
     from textrl_agents.reward_models.fitting.scikit import fit_pairs, fit_ratings
 
     if part.pairs or options.kind == "svm":
-        return fit_pairs(
-            rows, _with_pairs(part, weights), method="svm" if options.kind == "svm" else "logistic", seed=seed
-        )
+        pairs = with_rated_pairs(part, weights)
+        return fit_pairs(rows, pairs, method="svm" if options.kind == "svm" else "logistic", seed=seed)
     return fit_ratings(rows, part, weights, rated_pairs=pairs_of_ratings(part, weights))
-
-
-def _with_pairs(part: Judgements, weights: dict[str, float]) -> Judgements:
-    """The judgements with pairs from ratings, one at least. Raises ConfigError."""
-    pairs = with_rated_pairs(part, weights)
-    if not any(not pair.tied for pair in pairs.pairs):
-        raise ConfigError(
-            "this kind of model learns from pairs, and no two responses to one prompt are rated differently; use the "
-            "kind trunk or linear, which learn from single ratings"
-        )
-    return pairs

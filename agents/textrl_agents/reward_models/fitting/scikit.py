@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from textrl_agents.reward_models.fitting.head import Head
+from textrl_agents.reward_models.fitting.standardised import Standardised
 from textrl_agents.reward_models.judgements import Judgements, Pair
 
 FOLDS = 5
@@ -31,22 +32,22 @@ def fit_pairs(features: Any, judgements: Judgements, *, method: Literal["logisti
     Bradley-Terry with a linear score. A linear SVM's leads are no logits: they are scaled by Platt's sigmoid (1999)
     through 0, fitted to leads that cross-validation predicts. Margins are not used.
     """
-    scaled, mean, scale = _standardised(features, judgements)
-    rows, labels, groups = _rows(scaled, judgements)
+    standardised = Standardised(features, judgements)
+    rows, labels, groups = _rows(standardised.rows, judgements)
     kind: Any = LogisticRegression(fit_intercept=False, max_iter=1000, random_state=seed)
+    scoring = "neg_log_loss"  # by accuracy it could take one whose probabilities are far off
     if method == "svm":
-        kind = LinearSVC(fit_intercept=False, max_iter=5000, random_state=seed)
+        kind, scoring = LinearSVC(fit_intercept=False, max_iter=5000, random_state=seed), "accuracy"
     grid = SPARSE if sparse.issparse(features) else DENSE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a strength that is then not chosen, or nearly there
-        chosen = kind.set_params(C=_best(kind, "C", grid, rows, labels, groups, scoring="accuracy"))
+        chosen = kind.set_params(C=_best(kind, "C", grid, rows, labels, groups, scoring=scoring))
         slope = 1.0
         if method == "svm":
             leads = _predicted(chosen, rows, labels, groups, method="decision_function")
             slope = platt_slope(np.where(labels == 1, leads, -leads))
         chosen.fit(rows, labels)
-    weights = slope * chosen.coef_ / scale
-    return Head({"score": 1.0}, weights, -(weights @ mean))
+    return Head({"score": 1.0}, *standardised.back(slope * chosen.coef_, np.zeros(1)))
 
 
 def fit_ratings(
@@ -57,25 +58,30 @@ def fit_ratings(
     rated_pairs: pairs that the ratings imply. Where there are any, leads of cross-validation's predictions are scaled
     to logits as an SVM's are.
     """
-    scaled, mean, scale = _standardised(features, judgements)
-    rows, biases = [], []
+    standardised = Standardised(features, judgements)
+    rows = standardised.rows
+    found, biases = [], []
     everyone = np.zeros(len(judgements.responses))
     for name, weight in weights.items():
         rated = [each for each in judgements.rated if name in each.ratings]
+        if not rated:  # it was rated in held-out prompts alone
+            found.append(np.zeros(rows.shape[1]))
+            biases.append(0.0)
+            continue
         places = [each.response for each in rated]
         values = np.array([each.ratings[name] for each in rated], dtype=np.float64)
         groups = _codes([judgements.item(each) for each in rated])
         model = Ridge(random_state=0)
-        model.set_params(alpha=_best(model, "alpha", RIDGE, scaled[places], values, groups, "neg_mean_squared_error"))
-        predicted = _predicted(model, scaled[places], values, groups, method="predict")
+        model.set_params(alpha=_best(model, "alpha", RIDGE, rows[places], values, groups, "neg_mean_squared_error"))
+        predicted = _predicted(model, rows[places], values, groups, method="predict")
         everyone[places] += weight * predicted
-        model.fit(scaled[places], values)
-        row = model.coef_ / scale
-        rows.append(row)
-        biases.append(float(model.intercept_) - float(row @ mean))
+        model.fit(rows[places], values)
+        found.append(model.coef_)
+        biases.append(float(model.intercept_))
     leads = everyone[[pair.better for pair in rated_pairs]] - everyone[[pair.worse for pair in rated_pairs]]
     slope = platt_slope(leads) if rated_pairs else 1.0
-    return Head({name: slope * weight for name, weight in weights.items()}, np.stack(rows), np.array(biases))
+    coefficients = {name: slope * weight for name, weight in weights.items()}
+    return Head(coefficients, *standardised.back(np.stack(found), np.array(biases)))
 
 
 def platt_slope(leads: np.ndarray) -> float:
@@ -90,20 +96,6 @@ def platt_slope(leads: np.ndarray) -> float:
     labels = np.repeat([1, 0], len(leads))
     slope = float(LogisticRegression(fit_intercept=False, C=1.0).fit(rows, labels).coef_[0, 0]) / spread
     return max(slope, 1e-3 / spread)
-
-
-def _standardised(features: Any, judgements: Judgements) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Features with mean 0 and deviation 1 over the judged responses, with both; hashed counts as they come."""
-    size = features.shape[1]
-    if sparse.issparse(features):
-        return features, np.zeros(size), np.ones(size)
-    used = sorted(
-        {place for pair in judgements.pairs for place in (pair.better, pair.worse)}
-        | {each.response for each in judgements.rated}
-    )
-    mean, deviation = features[used].mean(axis=0), features[used].std(axis=0)
-    scale = np.where(deviation > 1e-8, deviation, np.inf)  # what never changes has no weight
-    return (features - mean) / scale, mean, scale
 
 
 def _rows(features: Any, judgements: Judgements) -> tuple[Any, np.ndarray, np.ndarray]:

@@ -114,7 +114,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
         self._ids[place], self._is_action[place] = np.asarray(action).reshape(self.n_envs), True
         self._rewards[place] = reward
         ended = np.flatnonzero(done).tolist()
-        terminated = {row for row in ended if not self._cut_off(infos[row])}
+        cut_off = self.handle_timeout_termination
+        terminated = {row for row in ended if not (cut_off and infos[row].get("TimeLimit.truncated", False))}
         # The environment may have written tokens after the action. What follows a last token is no state.
         for row in np.flatnonzero((next_obs >= 0).sum(axis=1) > lengths + 1).tolist():
             if row not in terminated:
@@ -128,9 +129,6 @@ class EpisodeReplayBuffer(ReplayBuffer):
             self._transitions -= len(self._over.popleft().trajectory)
         self._stored = None
         self.pos += 1
-
-    def _cut_off(self, info: dict[str, Any]) -> bool:
-        return self.handle_timeout_termination and info.get("TimeLimit.truncated", False)
 
     def _trajectory(self, row: int) -> Trajectory:
         """The episode of a row as far as it has come."""

@@ -12,9 +12,9 @@ import torch
 from stable_baselines3 import PPO
 
 from textrl_agents.sb3.policy import CausalLMPolicy
-from textrl_agents.training.argument_checks import check_whole
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.masked_actor_critic import MaskedActorCritic
+from textrl_env.user_values import check_whole
 
 
 class MaskedCausalLMPolicy(CausalLMPolicy):

@@ -150,13 +150,7 @@ class RLOO(_WholeResponses, PPO):
     """
 
     def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        *,
-        group_size: int = 4,
-        normalize_advantage: bool = False,
-        **arguments: Any,
+        self, policy: Any, env: Any, *, group_size: int = 4, normalize_advantage: bool = False, **arguments: Any
     ):
         self.group_size = _check_group(group_size)
         rule = functools.partial(compared_in_group, rule=leave_one_out)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from textrl_agents.benchmark.overoptimization.analysis.best_of_n import best_of_n_kl, best_of_n_values
-from textrl_agents.benchmark.report.statistics import bootstrap_interval
+from textrl_agents.reports.statistics import bootstrap_interval
 
 REPETITIONS = 5000  # of the bootstrap over prompts
 BOOTSTRAP_SEED = 0

@@ -1,13 +1,18 @@
-// Keyboard shortcuts, and a guard against sending an answer twice. The page works without either.
+// Keyboard shortcuts, and a guard against double clicks. The page works without either.
 "use strict";
 
 const form = document.getElementById("answer");
 const STORED = "textrl-shortcuts";
-let sent = false;
+const DOUBLE_CLICK = 400; // milliseconds in which nobody has read a question
+const AGAIN = 5000; // milliseconds after which an answer that did not arrive may be sent again
+const shownAt = performance.now();
+let sentAt = -Infinity;
 
+// The second click of a double click must not answer the next question, whose buttons are where the last one's were.
 form.addEventListener("submit", (event) => {
-  if (sent) event.preventDefault();
-  sent = true;
+  const now = performance.now();
+  if (now - shownAt < DOUBLE_CLICK || now - sentAt < AGAIN) event.preventDefault();
+  else sentAt = now;
 });
 
 // A page that comes back from the browser's memory is old: its question may be answered.
@@ -28,8 +33,8 @@ function chooseDigit(digit) {
   if (!option) return false;
   option.checked = true;
   const next = groups.find((each) => !each.querySelector("input:checked"));
-  const target = next ? next.querySelector("input") : form.querySelector("button[data-key=Enter]");
-  if (target) target.focus();
+  const target = next ? next.querySelector("input") : form.querySelector("button.main");
+  target.focus();
   return true;
 }
 
@@ -48,9 +53,9 @@ function showKeys() {
 
 for (const button of form.querySelectorAll("button[data-key]")) {
   const key = document.createElement("kbd");
-  key.textContent = button.dataset.key.length > 1 ? "↵" : button.dataset.key.toUpperCase();
+  key.textContent = button.dataset.key.toUpperCase();
   key.setAttribute("aria-hidden", "true");
-  if (button.dataset.key.length === 1) button.setAttribute("aria-keyshortcuts", button.dataset.key);
+  button.setAttribute("aria-keyshortcuts", button.dataset.key);
   button.append(" ", key);
 }
 

@@ -1,0 +1,81 @@
+"""The folder that SFT writes; its `policy/` comes last, so that where it is, all is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textrl_agents.runs.atomic import atomic_folder, write_atomically
+from textrl_agents.runs.logs import STEP, MetricsFile, markdown_cell, markdown_row
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.trl.sft.log import HELDOUT_LOSS, TRAIN_LOSS, SFTLog
+from textrl_agents.trl.sft.samples import Sample
+from textrl_env.errors import TextRLError
+from textrl_env.models import CausalLMActorCritic
+
+if TYPE_CHECKING:
+    from textrl_agents.trl.sft.settings import SFTSettings
+
+COLUMNS = ("prompt", "demonstrated", "before", "after")
+
+
+class SFTFolder:
+    """`policy/`, `metrics.jsonl`, `curve.png`, `samples.md` and `sft.json`, the settings."""
+
+    def __init__(self, run: RunFolder):
+        self.run, self.path = run, run.path
+
+    def save(
+        self, policy: CausalLMActorCritic, log: SFTLog, samples: Sequence[Sample], settings: SFTSettings, *, label: str
+    ) -> None:
+        """Write all of it. label: which prompts the samples answer. Raises TextRLError where it cannot be written."""
+        try:
+            write_atomically(self.path / "sft.json", json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
+            write_atomically(self.run.samples, samples_page(samples, label))
+            self.run.metrics.unlink(missing_ok=True)
+            metrics = MetricsFile(self.run.metrics)
+            for tokens, line in log.lines:
+                metrics.add(tokens, line)
+            plot_losses(metrics.read(), self.run.curve)
+        except OSError as error:
+            raise TextRLError(f"the run could not be written to {str(self.path)!r}: {error}") from error
+        with atomic_folder(self.run.policy, manifest=True) as fresh:
+            policy.save_pretrained(fresh, method="supervised fine-tuning")
+
+
+def samples_page(samples: Sequence[Sample], label: str) -> str:
+    """Markdown; what models and people wrote is shown as text."""
+    lines = [f"# Samples\n\nResponses to the same {label} prompts, before and after supervised fine-tuning.\n"]
+    lines += [markdown_row(COLUMNS), markdown_row(["---"] * len(COLUMNS))]
+    lines += [markdown_row([markdown_cell(text) for text in sample]) for sample in samples]
+    return "\n".join(lines) + "\n"
+
+
+def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the loss against the tokens trained on; `lines` as metrics.jsonl has them."""
+    # Without pyplot: no global state, and no display is looked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, label, color, marker in (
+        (TRAIN_LOSS, "training batches", "#9db8d2", ""),
+        (HELDOUT_LOSS, "held-out prompts", "#c44e00", "D"),
+    ):
+        found = [line for line in lines if isinstance(line.get(name), (int, float))]
+        if found:
+            tokens, losses = [line[STEP] for line in found], [line[name] for line in found]
+            axes.plot(tokens, losses, label=label, color=color, marker=marker, markersize=4, linewidth=1.2)
+    axes.set_xlabel("tokens trained on")
+    axes.set_ylabel("loss (nats per token of a response)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)

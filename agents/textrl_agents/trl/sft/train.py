@@ -1,0 +1,204 @@
+"""Supervised fine-tuning by TRL's stock `SFTTrainer`: demonstrations into a policy folder."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from textrl_agents.algorithms.cell_setup import trained_weights
+from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
+from textrl_agents.runs.atomic import foreign_names, locked_folder
+from textrl_agents.runs.run_folder import RunFolder
+from textrl_agents.training.extras import require
+from textrl_agents.training.learning_rate import default_learning_rate
+from textrl_agents.training.random_state import seed_all
+from textrl_agents.training.terminal import StopSignals, TrainingProgress
+from textrl_agents.trl.sft.examples import Example, read_examples
+from textrl_agents.trl.sft.folder import SFTFolder
+from textrl_agents.trl.sft.log import SFTLog
+from textrl_agents.trl.sft.rows import EncodedExamples, encode_examples
+from textrl_agents.trl.sft.samples import Sample, SampledPrompts
+from textrl_agents.trl.sft.settings import OURS, SFTSettings
+from textrl_agents.trl.trainer import StopOnDivergence, build_trainer, train_in_place, trl_arguments, trl_session
+from textrl_env.errors import ConfigError
+from textrl_env.models import CausalLMActorCritic, load_model
+from textrl_env.text.prompt_splits import prompt_item, split_places
+
+SFT = TRLAlgorithm(
+    name="sft",
+    description="imitation of demonstrations, by TRL's SFTTrainer",
+    trainer_class="trl:SFTTrainer",
+    config_class="trl:SFTConfig",
+)
+EVALUATIONS = 8  # while training, besides the one before it
+LONGEST = 1024  # tokens of a row, where the model has room for more
+# What no user may set: the rows come with ids and labels, and the run evaluates.
+REFUSED = (
+    *OURS,
+    *("dataset_kwargs", "dataset_text_field", "packing", "padding_free", "completion_only_loss", "shuffle_dataset"),
+    *("assistant_only_loss", "eos_token", "pad_token", "chat_template_path"),
+    *("eval_strategy", "eval_steps", "eval_on_start"),
+)
+
+
+class SFTResult(NamedTuple):
+    """What came of it.
+
+    loss_before, loss_after: mean loss of a response's token in nats on held-out prompts; None where none are held out.
+    train, heldout: the rows, and how many did not fit. tokens: trained on, prompts included.
+    """
+
+    folder: Path
+    finished: bool  # False where a signal ended it early
+    loss_before: float | None
+    loss_after: float | None
+    train: EncodedExamples
+    heldout: EncodedExamples
+    samples: list[Sample]
+    tokens: int
+    seconds: float
+
+    @property
+    def policy(self) -> Path:
+        """The trained model, in Hugging Face format."""
+        return self.folder / "policy"
+
+
+def train_sft(
+    data: Any,
+    *,
+    out: str | Path,
+    model: Any = "embedded",
+    tokenizer: Any = None,
+    heldout: Any = None,
+    settings: SFTSettings | None = None,
+    progress: bool = True,
+) -> SFTResult:
+    """Train a causal LM to answer as demonstrations do; the loss is on the responses and their EOS alone.
+
+    data: what `read_examples` takes. heldout: the same, to measure the loss on; None takes a share of `data`.
+    model, tokenizer: what `load_model` takes.
+    out: a new folder. It gets `policy/`, which plain transformers loads, `metrics.jsonl`, `curve.png` and `samples.md`.
+    progress: whether to show it on stderr.
+
+    Ctrl-C or SIGTERM saves what is trained so far. Raises ConfigError before anything is written, TrainingDiverged
+    where a gradient is not finite.
+    """
+    settings = settings or SFTSettings()
+    require("matplotlib")
+    run = RunFolder(out)
+    _require_free(run)
+    examples = _split(read_examples(data), None if heldout is None else read_examples(heldout), settings.heldout_share)
+    with locked_folder(run.path):
+        _require_free(run)  # another run may have begun and ended in between
+        return _train(examples, SFTFolder(run), model, tokenizer, settings, progress)
+
+
+def _require_free(run: RunFolder) -> None:
+    if run.path.exists() and not run.path.is_dir():
+        raise ConfigError(f"out {str(run.path)!r} is a file; give a folder")
+    if names := foreign_names(run.path, "sft.json"):
+        raise ConfigError(f"out {str(run.path)!r} is not empty: it holds {names}. Choose another --out")
+
+
+class _Split(NamedTuple):
+    train: list[Example]
+    heldout: list[Example]
+
+
+def _split(data: list[Example], heldout: list[Example] | None, share: int) -> _Split:
+    """Divide by prompt, so that no prompt stands on both sides."""
+    if heldout is not None or share == 0:
+        return _Split(data, heldout or [])
+    items = [prompt_item({"prompt": example.prompt}) for example in data]
+    places = split_places(items, {"heldout": share})
+    return _Split([data[at] for at in places["train"]], [data[at] for at in places["heldout"]])
+
+
+def _train(
+    examples: _Split, folder: SFTFolder, model: Any, tokenizer: Any, settings: SFTSettings, progress: bool
+) -> SFTResult:
+    started = time.monotonic()
+    seed_all(settings.seed)  # a LoRA adapter draws its weights
+    loaded = load_model(model, tokenizer=tokenizer, device=settings.device, dtype=settings.dtype, lora=settings.lora)
+    positions = getattr(loaded.model.config, "max_position_embeddings", None) or LONGEST
+    max_length = settings.max_length or min(positions, LONGEST)
+    if max_length > positions:
+        raise ConfigError(f"max_length={max_length} exceeds the model's {positions} positions")
+    policy = CausalLMActorCritic(loaded.model, loaded.tokenizer, max_length=min(positions, 2048))
+    train, heldout = (
+        encode_examples(part, policy.tokenizer, policy.vocabulary.eos_ids.tolist(), max_length=max_length,
+                        overflow=settings.overflow)
+        for part in examples
+    )  # fmt: skip
+    if not train.rows:
+        raise ConfigError(f"no row has room for a response within max_length={max_length}; raise it")
+    prompts = SampledPrompts.of(examples.heldout or examples.train, policy, settings.samples, settings.seed)
+    before = prompts.answers(policy)
+    with (
+        StopSignals("saving what is trained so far; once more stops at once") as stop,
+        TrainingProgress(progress) as bar,
+    ):
+        log = SFTLog(bar, stop, total=settings.epochs * train.tokens)
+        _run(policy, train, heldout, settings, log)
+    samples = prompts.samples(before, prompts.answers(policy))
+    folder.save(policy, log, samples, settings, label="held-out" if examples.heldout else "training")
+    losses = log.heldout_losses
+    return SFTResult(
+        folder=folder.path,
+        finished=stop.received is None,
+        loss_before=losses[0] if losses else None,
+        loss_after=losses[-1] if losses else None,
+        train=train,
+        heldout=heldout,
+        samples=samples,
+        tokens=log.tokens,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _run(
+    policy: CausalLMActorCritic, train: EncodedExamples, heldout: EncodedExamples, settings: SFTSettings, log: SFTLog
+) -> None:
+    steps = settings.epochs * math.ceil(len(train.rows) / (settings.batch_size * settings.accumulated))
+    rate = settings.learning_rate
+    if rate is None:
+        rate = default_learning_rate(sum(weight.numel() for weight in trained_weights(policy)))
+    decided = {
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "max_length": None,
+        "learning_rate": rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": round(settings.warmup * steps),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        **({"eval_strategy": "steps", "eval_on_start": True, "eval_steps": math.ceil(steps / EVALUATIONS)}
+           if heldout.rows else {}),
+    }  # fmt: skip
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    with trl_session() as scratch:
+        arguments = trl_arguments(
+            SFT, settings.trl, folder=scratch, seed=settings.seed, policy=policy, decided=decided, refused=REFUSED
+        )
+        trainer = build_trainer(
+            SFT,
+            policy,
+            arguments,
+            train_dataset=_dataset(train),
+            eval_dataset=_dataset(heldout) if heldout.rows else None,
+            processing_class=tokenizer,
+            callbacks=[log, StopOnDivergence()],
+        )
+        train_in_place(trainer, policy)
+
+
+def _dataset(encoded: EncodedExamples) -> Dataset:
+    return Dataset.from_list([row._asdict() for row in encoded.rows])

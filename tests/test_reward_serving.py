@@ -1,0 +1,251 @@
+"""`textrl reward serve`: both shapes of requests, every kind of bad one, and a reward that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hang_guard import HANG
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from textrl_agents.cli import app as command_line
+from textrl_agents.reward_models.serving import listening, reward_app
+from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.rewards import CompositeReward, TokenFunctionReward, make_reward
+
+ROOT = Path(__file__).parents[1]
+CHAT = [{"role": "user", "content": "hi"}]
+ANSWER = [{"role": "assistant", "content": "yo"}]
+
+
+def letters(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """The length of the response, and a hundredth of the prompt's."""
+    return [
+        len(answer if isinstance(answer, str) else answer[0]["content"]) + len(prompt) / 100
+        for prompt, answer in zip(prompts, completions, strict=True)
+    ]
+
+
+def client(reward: Any = letters, **arguments: Any) -> TestClient:
+    return TestClient(reward_app(reward, **arguments), raise_server_exceptions=False)
+
+
+def post(content: Any, reward: Any = letters, path: str = "/", **arguments: Any) -> tuple[int, Any]:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    answer = client(reward, **arguments).post(path, content=body)
+    return answer.status_code, answer.json()
+
+
+def test_our_own_shape() -> None:
+    """Texts and chats; the parts come along."""
+    reward = CompositeReward({"a": letters, "b": (letters, -2.0)})
+    status, answer = post({"prompts": ["x" * 100, CHAT], "completions": ["four", ANSWER]}, reward)
+    assert (status, answer["rewards"]) == (200, [-5.0, pytest.approx(-2.01)])
+    assert answer["parts"]["a"] == [5.0, pytest.approx(2.01)]
+
+
+def test_columns_reach_the_reward() -> None:
+    def right(prompts: list, completions: list, answer: list) -> list[float]:
+        return [float(given == wanted) for given, wanted in zip(completions, answer, strict=True)]
+
+    rows = {"prompts": ["p", "p"], "completions": ["a", "b"]}
+    assert post({**rows, "columns": {"answer": ["a", "a"], "finish_reason": ["eos", "eos"]}}, right)[1]["rewards"] == [
+        1,
+        0,
+    ]
+    status, answer = post(rows, right)
+    assert status == 400
+    assert "requires the column 'answer'" in answer["error"]
+
+
+def test_the_shape_of_openrlhf() -> None:
+    """Its client posts query = prompt + response, prompts and labels to /get_reward, and reads `rewards`."""
+    asked = {"query": ["p one</s>", "q", "r three"], "prompts": ["p", "q", "r"], "labels": ["", "", ""]}
+    status, answer = post(asked, path="/get_reward", end="</s>")
+    assert (status, answer["rewards"]) == (200, [4.01, 0.01, 6.01])
+    assert answer["scores"] == answer["rewards"]
+    assert answer["extra_logs"] == {}
+    assert post({"query": ["ab"]})[1]["rewards"] == [2.0]  # older clients send nothing else
+    seen: list[Any] = []
+
+    def labelled(prompts: list, completions: list, labels: list) -> list[float]:
+        seen.extend(labels)
+        return [0.0] * len(labels)
+
+    post({"query": ["ab"], "prompts": ["a"], "labels": ["gold"]}, labelled)
+    assert seen == ["gold"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "the body is no JSON"),
+        (b"", "the body is no JSON"),
+        (b"\xff\xfe", "the body is no JSON"),
+        (b"[" * 50_000, "the body is no JSON"),
+        ([1, 2], "must be a JSON object, got [1, 2]"),
+        ({}, "'prompts' must be a list, got None"),
+        ({"prompts": ["a"], "completions": "b"}, "'completions' must be a list, got 'b'"),
+        ({"prompts": ["a"], "completions": ["b", "c"]}, "1 prompts, but 2 values in 'completions'"),
+        ({"prompts": ["a"], "completions": [3]}, "completions[0] must be a text or a list of chat messages, got int"),
+        ({"prompts": [[]], "completions": ["b"]}, "prompts[0]: a chat needs at least one message"),
+        ({"prompts": ["\ud800"], "completions": ["b"]}, "half of a surrogate pair"),
+        ({"prompts": ["a"], "completions": ["b"], "columns": [1]}, "columns must be an object"),
+        ({"prompts": ["a"], "completions": ["b"], "columns": {"c": 1}}, "'c' must be a list, got 1"),
+        ({"prompts": ["a"], "completions": ["b"], "columns": {"c": []}}, "1 prompts, but 0 values in 'c'"),
+        ({"prompts": ["a"], "completions": ["b"], "columns": {"prompts": ["x"]}}, "which belongs beside it"),
+        ({"query": "ab", "prompts": ["a"]}, "'query' must be a list"),
+        ({"query": ["ab"], "prompts": ["a", "b"]}, "1 queries, but 2 prompts"),
+        ({"query": ["ab"], "prompts": ["x"]}, "query[0] does not begin with its prompt"),
+        ({"query": [3], "prompts": ["x"]}, "query[0] and its prompt must be texts"),
+        ({"prompts": ["a"] * 9, "completions": ["b"] * 9}, "9 samples in one request, and at most 8 are taken"),
+    ],
+)
+def test_bad_requests_are_told_why(content: Any, message: str) -> None:
+    status, answer = post(content, max_batch=8)
+    assert status == 400
+    assert message in answer["error"]
+
+
+def test_a_body_that_is_too_large_is_refused() -> None:
+    assert post(b" " * 1001, max_bytes=1000) == (413, {"error": "the body is longer than 1000 bytes"})
+
+
+def test_a_reward_that_fails_is_an_error_and_the_server_goes_on() -> None:
+    def odd(prompts: list, completions: list, **columns: Any) -> list[float]:
+        if "raise" in completions:
+            raise ValueError("no \x1b[31m way")
+        return [float(text) for text in completions]
+
+    served = client(odd)
+
+    def ask(text: str) -> tuple[int, Any]:
+        answer = served.post("/", json={"prompts": ["p"], "completions": [text]})
+        return answer.status_code, answer.json()
+
+    status, answer = ask("raise")
+    assert status == 500
+    assert "reward 'odd' raised ValueError on sample 0" in answer["error"]
+    assert "\x1b" not in answer["error"]
+    status, answer = ask("nan")
+    assert (status, "returned nan for sample 0" in answer["error"]) == (500, True)
+    assert ask("2.5") == (200, {"rewards": [2.5], "scores": [2.5], "parts": {}, "extra_logs": {}})
+
+
+def test_a_token_is_asked_for() -> None:
+    served = client(token="secret")
+    content = {"prompts": ["p"], "completions": ["c"]}
+    for header in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "secret"},
+        {"Authorization": b"Bearer \xff"},
+    ):
+        assert served.post("/", json=content, headers=header).status_code == 401
+    assert served.post("/", json=content, headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_one_call_of_the_reward_at_a_time() -> None:
+    inside, overlaps = threading.Lock(), []
+
+    def alone(prompts: list, completions: list, **columns: Any) -> list[float]:
+        if not inside.acquire(blocking=False):
+            overlaps.append(1)
+            return [0.0]
+        threading.Event().wait(0.02)
+        inside.release()
+        return [0.0]
+
+    with client(alone) as served:
+        content = {"prompts": ["p"], "completions": ["c"]}
+        threads = [threading.Thread(target=served.post, args=("/",), kwargs={"json": content}) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert overlaps == []
+
+
+def test_it_says_what_it_serves_and_has_no_pages_of_others() -> None:
+    served = client(make_reward("length"))
+    assert served.get("/health").json() == {"reward": "length"}
+    assert [served.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
+
+
+def test_token_scores_cannot_be_served() -> None:
+    def newest(prompts: list, completion_ids: list) -> list[float]:
+        return [0.0] * len(prompts)
+
+    with pytest.raises(ConfigError, match="'newest' scores token by token"):
+        reward_app(TokenFunctionReward(newest))
+
+
+# The command
+
+
+def test_a_port_that_is_taken() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TextRLError, match=rf"cannot listen on '127\.0\.0\.1', port {port}: .*in use"):
+            listening("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["embeded"], 2, "Did you mean 'embedded'"),
+        (["length", "--token-env", "NO_SUCH_VARIABLE"], 2, "'NO_SUCH_VARIABLE', which --token-env names, is not set"),
+        (["./no/such/folder", "--port", "0"], 2, "does not exist"),
+        (["length", "--host", "no.such.host.invalid"], 1, "cannot listen on 'no.such.host.invalid'"),
+        (["length", "--port", "70000"], 2, "65535"),
+        ([], 2, "REWARD"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], code: int, message: str) -> None:
+    result = CliRunner().invoke(command_line, ["reward", "serve", *arguments])
+    assert result.exit_code == code, result.output
+    assert message in result.output
+
+
+@pytest.mark.slow
+def test_the_command_serves_a_reward_to_a_remote_one_and_ends_cleanly() -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'agents'}", "SERVED_TOKEN": "t0ken"}
+    command = [sys.executable, "-m", "textrl_agents", "reward", "serve", "embedded", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--token-env", "SERVED_TOKEN"], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert server.stderr is not None
+    guard = threading.Timer(HANG, server.kill)
+    guard.start()
+    try:
+        line = ""
+        while "answers at" not in line:
+            line = server.stderr.readline()
+            assert line, "the server ended before it answered"
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found is not None
+        os.environ["SERVED_TOKEN"] = "t0ken"
+        own = make_reward("embedded")
+        prompts, completions = ["the soup", CHAT, ""] * 4, [" was warm", ANSWER, "\U0001f600"] * 4
+        with socket.create_connection(("127.0.0.1", int(found[0].rsplit(":", 1)[1]))):  # one that says nothing
+            remote = make_reward(found[0], token_env="SERVED_TOKEN", batch_size=5)
+            assert remote(prompts, completions) == pytest.approx(own(prompts, completions), abs=1e-5)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(HANG) in (0, 130)
+        assert "Traceback" not in server.stderr.read()
+    finally:
+        guard.cancel()
+        os.environ.pop("SERVED_TOKEN", None)
+        server.kill()
+        server.wait()
+        server.stderr.close()
