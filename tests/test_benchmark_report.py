@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatc
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("textrl_agents.benchmark.report.report.os.replace", full)
+    monkeypatch.setattr("textrl_agents.reports.report_files.os.replace", full)
     with pytest.raises(TextRLError, match=r"cannot be written: .*No space left on device.*unchanged"):
         write_report(tmp_path, [line(score=9.0)])
     assert page.read_bytes() == before
