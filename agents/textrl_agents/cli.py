@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from textrl_agents.commands import bench, check, demo, evaluate, feedback, generate, loop, reward, sft, train
+from textrl_agents.commands import (
+    bench,
+    bench_overoptimize,
+    check,
+    demo,
+    evaluate,
+    feedback,
+    generate,
+    loop,
+    reward,
+    sft,
+    train,
+)
 from textrl_agents.training.extras import missing_extra
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import visible
@@ -73,6 +85,7 @@ app.command("sft")(sft.sft)
 app.command("loop")(loop.loop)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
+bench.app.command("overoptimize")(bench_overoptimize.overoptimize)
 app.add_typer(bench.app, name="bench")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(reward.app, name="reward")

@@ -30,11 +30,11 @@ RESULTS, LOGS = "results.jsonl", "logs"
 
 
 class BenchmarkStopped(KeyboardInterrupt):
-    """A signal has stopped a benchmark. Every cell that was done is recorded, and no process is left."""
+    """A signal has stopped a benchmark. Every cell or job that was done is recorded, and no process is left."""
 
-    def __init__(self, received: signal.Signals, done: int, total: int):
+    def __init__(self, received: signal.Signals, done: int, total: int, unit: str = "cells"):
         self.received, self.done, self.total = received, done, total
-        super().__init__(f"stopped by {received.name} with {done} of {total} cells done")
+        super().__init__(f"stopped by {received.name} with {done} of {total} {unit} done")
 
 
 def run_benchmark(

@@ -1,0 +1,175 @@
+"""What is run, with every number: sizes of the proxies' data, seeds, samples, PPO's budget, and the cures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
+from textrl_env.tasks import get_task
+from textrl_env.user_values import (
+    LARGEST_SEED,
+    check_device_name,
+    check_names,
+    check_number,
+    check_seed,
+    check_whole,
+)
+
+PLAN_FILE = "plan.json"
+KINDS = ("linear", "trunk", "svm", "classifier")  # of reward models
+LEAST_SIZES = 2
+PAIRS_A_COMPARISON = 1.25
+# Large rollouts, so that the KL is spent on the proxy and less of it on the noise of few responses; and twice the tuned
+# steps, so that it is spent in fewer tokens.
+RL_SETTINGS = MappingProxyType({"n_envs": 64, "n_steps": 64, "learning_rate": {"scale": 2.0}})
+PENALTY = "kl"  # the cure that charges the KL; the others combine an ensemble
+CURES = MappingProxyType(
+    {
+        "worst": "ensemble, worst case",
+        "uncertainty": "ensemble, mean - coefficient x variance",
+        PENALTY: "KL charge",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OveroptimizationPlan:
+    """The whole experiment.
+
+    task: has a gold score, which plays the truth. model: the policy that is sampled from and trained, and the trunk
+        that the proxies read; None takes the task's.
+    sizes: comparisons that a proxy learns from, its own held-out tenth among them. noise: share of wrong labels.
+    seeds: proxies of each size, each with other comparisons and other errors. kind, pooling: of the reward models.
+    prompts: held-out ones that judge, at most. candidates: responses of the reference to each of them, for best-of-n.
+    pairs: of responses to training prompts, which the comparisons are drawn from.
+    members, coefficient: of the ensembles, each of whose members learns from the same comparisons, drawn anew.
+    rl_seeds: of the proxies of a size, how many PPO is run against. rl_tokens: what a run generates.
+    rl_settings: of PPO, otherwise than its tuned ones.
+    rl_responses: to each held-out prompt, at each of `rl_points` measurements after the start.
+    cure_size: of the proxies that the cures are tried on. kl_coef: the charge.
+    """
+
+    task: str = "sentiment"
+    model: str | None = None
+    sizes: tuple[int, ...] = (50, 100, 200, 400, 800, 1600, 3200)
+    noise: float = 0.25
+    seeds: int = 5
+    kind: str = "linear"
+    pooling: str = "all"
+    prompts: int = 64
+    candidates: int = 512
+    pairs: int = 4000
+    members: int = 5
+    coefficient: float = 0.5
+    rl_seeds: int = 3
+    rl_tokens: int = 65_536
+    rl_points: int = 16
+    rl_responses: int = 3
+    rl_settings: Mapping[str, Any] = field(default_factory=lambda: dict(RL_SETTINGS))
+    cure_size: int = 1600
+    kl_coef: float = 0.05
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        object.__setattr__(self, "rl_settings", dict(self.rl_settings))
+        least = {"seeds": 1, "prompts": 2, "candidates": 4, "members": 2, "rl_seeds": 0, "rl_tokens": 1}
+        least |= {"rl_points": 2, "rl_responses": 1, "pairs": 2}
+        for name, bound in least.items():
+            check_whole(name, getattr(self, name), bound)
+        for size in self.sizes:
+            check_whole("each of the sizes", size, 10)
+        if len(self.sizes) < LEAST_SIZES or list(self.sizes) != sorted(set(self.sizes)):
+            raise ConfigError(
+                f"sizes must be at least {LEAST_SIZES} different numbers in rising order, got {self.sizes}"
+            )
+        if self.cure_size not in self.sizes:
+            raise ConfigError(f"cure_size must be one of the sizes {self.sizes}, got {self.cure_size}")
+        if self.sizes[-1] > self.pairs:
+            raise ConfigError(
+                f"the largest size, {self.sizes[-1]}, needs as many pairs to compare; pairs is {self.pairs}"
+            )
+        if self.rl_seeds > self.seeds:
+            raise ConfigError(f"rl_seeds must not exceed seeds={self.seeds}, got {self.rl_seeds}")
+        check_number("noise", self.noise, 0, 0.5)
+        check_number("coefficient", self.coefficient, 0)
+        check_number("kl_coef", self.kl_coef, 0, above=True)
+        check_seed(self.seed, LARGEST_SEED - self.seeds)
+        check_device_name(self.device)
+        check_names("kind of reward model", [self.kind], KINDS)
+        if get_task(self.task).gold is None:
+            raise ConfigError(
+                f"task {shown(self.task)} has no gold score, so nothing tells when optimising goes too far; use one "
+                "that has, such as sentiment"
+            )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The n's of best-of-n: powers of two, and the number of candidates."""
+        powers = [2**power for power in range(self.candidates.bit_length()) if 2**power <= self.candidates]
+        return tuple(sorted({*powers, self.candidates}))
+
+    @property
+    def key(self) -> str:
+        """The same for plans that are the same experiment; another device does not make another."""
+        parts = {name: value for name, value in self.to_json().items() if name != "device"}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**dataclasses.asdict(self), "sizes": list(self.sizes)}
+
+    @classmethod
+    def of(cls, preset: Mapping[str, Any], **given: Any) -> OveroptimizationPlan:
+        """A preset with what is given otherwise.
+
+        Where sizes or seeds are given and do not fit what else the preset says, that follows them: as many pairs as the
+        largest size needs, no more runs of PPO than proxies, and the cures on the largest size.
+        """
+        chosen = {**preset, **given}
+        default = {each.name: each.default for each in dataclasses.fields(cls)}
+        sizes = tuple(chosen.get("sizes", default["sizes"]))
+        if "sizes" in given and sizes:
+            chosen.setdefault("cure_size", default["cure_size"] if default["cure_size"] in sizes else max(sizes))
+            # A share of the pairs have equal gold scores and are not asked about.
+            chosen["pairs"] = max(chosen.get("pairs", default["pairs"]), math.ceil(max(sizes) * PAIRS_A_COMPARISON))
+        chosen["rl_seeds"] = min(chosen.get("rl_seeds", default["rl_seeds"]), chosen.get("seeds", default["seeds"]))
+        return cls(**chosen)
+
+    @classmethod
+    def read(cls, path: Path) -> OveroptimizationPlan:
+        """The plan in a file that holds `to_json`. Raises ConfigError where it is none."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**values)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{path} holds no plan of this benchmark: {error}") from error
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "full": {},
+        "quick": {
+            "sizes": (50, 100, 200, 400, 1600),
+            "seeds": 3,
+            "prompts": 32,
+            "candidates": 256,
+            "pairs": 1800,
+            "rl_seeds": 1,
+            "rl_tokens": 49_152,
+            "rl_points": 8,
+            "rl_responses": 4,
+        },
+    }
+)
+"""What each preset says otherwise than `OveroptimizationPlan`."""
