@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 from textrl_agents.cli import app
 from textrl_agents.feedback.consensus import METHODS
 from textrl_agents.feedback.loop import LoopResult, LoopSettings, run_loop
+from textrl_agents.feedback.loop.asking import waiting_for
 from textrl_agents.feedback.loop.folder import LoopFolder
 from textrl_agents.feedback.loop.settings import CONSENSUS
 from textrl_agents.feedback.simulated import answer_questions, simulated_annotators, task_gold
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.preferences.question import Question
+from textrl_env.preferences.records import Candidate
 from textrl_env.preferences.store import FeedbackStore
 
 # A reward model without a language model, and a run of two updates.
@@ -138,6 +141,34 @@ def test_with_people_it_waits_for_their_votes(tmp_path: Path) -> None:
     with FeedbackStore(store, read_only=True) as opened:
         assert opened.progress().questions == 6  # asked once
         assert opened.count() == {"comparison": 1}
+
+
+def vote(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        lease = store.next_question("ann")
+        assert lease is not None
+        store.answer(lease.token, lease.record(preferred=0))
+
+
+def test_votes_of_the_round_before_are_not_enough_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.sqlite"
+    first, second = (
+        [Question("comparison", f"p{place}", (Candidate(f"a{number}"), Candidate(f"b{number}"))) for place in range(2)]
+        for number in (1, 2)
+    )
+    with FeedbackStore(path) as store:
+        store.ask(first)
+    vote(path)
+    assert waiting_for(path, first, partial=False) == "1 of 2 votes are given"
+    assert waiting_for(path, first, partial=True) is None
+    with FeedbackStore(path) as store:
+        store.ask(second)
+    assert waiting_for(path, second, partial=True) == "1 of 4 votes are given"
+    vote(path)  # on the question that the first round left open
+    assert waiting_for(path, second, partial=True) == "2 of 4 votes are given"
+    vote(path)
+    assert waiting_for(path, second, partial=True) is None
+    assert waiting_for(path, second, partial=False) == "3 of 4 votes are given"
 
 
 @pytest.fixture(scope="module")
