@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from textrl_agents.reward_models import evaluate_reward_model, train_reward_model
+from textrl_agents.reward_models.heldout import split_by_prompt
+from textrl_agents.reward_models.judgements import read_judgements
 from textrl_agents.reward_models.sources import feedback_records, gold_of
 from textrl_env.errors import ConfigError, MissingExtra, ModelError, TokenizerMismatch, UnknownName
 from textrl_env.preferences.records import Candidate, Comparison, Edit, Ranking, Rating, Record
 from textrl_env.rewards import CompositeReward, make_reward
 from textrl_env.rewards.combined.ensemble import EnsembleReward
+from textrl_env.text.prompt_splits import prompt_item
 
 WORDS = ("good", "bad", "soup", "the hotel", "warm", "not")
 
@@ -147,6 +150,19 @@ def test_an_ensemble_loads_as_one_reward_on_one_scale(trunk: Path, tmp_path: Pat
     assert parts["mean"].std() == pytest.approx(1, abs=1e-5)
     assert parts["spread"].min() > 0  # drawn anew, the members differ
     assert evaluate_reward_model(tmp_path / "rm", records).accuracy is not None
+
+
+@pytest.mark.parametrize("combine", ["mean", "worst", "uncertainty"])
+def test_the_figures_of_an_ensemble_are_those_of_the_reward_that_is_saved(trunk: Path, tmp_path: Path, combine: str):
+    records = comparisons(90)
+    report = train_reward_model(
+        records, out=tmp_path / "rm", kind="trunk", model=trunk, ensemble=3, combine=combine, coefficient=3, plot=False
+    )
+    items = set(split_by_prompt(read_judgements(records), share=0.2, seed=0).heldout.items)
+    heldout = [record for record in records if prompt_item({"prompt": record.prompt}) in items]
+    loaded = evaluate_reward_model(tmp_path / "rm", heldout)
+    assert loaded.accuracy == report.heldout.accuracy
+    assert loaded.decided_lead == pytest.approx(report.heldout.decided_lead, rel=1e-4)
 
 
 def test_all_kinds_of_records_are_learned_from_at_once(trunk: Path, tmp_path: Path):

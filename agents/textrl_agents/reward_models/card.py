@@ -20,7 +20,7 @@ tags:
 # A reward model of textrl-env
 
 {description} `textrl_env.make_reward("this folder")` loads it, and `textrl train --reward` takes it. A higher score is
-a better response. Scores have mean 0 and standard deviation 1 on the reference's responses ({reference}); before that
+a better response. {scores} mean 0 and standard deviation 1 on the reference's responses ({reference}); before that
 they are logits: Bradley-Terry's probability that one response is better than another is the sigmoid of the difference
 of their scores times {std:.4g}.
 
@@ -64,6 +64,7 @@ def model_card(report: RewardModelReport, *, has_plot: bool) -> str:
     members = [("accuracy of each member", ", ".join(f"{value:.3f}" for value in report.members))]
     return _CARD.format(
         description=description,
+        scores="Scores have" if count == 1 or settings["combine"] == "mean" else "The members' mean scores have",
         reference=report.reference,
         std=report.normalization["std"],
         note=_PRETRAINED if settings["model"] == EMBEDDED_REWARD else "",

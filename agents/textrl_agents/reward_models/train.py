@@ -22,6 +22,7 @@ from textrl_agents.reward_models.report import RewardModelReport
 from textrl_agents.runs.atomic import atomic_folder
 from textrl_env.errors import ConfigError
 from textrl_env.preferences.records import Record
+from textrl_env.rewards.combined.ensemble import combined
 from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.reward_folder import ENSEMBLE, read_reward_file, save_normalization, write_reward_file
 from textrl_env.rewards.scoring import score_episodes
@@ -51,13 +52,15 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
     conversations = [(each.prompt, each.text) for each in judgements.responses] + reference.samples
     members = fit_members(split.train, conversations, chosen, weights)
     count = len(judgements.responses)
-    mean_scores = np.mean([member.scores for member in members], axis=0)
-    mean, std = scale_of(mean_scores[reference.places])
+    means = [float(member.scores[reference.places].mean()) for member in members]
+    centred = np.stack([member.scores - shift for member, shift in zip(members, means, strict=True)])
+    mean, std = scale_of(np.mean([member.scores for member in members], axis=0)[reference.places])
+    scores = std * combined(centred / std, chosen.combine, chosen.coefficient)  # in logits, as the saved reward orders
 
     def judged(scores: np.ndarray, part: Judgements) -> RewardModelEvaluation:
         return evaluate_scores(scores[:count], part, weights=weights, gold=gold)
 
-    heldout = judged(mean_scores, split.heldout)
+    heldout = judged(scores, split.heldout)
     each = [judged(member.scores, split.heldout).accuracy for member in members] if len(members) > 1 else []
     report = RewardModelReport(
         folder=folder,
@@ -65,11 +68,11 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
         counts={**judgements.counts, **_split_counts(split)},
         normalization={"mean": mean, "std": std},
         reference=reference.described,
-        train=judged(mean_scores, split.train),
+        train=judged(scores, split.train),
         heldout=heldout,
         members=tuple(share.value for share in each if share is not None),
     )
-    _write(report, members, [float(member.scores[reference.places].mean()) for member in members], chosen)
+    _write(report, members, means, chosen)
     return report
 
 

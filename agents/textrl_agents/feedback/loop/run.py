@@ -60,8 +60,8 @@ def run_loop(
     """Begin a loop in the folder `out`, or go on with the one there, until it is done or waits for people.
 
     settings: None for those that it was begun with, or the default ones. Only `rounds` and `device` may change.
-    partial: go on with the votes that there are, though questions are open; a round without a vote waits all the same. told: gets what is being done, in words.
-    progress: whether PPO shows its progress on stderr.
+    partial: go on with the votes that there are, though questions are open; a round without a vote waits all the same.
+    told: gets what is being done, in words. progress: whether PPO shows its progress on stderr.
 
     Every step's result is there whole or not at all. A loop that was stopped or killed at any moment and is started
     again comes to the same result. Raises ConfigError before anything is written where the settings cannot work.
