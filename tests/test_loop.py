@@ -15,12 +15,18 @@ from killed import KILLED, killed_at
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
+from textrl_agents.evaluation.evaluation import Statistic
 from textrl_agents.feedback.consensus import METHODS
 from textrl_agents.feedback.loop import LoopResult, LoopSettings, run_loop
 from textrl_agents.feedback.loop.asking import waiting_for
 from textrl_agents.feedback.loop.folder import LoopFolder
+from textrl_agents.feedback.loop.learning import start_samples
+from textrl_agents.feedback.loop.measuring import RoundResult
+from textrl_agents.feedback.loop.report import table_row
 from textrl_agents.feedback.loop.settings import CONSENSUS
+from textrl_agents.feedback.questions.prompt_source import PromptSource
 from textrl_agents.feedback.simulated import answer_questions, simulated_annotators, task_gold
+from textrl_agents.runs.run_folder import plain_policy
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.preferences.question import Question
 from textrl_env.preferences.records import Candidate
@@ -169,6 +175,26 @@ def test_votes_of_the_round_before_are_not_enough_for_the_next(tmp_path: Path) -
     vote(path)
     assert waiting_for(path, second, partial=True) is None
     assert waiting_for(path, second, partial=False) == "3 of 4 votes are given"
+
+
+def test_the_scale_of_a_reward_model_is_of_responses_as_the_task_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of responses of another length, which the start never gives in the loop."""
+    source = PromptSource(PromptSource.of_task("sentiment").rows[:100], max_new_tokens=2, stop=(".",))
+    monkeypatch.setattr(PromptSource, "of_task", lambda name: source)
+    start = plain_policy("embedded", device="cpu")
+    samples = start_samples(start, TINY)
+    assert len(samples) == 300
+    assert {prompt for prompt, _ in samples} == {prompt for prompt, _ in source.rows}
+    assert max(len(start.tokenizer(response)["input_ids"]) for _, response in samples) <= 2 + 1  # split elsewhere
+    assert start_samples(start, TINY) == samples
+
+
+def test_the_accuracy_of_a_reward_model_has_its_interval() -> None:
+    number = Statistic(0.0, 1.0, 0.1, 8)
+    measures = dict.fromkeys(("score", "kl", "length"), number)
+    share = {"value": 0.8, "low": 0.65, "high": 0.9, "count": 40}
+    one = RoundResult(1, "held-out prompts", measures, measures, measures, share, [])
+    assert table_row(one)[1] == "0.80 [0.65, 0.90]"
 
 
 @pytest.fixture(scope="module")

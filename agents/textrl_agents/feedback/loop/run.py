@@ -152,7 +152,7 @@ class _Loop:
 
         def reward() -> None:
             self.told(f"round {number}: training the reward model")
-            learn_reward(paths.consensus, self.settings, self.model, paths.reward, self.told)
+            learn_reward(paths.consensus, self.settings, self.model, self._policy(0), paths.reward, self.told)
 
         self.folder.step(f"round {number}: consensus", consensus)
         self.folder.step(f"round {number}: reward", reward)
