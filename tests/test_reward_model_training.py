@@ -291,3 +291,23 @@ def test_the_rewards_package_can_mix_a_trained_model_with_others(tmp_path: Path)
     mixed = make_reward([(str(tmp_path / "rm"), 0.5), "length"])
     assert isinstance(mixed, CompositeReward)
     assert math.isfinite(mixed(["p"], [" good"])[0])
+
+
+def test_a_reward_that_is_judged_gets_the_prompts_columns(tmp_path: Path):
+    file = tmp_path / "wanted.py"
+    file.write_text(
+        "def score(prompts, completions, wanted, **columns):\n"
+        "    return [float(text.count(word)) for text, word in zip(completions, wanted)]\n"
+    )
+    records = [
+        Comparison(
+            prompt=f"p{place}",
+            candidates=(Candidate(" good"), Candidate(" bad")),
+            preferred=place % 2,
+            columns={"wanted": ("good", "bad")[place % 2]},
+        )
+        for place in range(8)
+    ]
+    accuracy = evaluate_reward_model(f"{file}:score", records).accuracy
+    assert accuracy is not None
+    assert (accuracy.value, accuracy.count) == (1.0, 8)

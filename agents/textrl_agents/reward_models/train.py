@@ -15,7 +15,7 @@ from textrl_agents.reward_models.fitting.members import fit_members
 from textrl_agents.reward_models.heldout import Split, split_by_prompt
 from textrl_agents.reward_models.judgements import Judgements, read_judgements
 from textrl_agents.reward_models.measures.calibration import plot_calibration
-from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, gold_scores
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, scores_of
 from textrl_agents.reward_models.options import TrainingOptions
 from textrl_agents.reward_models.reference import reference_of, scale_of
 from textrl_agents.reward_models.report import RewardModelReport
@@ -25,7 +25,6 @@ from textrl_env.preferences.records import Record
 from textrl_env.rewards.combined.ensemble import combined
 from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.reward_folder import ENSEMBLE, read_reward_file, save_normalization, write_reward_file
-from textrl_env.rewards.scoring import score_episodes
 from textrl_env.user_values import user_path
 
 
@@ -47,7 +46,7 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
     judgements = read_judgements(records, votes=chosen.votes, ties=chosen.ties, group=chosen.group)
     weights = chosen.attribute_weights(judgements.attributes)
     split = split_by_prompt(judgements, share=chosen.heldout, seed=chosen.seed)
-    gold = None if chosen.gold is None else gold_scores(chosen.gold, judgements)
+    gold = None if chosen.gold is None else scores_of(chosen.gold, judgements)
     reference = reference_of(judgements, chosen)
     conversations = [(each.prompt, each.text) for each in judgements.responses] + reference.samples
     members = fit_members(split.train, conversations, chosen, weights)
@@ -86,14 +85,11 @@ def evaluate_reward_model(
     """
     chosen = _options({"gold": gold, **options})
     judgements = read_judgements(records, votes=chosen.votes, group=chosen.group)
-    reward = make_reward(folder)
-    prompts = [each.prompt for each in judgements.responses]
-    scored = score_episodes(reward, prompts, [each.text for each in judgements.responses]).scores
     return evaluate_scores(
-        scored * _logits_per_score(user_path(folder)),
+        scores_of(make_reward(folder), judgements) * _logits_per_score(user_path(folder)),
         judgements,
         weights=chosen.attribute_weights(judgements.attributes),
-        gold=None if gold is None else gold_scores(gold, judgements),
+        gold=None if gold is None else scores_of(gold, judgements),
     )
 
 
