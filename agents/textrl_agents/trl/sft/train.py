@@ -49,9 +49,9 @@ REFUSED = (
 class SFTResult(NamedTuple):
     """What came of it.
 
-    loss_before, loss_after: TRL's evaluation loss on held-out prompts; None where none are held out. It is the mean over
-        rows of what a response's token costs in the row's batch, in nats: where responses differ in length it is not
-        the mean over all tokens, and another batch size gives another number.
+    loss_before, loss_after: TRL's evaluation loss on held-out prompts; None where none are held out. It is the mean
+        over rows of what a response's token costs in the row's batch, in nats: where responses differ in length it is
+        not the mean over all tokens, and another batch size gives another number.
     train, heldout: the rows, and how many did not fit. tokens: trained on, prompts included.
     shared: demonstrations that were left out of those held out, since their prompts are trained on.
     """
