@@ -15,12 +15,21 @@ from killed import KILLED, killed_at
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
+from textrl_agents.evaluation.evaluation import Statistic
 from textrl_agents.feedback.consensus import METHODS
 from textrl_agents.feedback.loop import LoopResult, LoopSettings, run_loop
+from textrl_agents.feedback.loop.asking import waiting_for
 from textrl_agents.feedback.loop.folder import LoopFolder
+from textrl_agents.feedback.loop.learning import start_samples
+from textrl_agents.feedback.loop.measuring import RoundResult
+from textrl_agents.feedback.loop.report import table_row
 from textrl_agents.feedback.loop.settings import CONSENSUS
+from textrl_agents.feedback.questions.prompt_source import PromptSource
 from textrl_agents.feedback.simulated import answer_questions, simulated_annotators, task_gold
+from textrl_agents.runs.run_folder import plain_policy
 from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.preferences.question import Question
+from textrl_env.preferences.records import Candidate
 from textrl_env.preferences.store import FeedbackStore
 
 # A reward model without a language model, and a run of two updates.
@@ -138,6 +147,54 @@ def test_with_people_it_waits_for_their_votes(tmp_path: Path) -> None:
     with FeedbackStore(store, read_only=True) as opened:
         assert opened.progress().questions == 6  # asked once
         assert opened.count() == {"comparison": 1}
+
+
+def vote(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        lease = store.next_question("ann")
+        assert lease is not None
+        store.answer(lease.token, lease.record(preferred=0))
+
+
+def test_votes_of_the_round_before_are_not_enough_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.sqlite"
+    first, second = (
+        [Question("comparison", f"p{place}", (Candidate(f"a{number}"), Candidate(f"b{number}"))) for place in range(2)]
+        for number in (1, 2)
+    )
+    with FeedbackStore(path) as store:
+        store.ask(first)
+    vote(path)
+    assert waiting_for(path, first, partial=False) == "1 of 2 votes are given"
+    assert waiting_for(path, first, partial=True) is None
+    with FeedbackStore(path) as store:
+        store.ask(second)
+    assert waiting_for(path, second, partial=True) == "1 of 4 votes are given"
+    vote(path)  # on the question that the first round left open
+    assert waiting_for(path, second, partial=True) == "2 of 4 votes are given"
+    vote(path)
+    assert waiting_for(path, second, partial=True) is None
+    assert waiting_for(path, second, partial=False) == "3 of 4 votes are given"
+
+
+def test_the_scale_of_a_reward_model_is_of_responses_as_the_task_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of responses of another length, which the start never gives in the loop."""
+    source = PromptSource(PromptSource.of_task("sentiment").rows[:100], max_new_tokens=2, stop=(".",))
+    monkeypatch.setattr(PromptSource, "of_task", lambda name: source)
+    start = plain_policy("embedded", device="cpu")
+    samples = start_samples(start, TINY)
+    assert len(samples) == 300
+    assert {prompt for prompt, _ in samples} == {prompt for prompt, _ in source.rows}
+    assert max(len(start.tokenizer(response)["input_ids"]) for _, response in samples) <= 2 + 1  # split elsewhere
+    assert start_samples(start, TINY) == samples
+
+
+def test_the_accuracy_of_a_reward_model_has_its_interval() -> None:
+    number = Statistic(0.0, 1.0, 0.1, 8)
+    measures = dict.fromkeys(("score", "kl", "length"), number)
+    share = {"value": 0.8, "low": 0.65, "high": 0.9, "count": 40}
+    one = RoundResult(1, "held-out prompts", measures, measures, measures, share, [])
+    assert table_row(one)[1] == "0.80 [0.65, 0.90]"
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,16 @@ def test_one_score_and_equal_scores_are_divided_by_one() -> None:
     assert reward.std == 1.0
 
 
+@pytest.mark.parametrize("momentum", [None, 0.9])
+@pytest.mark.parametrize("score", [0.1, 0.3, 1.1, -0.7])
+def test_equal_scores_whose_mean_is_not_exact_are_paid_nothing(score: float, momentum: float | None) -> None:
+    """0.1 seven times has the variance 1.9e-34 in floating point, and its root would make 1 of a rounding error."""
+    reward = NormalizedReward(lambda prompts, completions, **columns: [score] * len(prompts), momentum=momentum)
+    for count in (7, 5, 3, 64):
+        assert reward(["p"] * count, ["x"] * count) == [0.0] * count
+    assert reward.std == 1.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

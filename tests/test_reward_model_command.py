@@ -53,6 +53,17 @@ def test_train_and_eval_print_the_figures(feedback: Path, tmp_path: Path):
     assert figures["gold_accuracy"]["value"] == figures["accuracy"]["value"]
 
 
+def test_what_the_embedded_reward_model_knows_already_is_told_beside_its_figures(feedback: Path, tmp_path: Path):
+    for arguments, is_told in (((), True), (("--model", "embedded"), False)):
+        out = tmp_path / str(is_told)
+        trained = textrl("reward", "train", feedback, "--out", out, "--kind", "linear", "--heldout", 0.5, *arguments)
+        assert trained.exit_code == 0, trained.output
+        evaluated = textrl("reward", "eval", out, feedback)
+        assert evaluated.exit_code == 0, evaluated.output
+        for told in (trained.stdout, evaluated.stdout, (out / "README.md").read_text()):
+            assert ("that the sentiment task's gold score ranked" in " ".join(told.split())) == is_told
+
+
 def test_train_prints_one_json_document(feedback: Path, tmp_path: Path):
     trained = textrl("reward", "train", feedback, "--out", tmp_path / "rm", *HASHED, "--heldout", 0.5, "--json")
     assert trained.exit_code == 0, trained.output

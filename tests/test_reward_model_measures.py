@@ -10,7 +10,7 @@ import pytest
 
 from textrl_agents.reward_models.judgements import Judgements, Pair, RatedResponse, Response, read_judgements
 from textrl_agents.reward_models.measures.calibration import calibration_of, plot_calibration
-from textrl_agents.reward_models.measures.evaluation import best_of_four, evaluate_scores, gold_scores
+from textrl_agents.reward_models.measures.evaluation import best_of_four, evaluate_scores, scores_of
 from textrl_agents.reward_models.measures.figures import figure_rows
 from textrl_agents.reward_models.measures.shares import share_of
 from textrl_env.preferences.records import Candidate, Comparison
@@ -158,7 +158,7 @@ def test_ratings_are_correlated_with_their_weighted_sum():
     assert found.calibration is None
 
 
-def test_gold_scores_get_the_columns_that_all_records_have():
+def test_scores_get_the_columns_that_all_records_have():
     records = [
         Comparison(prompt="p", candidates=(Candidate("a"), Candidate("bb")), preferred=0, columns={"k": 2, "only": 1}),
         Comparison(prompt="q", candidates=(Candidate("c"), Candidate("d")), preferred=0, columns={"k": 3}),
@@ -167,4 +167,4 @@ def test_gold_scores_get_the_columns_that_all_records_have():
     def gold(prompts: list[str], completions: list[str], k: list[int]) -> list[float]:
         return [len(text) * factor for text, factor in zip(completions, k, strict=True)]
 
-    assert gold_scores(gold, read_judgements(records)).tolist() == [2.0, 4.0, 3.0, 3.0]
+    assert scores_of(gold, read_judgements(records)).tolist() == [2.0, 4.0, 3.0, 3.0]

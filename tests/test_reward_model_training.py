@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from textrl_agents.reward_models import evaluate_reward_model, train_reward_model
+from textrl_agents.reward_models.heldout import split_by_prompt
+from textrl_agents.reward_models.judgements import read_judgements
 from textrl_agents.reward_models.sources import feedback_records, gold_of
 from textrl_env.errors import ConfigError, MissingExtra, ModelError, TokenizerMismatch, UnknownName
 from textrl_env.preferences.records import Candidate, Comparison, Edit, Ranking, Rating, Record
 from textrl_env.rewards import CompositeReward, make_reward
 from textrl_env.rewards.combined.ensemble import EnsembleReward
+from textrl_env.text.prompt_splits import prompt_item
 
 WORDS = ("good", "bad", "soup", "the hotel", "warm", "not")
 
@@ -149,6 +152,19 @@ def test_an_ensemble_loads_as_one_reward_on_one_scale(trunk: Path, tmp_path: Pat
     assert evaluate_reward_model(tmp_path / "rm", records).accuracy is not None
 
 
+@pytest.mark.parametrize("combine", ["mean", "worst", "uncertainty"])
+def test_the_figures_of_an_ensemble_are_those_of_the_reward_that_is_saved(trunk: Path, tmp_path: Path, combine: str):
+    records = comparisons(90)
+    report = train_reward_model(
+        records, out=tmp_path / "rm", kind="trunk", model=trunk, ensemble=3, combine=combine, coefficient=3, plot=False
+    )
+    items = set(split_by_prompt(read_judgements(records), share=0.2, seed=0).heldout.items)
+    heldout = [record for record in records if prompt_item({"prompt": record.prompt}) in items]
+    loaded = evaluate_reward_model(tmp_path / "rm", heldout)
+    assert loaded.accuracy == report.heldout.accuracy
+    assert loaded.decided_lead == pytest.approx(report.heldout.decided_lead, rel=1e-4)
+
+
 def test_all_kinds_of_records_are_learned_from_at_once(trunk: Path, tmp_path: Path):
     records = comparisons(30)
     records += [
@@ -275,3 +291,23 @@ def test_the_rewards_package_can_mix_a_trained_model_with_others(tmp_path: Path)
     mixed = make_reward([(str(tmp_path / "rm"), 0.5), "length"])
     assert isinstance(mixed, CompositeReward)
     assert math.isfinite(mixed(["p"], [" good"])[0])
+
+
+def test_a_reward_that_is_judged_gets_the_prompts_columns(tmp_path: Path):
+    file = tmp_path / "wanted.py"
+    file.write_text(
+        "def score(prompts, completions, wanted, **columns):\n"
+        "    return [float(text.count(word)) for text, word in zip(completions, wanted)]\n"
+    )
+    records = [
+        Comparison(
+            prompt=f"p{place}",
+            candidates=(Candidate(" good"), Candidate(" bad")),
+            preferred=place % 2,
+            columns={"wanted": ("good", "bad")[place % 2]},
+        )
+        for place in range(8)
+    ]
+    accuracy = evaluate_reward_model(f"{file}:score", records).accuracy
+    assert accuracy is not None
+    assert (accuracy.value, accuracy.count) == (1.0, 8)

@@ -157,6 +157,31 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], error: ty
         SFTSettings(**settings)
 
 
+def test_held_out_prompts_that_are_trained_on_are_refused_where_there_are_no_others(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    same = [{"prompt": " The SOUP number 3 was", "completion": " cold"}]
+    with pytest.raises(ConfigError, match="all 1 held-out demonstrations answer prompts that are trained on"):
+        train_sft(ROWS, out=tmp_path / "run", heldout=same, model=make_model("llama"), tokenizer=tiny_tokenizer)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_held_out_file_loses_the_prompts_that_are_trained_on(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    heldout = [
+        {"prompt": " The SOUP number 3 was", "completion": " cold"},
+        {"prompt": "the bread was", "completion": " cold"},
+    ]
+    settings = SFTSettings(epochs=1, samples=0, device="cpu")
+    result = train_sft(
+        ROWS[:4], out=tmp_path / "run", heldout=heldout, model=make_model("llama"), tokenizer=tiny_tokenizer,
+        settings=settings, progress=False,
+    )  # fmt: skip
+    assert (len(result.train.rows), len(result.heldout.rows), result.shared) == (4, 1, 1)
+
+
 @pytest.mark.slow
 def test_no_prompt_is_on_both_sides(make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
     """Each prompt comes twice; were they split by row, some would stand on both sides."""

@@ -18,6 +18,7 @@ from textrl_agents.commands.options import (
     told_on_stderr,
 )
 from textrl_env.foreign_text import visible
+from textrl_env.user_values import user_path
 
 if TYPE_CHECKING:  # a typo shows before torch is imported
     from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
@@ -142,6 +143,7 @@ def evaluate(
     """Judge a reward model on records: all of them, so give some that it has not learned from."""
     check_names(reward=folder)
     set_threads(threads)
+    from textrl_agents.reward_models.report import caveat_of
     from textrl_agents.reward_models.sources import feedback_records, gold_of
     from textrl_agents.reward_models.train import evaluate_reward_model
     from textrl_agents.training.settings_file import parse_assignments
@@ -159,17 +161,20 @@ def evaluate(
     if as_json:
         print_json(evaluation.to_dict())
         return
-    _print_figures(evaluation, f"{evaluation.pairs:,} pairs on {evaluation.prompts:,} prompts")
+    title = f"{evaluation.pairs:,} pairs on {evaluation.prompts:,} prompts"
+    _print_figures(evaluation, title, caveat_of(user_path(folder)))
 
 
 def _print_report(report: RewardModelReport) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items() if count)
-    _print_figures(report.heldout, f"held-out prompts ({counts})")
+    _print_figures(report.heldout, f"held-out prompts ({counts})", report.caveat)
     folder = visible(str(report.folder))
     typer.echo(f"Saved in {folder}. Train a policy on it: textrl train --reward {folder} ...")
 
 
-def _print_figures(evaluation: RewardModelEvaluation, title: str) -> None:
+def _print_figures(evaluation: RewardModelEvaluation, title: str, caveat: str | None) -> None:
     from textrl_agents.reward_models.measures.figures import figure_rows
 
     print_table(("measure", "value"), figure_rows(evaluation), title=title, numbers=("value",))
+    if caveat is not None:
+        typer.echo(visible(caveat))

@@ -120,6 +120,7 @@ def _as_json(result: SFTResult) -> dict[str, Any]:
         "finished": result.finished,
         "loss_before": result.loss_before,
         "loss_after": result.loss_after,
+        "shared": result.shared,
         "tokens": result.tokens,
         "seconds": round(result.seconds, 1),
         **{name: _counts(part) for name, part in (("train", result.train), ("heldout", result.heldout))},
@@ -135,6 +136,8 @@ def _report(result: SFTResult) -> None:
     for name, part in (("training", result.train), ("held-out", result.heldout)):
         note = f"; {part.truncated} cut at max_length" if part.truncated else ""
         note += f"; {part.dropped} dropped, since their prompt fills it" if part.dropped else ""
+        if part is result.heldout and result.shared:
+            note += f"; {result.shared} demonstrations left out, since their prompts are trained on"
         typer.echo(f"{len(part.rows):,} {name} rows{note}")
     if result.samples:
         columns = ("prompt", "demonstrated", "before", "after")

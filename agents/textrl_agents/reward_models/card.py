@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from textrl_agents.reward_models.measures.figures import Row, figure_rows
-from textrl_agents.reward_models.options import EMBEDDED_REWARD, KINDS
+from textrl_agents.reward_models.options import KINDS
 from textrl_agents.reward_models.report import RewardModelReport
 from textrl_env.foreign_text import visible
 
@@ -20,7 +20,7 @@ tags:
 # A reward model of textrl-env
 
 {description} `textrl_env.make_reward("this folder")` loads it, and `textrl train --reward` takes it. A higher score is
-a better response. Scores have mean 0 and standard deviation 1 on the reference's responses ({reference}); before that
+a better response. {scores} mean 0 and standard deviation 1 on the reference's responses ({reference}); before that
 they are logits: Bradley-Terry's probability that one response is better than another is the sigmoid of the difference
 of their scores times {std:.4g}.
 
@@ -49,10 +49,6 @@ Intervals are Wilson's, 95%, with the effective number of pairs where a prompt h
 {settings}
 ```
 """
-_PRETRAINED = (
-    " The embedded reward model's hidden states were trained on pairs that the sentiment task's gold score ranked: on "
-    "that task, figures say little about what the feedback alone has taught."
-)
 
 
 def model_card(report: RewardModelReport, *, has_plot: bool) -> str:
@@ -64,9 +60,10 @@ def model_card(report: RewardModelReport, *, has_plot: bool) -> str:
     members = [("accuracy of each member", ", ".join(f"{value:.3f}" for value in report.members))]
     return _CARD.format(
         description=description,
+        scores="Scores have" if count == 1 or settings["combine"] == "mean" else "The members' mean scores have",
         reference=report.reference,
         std=report.normalization["std"],
-        note=_PRETRAINED if settings["model"] == EMBEDDED_REWARD else "",
+        note="" if report.caveat is None else f" {report.caveat}",
         data=_table(("what", "count"), ((name, f"{value:,}") for name, value in report.counts.items() if value)),
         figures=_table(("what", "value"), [*figure_rows(report.heldout), *(members if report.members else [])]),
         plot="\n![calibration](calibration.png)\n" if has_plot else "",

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation
+from textrl_agents.reward_models.options import EMBEDDED_REWARD
 
 REPORT_FILE = "report.json"
+_PRETRAINED = (
+    "The embedded reward model's hidden states were trained on pairs that the sentiment task's gold score ranked: on "
+    "that task, figures say little about what the feedback alone has taught."
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class RewardModelReport:
     heldout: RewardModelEvaluation
     members: tuple[float, ...] = ()
 
+    @property
+    def caveat(self) -> str | None:
+        """What has to be said beside the figures, in words; None where nothing has."""
+        return _PRETRAINED if self.settings["model"] == EMBEDDED_REWARD else None
+
     def to_dict(self) -> dict[str, Any]:
         """All of it but the folder, as plain JSON values."""
         return {
@@ -40,8 +50,18 @@ class RewardModelReport:
             "train": self.train.to_dict(),
             "heldout": self.heldout.to_dict(),
             "members": list(self.members),
+            "caveat": self.caveat,
         }
 
     def write(self, folder: Path) -> None:
         """Write `report.json`."""
         (folder / REPORT_FILE).write_text(json.dumps(self.to_dict(), indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def caveat_of(folder: Path) -> str | None:
+    """The caveat of a reward model that was trained here; None for one without, and for any other reward."""
+    try:
+        found = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))["caveat"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

@@ -15,16 +15,16 @@ from textrl_agents.reward_models.fitting.members import fit_members
 from textrl_agents.reward_models.heldout import Split, split_by_prompt
 from textrl_agents.reward_models.judgements import Judgements, read_judgements
 from textrl_agents.reward_models.measures.calibration import plot_calibration
-from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, gold_scores
+from textrl_agents.reward_models.measures.evaluation import RewardModelEvaluation, evaluate_scores, scores_of
 from textrl_agents.reward_models.options import TrainingOptions
 from textrl_agents.reward_models.reference import reference_of, scale_of
 from textrl_agents.reward_models.report import RewardModelReport
 from textrl_agents.runs.atomic import atomic_folder
 from textrl_env.errors import ConfigError
 from textrl_env.preferences.records import Record
+from textrl_env.rewards.combined.ensemble import combined
 from textrl_env.rewards.make import make_reward
 from textrl_env.rewards.reward_folder import ENSEMBLE, read_reward_file, save_normalization, write_reward_file
-from textrl_env.rewards.scoring import score_episodes
 from textrl_env.user_values import user_path
 
 
@@ -46,18 +46,20 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
     judgements = read_judgements(records, votes=chosen.votes, ties=chosen.ties, group=chosen.group)
     weights = chosen.attribute_weights(judgements.attributes)
     split = split_by_prompt(judgements, share=chosen.heldout, seed=chosen.seed)
-    gold = None if chosen.gold is None else gold_scores(chosen.gold, judgements)
+    gold = None if chosen.gold is None else scores_of(chosen.gold, judgements)
     reference = reference_of(judgements, chosen)
     conversations = [(each.prompt, each.text) for each in judgements.responses] + reference.samples
     members = fit_members(split.train, conversations, chosen, weights)
     count = len(judgements.responses)
-    mean_scores = np.mean([member.scores for member in members], axis=0)
-    mean, std = scale_of(mean_scores[reference.places])
+    means = [float(member.scores[reference.places].mean()) for member in members]
+    centred = np.stack([member.scores - shift for member, shift in zip(members, means, strict=True)])
+    mean, std = scale_of(np.mean([member.scores for member in members], axis=0)[reference.places])
+    scores = std * combined(centred / std, chosen.combine, chosen.coefficient)  # in logits, as the saved reward orders
 
     def judged(scores: np.ndarray, part: Judgements) -> RewardModelEvaluation:
         return evaluate_scores(scores[:count], part, weights=weights, gold=gold)
 
-    heldout = judged(mean_scores, split.heldout)
+    heldout = judged(scores, split.heldout)
     each = [judged(member.scores, split.heldout).accuracy for member in members] if len(members) > 1 else []
     report = RewardModelReport(
         folder=folder,
@@ -65,11 +67,11 @@ def train_reward_model(records: Iterable[Record], *, out: str | Path, **options:
         counts={**judgements.counts, **_split_counts(split)},
         normalization={"mean": mean, "std": std},
         reference=reference.described,
-        train=judged(mean_scores, split.train),
+        train=judged(scores, split.train),
         heldout=heldout,
         members=tuple(share.value for share in each if share is not None),
     )
-    _write(report, members, [float(member.scores[reference.places].mean()) for member in members], chosen)
+    _write(report, members, means, chosen)
     return report
 
 
@@ -83,14 +85,11 @@ def evaluate_reward_model(
     """
     chosen = _options({"gold": gold, **options})
     judgements = read_judgements(records, votes=chosen.votes, group=chosen.group)
-    reward = make_reward(folder)
-    prompts = [each.prompt for each in judgements.responses]
-    scored = score_episodes(reward, prompts, [each.text for each in judgements.responses]).scores
     return evaluate_scores(
-        scored * _logits_per_score(user_path(folder)),
+        scores_of(make_reward(folder), judgements) * _logits_per_score(user_path(folder)),
         judgements,
         weights=chosen.attribute_weights(judgements.attributes),
-        gold=None if gold is None else gold_scores(gold, judgements),
+        gold=None if gold is None else scores_of(gold, judgements),
     )
 
 

@@ -74,7 +74,7 @@ class EnsembleReward(Parts):
             parts.update({f"{name}/{part}": scores for part, scores in scored.parts.items()})
         by_member = np.stack(rows)  # (k, n)
         parts |= {_MEAN: by_member.mean(axis=0), _SPREAD: by_member.std(axis=0)}
-        return Scores(self._combined(by_member), parts)
+        return Scores(combined(by_member, self.combine, self.coefficient), parts)
 
     @property
     def score_tokens(self) -> Callable[..., list[float]] | None:
@@ -83,20 +83,22 @@ class EnsembleReward(Parts):
 
     def _score_tokens(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         rows = [score_newest_tokens(reward, prompts, completion_ids, columns) for reward in self.rewards.values()]
-        scores: list[float] = self._combined(np.stack([row for row in rows if row is not None])).tolist()
+        by_member = np.stack([row for row in rows if row is not None])
+        scores: list[float] = combined(by_member, self.combine, self.coefficient).tolist()
         return scores
-
-    def _combined(self, by_member: np.ndarray) -> np.ndarray:
-        """float64 [n] of [k, n]."""
-        if self.combine == "worst":
-            worst: np.ndarray = by_member.min(axis=0)
-            return worst
-        mean: np.ndarray = by_member.mean(axis=0)
-        return mean - self.coefficient * by_member.var(axis=0) if self.combine == "uncertainty" else mean
 
     def __repr__(self) -> str:
         charge = f", coefficient={self.coefficient:g}" if self.combine == "uncertainty" else ""
         return f"EnsembleReward([{', '.join(self.rewards)}], combine={self.combine!r}{charge})"
+
+
+def combined(by_member: np.ndarray, combine: str, coefficient: float) -> np.ndarray:
+    """The scores of an ensemble, float64 [n], of its members' [k, n]."""
+    if combine == "worst":
+        worst: np.ndarray = by_member.min(axis=0)
+        return worst
+    mean: np.ndarray = by_member.mean(axis=0)
+    return mean - coefficient * by_member.var(axis=0) if combine == "uncertainty" else mean
 
 
 def _scores_tokens(reward: Any) -> bool:

@@ -109,6 +109,10 @@ class NormalizedReward:
 
     def _see(self, scores: np.ndarray) -> None:
         mean, variance, count = float(scores.mean()), float(scores.var()), len(scores)
+        if scores.min() == scores.max():
+            # Rounding errors in a mean of equal scores would be taken for a tiny variance, and blown up to whole
+            # deviations.
+            mean, variance = float(scores[0]), 0.0
         total = self.count + count
         if self.count == 0:
             self.mean, self._variance = mean, variance

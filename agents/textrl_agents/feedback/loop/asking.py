@@ -18,6 +18,7 @@ from textrl_agents.feedback.simulated import answer_questions, simulated_annotat
 from textrl_agents.runs.atomic import write_atomically
 from textrl_env.preferences.question import Question
 from textrl_env.preferences.record_json import encoded, question_from_dict, question_to_dict
+from textrl_env.preferences.records import Comparison
 from textrl_env.preferences.store import FeedbackStore
 
 ATTEMPTS = 3  # to find as many pairs of different responses as are wanted
@@ -91,13 +92,26 @@ def _simulate(store: Path, questions: Sequence[Question], settings: LoopSettings
     os.replace(fresh, store)
 
 
-def waiting_for(store: Path, *, partial: bool) -> str | None:
-    """What is missing of the votes, in words; None where nothing is. partial: one vote is enough."""
+def waiting_for(store: Path, questions: Sequence[Question], *, partial: bool) -> str | None:
+    """What is missing of the votes, in words; None where nothing is.
+
+    questions: this round's. partial: one vote on any of them is enough; votes of rounds before are no answer to them.
+    """
     with FeedbackStore(store, read_only=True) as opened:
         progress = opened.progress()
-    if progress.answered == progress.questions or (partial and progress.votes):
-        return None
+        if progress.answered == progress.questions:
+            return None
+        if partial:
+            asked = {_about(question) for question in questions}
+            votes = (each for each in opened.records(Comparison) if isinstance(each, Comparison) and not each.skipped)
+            if any(_about(vote) in asked for vote in votes):
+                return None
     return f"{progress.votes:,} of {progress.votes_wanted:,} votes are given"
+
+
+def _about(judged: Question | Comparison) -> str:
+    """Name the prompt and the two responses."""
+    return json.dumps([judged.prompt, [candidate.text for candidate in judged.candidates]])
 
 
 def _places(rows: int, count: int, generator: np.random.Generator) -> list[int]:

@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from textrl_agents.evaluation.generation import generate
 from textrl_agents.feedback.consensus import consensus_comparisons
 from textrl_agents.feedback.loop.settings import LoopSettings
+from textrl_agents.feedback.questions.prompt_source import PromptSource
 from textrl_agents.feedback.votes import Votes
 from textrl_agents.reward_models import train_reward_model
-from textrl_agents.reward_models.options import TrainingOptions
+from textrl_agents.reward_models.options import Conversation, TrainingOptions
+from textrl_agents.reward_models.reference import SAMPLES
 from textrl_agents.runs.atomic import write_atomically
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder
 from textrl_agents.runs.train import RunResult, resume, train
 from textrl_agents.training.terminal import LINE_SECONDS
 from textrl_env.errors import ConfigError
+from textrl_env.models import CausalLMActorCritic
 from textrl_env.preferences.record_json import encoded, record_from_dict, record_to_dict
 from textrl_env.preferences.records import Comparison
 from textrl_env.preferences.store import FeedbackStore
@@ -53,10 +57,31 @@ def _place(record: Comparison) -> tuple[str, str]:
     return about, record.annotator or ""
 
 
-def learn_reward(consensus: Path, settings: LoopSettings, model: str, out: Path, told: Callable[[str], None]) -> None:
+def start_samples(start: CausalLMActorCritic, settings: LoopSettings) -> list[Conversation]:
+    """At least `SAMPLES` responses of the policy that the loop began with, as the task samples and ends them."""
+    source = PromptSource.of_task(settings.task).drawn(SAMPLES, settings.seed)
+    sampled = generate(
+        start,
+        [prompt for prompt, _ in source.rows],
+        n=-(-SAMPLES // len(source.rows)),
+        max_new_tokens=source.max_new_tokens,
+        stop=source.stop,
+        seed=settings.seed,
+    )
+    return [(each.prompt, each.response) for each in sampled]
+
+
+def learn_reward(
+    consensus: Path,
+    settings: LoopSettings,
+    model: str,
+    start: CausalLMActorCritic,
+    out: Path,
+    told: Callable[[str], None],
+) -> None:
     """Train a reward model on the consensus.
 
-    Its scores have mean 0 and standard deviation 1 on the samples of `model`, which the loop started from.
+    Its scores have mean 0 and standard deviation 1 on the samples of `start`, the policy that `model` is.
     """
     if out.exists():  # of a process that was killed before it noted that it was done
         shutil.rmtree(out)
@@ -64,7 +89,7 @@ def learn_reward(consensus: Path, settings: LoopSettings, model: str, out: Path,
     gold = get_task(settings.task).gold
     arguments = {
         "model": model,
-        "reference": model,
+        "reference": settings.reward.get("reference") or start_samples(start, settings),
         "gold": None if gold is None else make_reward(gold),
         "seed": settings.seed,
         "device": settings.device,

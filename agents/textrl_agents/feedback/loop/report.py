@@ -60,7 +60,7 @@ def table_row(one: RoundResult) -> list[str]:
     gained = one.gain.get(GOLD)
     return [
         str(one.number),
-        "" if one.accuracy is None else f"{one.accuracy['value']:.0%}",
+        "" if one.accuracy is None else "{value:.2f} [{low:.2f}, {high:.2f}]".format(**one.accuracy),
         str(one.end[KL]),
         f"{one.distance:.2f}",
         str(one.start[PROXY]),

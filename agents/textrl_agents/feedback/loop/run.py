@@ -60,8 +60,8 @@ def run_loop(
     """Begin a loop in the folder `out`, or go on with the one there, until it is done or waits for people.
 
     settings: None for those that it was begun with, or the default ones. Only `rounds` and `device` may change.
-    partial: go on with the votes that there are, though questions are open. told: gets what is being done, in words.
-    progress: whether PPO shows its progress on stderr.
+    partial: go on with the votes that there are, though questions are open; a round without a vote waits all the same.
+    told: gets what is being done, in words. progress: whether PPO shows its progress on stderr.
 
     Every step's result is there whole or not at all. A loop that was stopped or killed at any moment and is started
     again comes to the same result. Raises ConfigError before anything is written where the settings cannot work.
@@ -126,7 +126,7 @@ class _Loop:
 
     def _ask(self, number: int, partial: bool) -> str | None:
         """Get the votes; return what is missing of them where people have to give them."""
-        store = self.folder.store
+        store, questions = self.folder.store, self.folder.round(number).questions
 
         def work() -> None:
             if self.settings.ask == "simulated":
@@ -136,8 +136,10 @@ class _Loop:
 
         self.folder.step(f"round {number}: asked", work)
         name = f"round {number}: votes"
-        if name not in self.folder.done and (waiting := waiting_for(store, partial=partial)) is not None:
-            return waiting
+        if name not in self.folder.done:
+            waiting = waiting_for(store, read_pairs(questions), partial=partial)
+            if waiting is not None:
+                return waiting
         self.folder.step(name, lambda: None)
         return None
 
@@ -150,7 +152,7 @@ class _Loop:
 
         def reward() -> None:
             self.told(f"round {number}: training the reward model")
-            learn_reward(paths.consensus, self.settings, self.model, paths.reward, self.told)
+            learn_reward(paths.consensus, self.settings, self.model, self._policy(0), paths.reward, self.told)
 
         self.folder.step(f"round {number}: consensus", consensus)
         self.folder.step(f"round {number}: reward", reward)

@@ -126,13 +126,16 @@ def best_of_four(scores: np.ndarray, pairs: Sequence[Pair], judgements: Judgemen
     return share_of(_right(leads), [judgements.responses[place].item for place in chosen])
 
 
-def gold_scores(gold: Callable[..., Any], judgements: Judgements) -> np.ndarray:
-    """The gold scores of all responses, float64 [n]. Raises what `score_episodes` raises."""
+def scores_of(reward: Callable[..., Any], judgements: Judgements) -> np.ndarray:
+    """A reward's scores of all responses, float64 [n]; it gets the prompts' columns that all of them have.
+
+    Raises what `score_episodes` raises.
+    """
     responses = judgements.responses
     shared = set.intersection(*(set(each.columns) for each in responses)) if responses else set()
     columns = {name: [each.columns[name] for each in responses] for name in shared}
     prompts, texts = [each.prompt for each in responses], [each.text for each in responses]
-    return score_episodes(gold, prompts, texts, columns=columns).scores
+    return score_episodes(reward, prompts, texts, columns=columns).scores
 
 
 def _leads(scores: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:

@@ -49,8 +49,11 @@ REFUSED = (
 class SFTResult(NamedTuple):
     """What came of it.
 
-    loss_before, loss_after: mean loss of a response's token in nats on held-out prompts; None where none are held out.
+    loss_before, loss_after: TRL's evaluation loss on held-out prompts; None where none are held out. It is the mean
+        over rows of what a response's token costs in the row's batch, in nats: where responses differ in length it is
+        not the mean over all tokens, and another batch size gives another number.
     train, heldout: the rows, and how many did not fit. tokens: trained on, prompts included.
+    shared: demonstrations that were left out of those held out, since their prompts are trained on.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class SFTResult(NamedTuple):
     samples: list[Sample]
     tokens: int
     seconds: float
+    shared: int = 0
 
     @property
     def policy(self) -> Path:
@@ -81,7 +85,8 @@ def train_sft(
 ) -> SFTResult:
     """Train a causal LM to answer as demonstrations do; the loss is on the responses and their EOS alone.
 
-    data: what `read_examples` takes. heldout: the same, to measure the loss on; None takes a share of `data`.
+    data: what `read_examples` takes. heldout: the same, to measure the loss on, but for prompts that `data` has too;
+        None takes a share of `data`.
     model, tokenizer: what `load_model` takes.
     out: a new folder. It gets `policy/`, which plain transformers loads, `metrics.jsonl`, `curve.png` and `samples.md`.
     progress: whether to show it on stderr.
@@ -109,13 +114,26 @@ def _require_free(run: RunFolder) -> None:
 class _Split(NamedTuple):
     train: list[Example]
     heldout: list[Example]
+    shared: int = 0
 
 
 def _split(data: list[Example], heldout: list[Example] | None, share: int) -> _Split:
-    """Divide by prompt, so that no prompt stands on both sides."""
-    if heldout is not None or share == 0:
-        return _Split(data, heldout or [])
+    """Divide by prompt, so that no prompt stands on both sides; `heldout` loses those that `data` has.
+
+    Raises ConfigError where nothing is left of it.
+    """
     items = [prompt_item({"prompt": example.prompt}) for example in data]
+    if heldout is not None:
+        trained = set(items)
+        kept = [each for each in heldout if prompt_item({"prompt": each.prompt}) not in trained]
+        if not kept:
+            raise ConfigError(
+                f"all {len(heldout)} held-out demonstrations answer prompts that are trained on, so they would not "
+                "tell how it does on others; hold out other prompts, or a share of DATA"
+            )
+        return _Split(data, kept, len(heldout) - len(kept))
+    if share == 0:
+        return _Split(data, [])
     places = split_places(items, {"heldout": share})
     return _Split([data[at] for at in places["train"]], [data[at] for at in places["heldout"]])
 
@@ -134,7 +152,7 @@ def _train(
     train, heldout = (
         encode_examples(part, policy.tokenizer, policy.vocabulary.eos_ids.tolist(), max_length=max_length,
                         overflow=settings.overflow)
-        for part in examples
+        for part in (examples.train, examples.heldout)
     )  # fmt: skip
     if not train.rows:
         raise ConfigError(f"no row has room for a response within max_length={max_length}; raise it")
@@ -159,6 +177,7 @@ def _train(
         samples=samples,
         tokens=log.tokens,
         seconds=time.monotonic() - started,
+        shared=examples.shared,
     )
 
 
