@@ -35,7 +35,7 @@ class Question:
     attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise UnknownName("kind of question", self.kind, KINDS)
         object.__setattr__(self, "candidates", tuple(self.candidates))
         object.__setattr__(self, "attributes", tuple(self.attributes))
