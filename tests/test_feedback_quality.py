@@ -259,7 +259,7 @@ DEGENERATE: dict[str, tuple[Callable[[], list[Record]], str]] = {
         lambda: [vote(n, who, 0, order=(0, 1)) for n in range(4) for who in "abc"],
         "No record says how long",
     ),
-    "no pseudonyms": (lambda: [vote(n, None, n % 2) for n in range(6)], "one annotator alone"),
+    "no pseudonyms": (lambda: [vote(n, None, n % 2) for n in range(6)], "(unknown) may be several people"),
     "edits alone": (lambda: [Edit(prompt="p", candidates=(Candidate("x"),), edited="y")], "There are no comparisons"),
     "one vote": (lambda: [vote(0, "a", 0, order=(0, 1), duration=1.0)], "one annotator alone"),
 }
@@ -270,6 +270,7 @@ def test_a_degenerate_store_is_told_in_words_and_never_as_nan(store: str, tmp_pa
     make, said = DEGENERATE[store]
     quality = quality_of(make())
     assert any(said in note for note in quality.notes), quality.notes
+    assert any("one annotator alone" in note for note in quality.notes) == (store in ("one annotator", "one vote"))
     json.dumps(dataclasses.asdict(quality), allow_nan=False)
     text, page = write_quality_report(tmp_path, quality)
     for path in (text, page):
