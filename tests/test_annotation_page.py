@@ -220,6 +220,17 @@ class TestAnswers:
         (record,) = page.records()
         assert (record.annotator, record.duration) == ("annotator-2", 7.0)
 
+    def test_seconds_do_not_depend_on_how_long_leases_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The server may be started anew with another time for a question, while somebody has one."""
+        now = [1000.0]
+        monkeypatch.setattr(page_app.time, "time", lambda: now[0])
+        page = Page(tmp_path, [comparison()], clock=lambda: now[0], lease_seconds=60)
+        assert page.store.next_question("annotator-1", seconds=600) is not None
+        now[0] += 7
+        client = page.signed_in()
+        send(client, question_of(client), choice="left")
+        assert [record.duration for record in page.records()] == [7.0]
+
     @pytest.mark.parametrize("kind", ["ranking", "rating", "edit"])
     def test_what_one_cannot_answer_goes_to_another(self, tmp_path: Path, kind: str):
         texts = ("a", "b") if kind == "ranking" else ("a",)

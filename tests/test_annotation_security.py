@@ -131,6 +131,8 @@ class TestRefusals:
         assert send(client, choice="left", comment="x" * LARGEST_BODY).status_code == 413
         chunks = (b"x" for _ in range(2))
         assert client.post("/answer", content=chunks).status_code == 411
+        both = {"Content-Length": "10", "Transfer-Encoding": "chunked"}  # uvicorn would read all chunks
+        assert client.post("/answer", content=b"a=12345678", headers=both).status_code == 411
         for length in ("-1", "9" * 5000, "²", "1e3"):
             headers = [(b"host", b"127.0.0.1:8765"), (b"content-length", length.encode("latin-1"))]
             assert client.request("POST", "/answer", headers=headers).status_code == 411

@@ -79,6 +79,16 @@ def test_anonymise_hides_who_it_was_and_keeps_who_is_the_same(store: Path, tmp_p
     assert "because" in (tmp_path / "one").read_text(), "free text stays unless --drop-text is given"
 
 
+def test_anonymise_says_what_may_name_people_still(store: Path, tmp_path: Path):
+    """A column of the prompts may hold anything, such as who annotated them in the file that was imported."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "Ann Example", "group": 1}
+    (tmp_path / "more.jsonl").write_text(json.dumps(row))
+    assert textrl("import", store, tmp_path / "more.jsonl").exit_code == 0
+    told = textrl("export", store, tmp_path / "out", "--anonymise").stderr
+    assert "columns are as they were; look whether they name people: ['annotator', 'group'" in told
+    assert "name people" not in textrl("export", store, tmp_path / "out").stderr
+
+
 def test_drop_text_leaves_no_word_of_an_annotator(store: Path, tmp_path: Path):
     assert textrl("export", store, tmp_path / "out", "--drop-text").exit_code == 0
     assert "because" not in (tmp_path / "out").read_text()

@@ -390,6 +390,38 @@ def paths(value: Any, depth: int = 5) -> list[tuple[Any, ...]]:
     return [(key, *rest) for key, part in items for rest in [(), *(paths(part, depth - 1) if depth else ())]]
 
 
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("trl", "margin"), ("trl-implicit", "prompt"), ("hh-rlhf", "prompt"), ("helpsteer", "verbosity")],
+)
+def test_a_column_that_would_be_read_as_something_else_is_left_out(tmp_path: Path, name: str, column: str):
+    """As a margin that nobody gave, or a prompt that nobody was asked."""
+    common: dict[str, Any] = {"prompt": "p ", "columns": {column: 2}}
+    pair = (Candidate("a"), Candidate("b"))
+    record = Comparison(**common, candidates=pair, preferred=0)
+    rating = Rating(**common, candidates=pair[:1], ratings={"helpfulness": 3})
+    path, left_out = written(tmp_path, [rating if name == "helpsteer" else record], name)
+    assert left_out == {f"a prompt with a column named {column!r}": 1}
+    assert path.read_text() == ""
+
+
+def test_a_task_that_others_annotated_anew_keeps_them_apart():
+    """Its `meta` names the annotator of the export, and Label Studio whoever annotated it there."""
+    choice = {"type": "pairwise", "from_name": "pw", "to_name": "answer1,answer2", "value": {"selected": "right"}}
+    again = task([choice], created_at="1970-01-02T00:00:00")
+    again["annotations"] += [{"result": [], "completed_by": 4}, {"result": []}]
+    again["meta"] = {"annotator": "a17", "candidates": [{}, {}]}
+    records = FORMATS["label-studio"].read(again)
+    assert [each.annotator for each in records] == ["user-3", "user-4", "a17"]
+    assert records[0].created == 86400.0  # UTC, wherever this runs
+
+
+@pytest.mark.parametrize("wrong", [5, [1], ["a", None, {}], {"x": 1}])
+def test_a_comment_that_is_no_text(wrong: Any):
+    with pytest.raises(ConfigError, match="annotation 0: the 'text' of a textarea must be a text"):
+        FORMATS["label-studio"].read(task([{"type": "textarea", "value": {"text": wrong}}]))
+
+
 def test_rows_of_no_known_format(tmp_path: Path):
     with pytest.raises(
         ConfigError, match=r"rows with the keys \['answer', 'question'\] are of no known format; known: tex"

@@ -140,6 +140,17 @@ def test_alpha_does_not_know_which_response_comes_first():
     assert alpha_of_votes(Votes.of(chosen_first)) == alpha_of_votes(Votes.of(comparisons))
 
 
+def test_dawid_skene_does_not_know_which_response_comes_first():
+    """Of imported data the first vote on a pair is always for response 0."""
+    comparisons, truth = simulated(0, pairs=100)
+    chosen_first = [each if each.preferred == 0 else swapped(each) for each in comparisons]
+    votes, other = Votes.of(comparisons), Votes.of(chosen_first)
+    mine, theirs = METHODS["dawid_skene"](votes), METHODS["dawid_skene"](other)
+    assert theirs.quality == pytest.approx(mine.quality)
+    assert theirs.probability == pytest.approx(mine.probability)
+    assert accuracy(other, theirs.labels, truth) == accuracy(votes, mine.labels, truth)
+
+
 @pytest.mark.parametrize(("flip", "expected"), [(0.0, 1.0), (0.5, 0.0)])
 def test_alpha_of_perfect_and_of_random_annotators(flip: float, expected: float):
     rng = np.random.default_rng(0)
@@ -193,7 +204,18 @@ def test_shares_of_the_left_and_of_the_longer_response():
     left, longer = share_of_left(votes, rng), share_of_longer(votes, rng)
     assert (left.value, left.votes) == (pytest.approx(2 / 3), 3)
     assert (longer.value, longer.votes) == (3 / 4, 4)  # "second" is longer than "first"
-    assert (left.low, left.high) == (0.5, 1.0)  # of pairs with one of two and one of one
+    assert left.low is not None
+    assert left.high is not None
+    assert left.low < 0.5 < left.high
+
+
+@pytest.mark.parametrize(("pairs", "differs"), [(2, False), (4, False), (12, True)])
+def test_a_few_votes_that_are_all_for_the_left_show_no_bias_yet(pairs: int, differs: bool):
+    """By an exact test of a share of 1/2: p = 0.5, 0.125 and 0.0005."""
+    votes = Votes.of([vote(number, "a", 0, order=(0, 1)) for number in range(pairs)])
+    share = share_of_left(votes, np.random.default_rng(0))
+    assert (share.value, share.high) == (1.0, 1.0)
+    assert share.differs_from_half is differs
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -237,7 +259,7 @@ DEGENERATE: dict[str, tuple[Callable[[], list[Record]], str]] = {
         lambda: [vote(n, who, 0, order=(0, 1)) for n in range(4) for who in "abc"],
         "No record says how long",
     ),
-    "no pseudonyms": (lambda: [vote(n, None, n % 2) for n in range(6)], "one annotator alone"),
+    "no pseudonyms": (lambda: [vote(n, None, n % 2) for n in range(6)], "(unknown) may be several people"),
     "edits alone": (lambda: [Edit(prompt="p", candidates=(Candidate("x"),), edited="y")], "There are no comparisons"),
     "one vote": (lambda: [vote(0, "a", 0, order=(0, 1), duration=1.0)], "one annotator alone"),
 }
@@ -248,6 +270,7 @@ def test_a_degenerate_store_is_told_in_words_and_never_as_nan(store: str, tmp_pa
     make, said = DEGENERATE[store]
     quality = quality_of(make())
     assert any(said in note for note in quality.notes), quality.notes
+    assert any("one annotator alone" in note for note in quality.notes) == (store in ("one annotator", "one vote"))
     json.dumps(dataclasses.asdict(quality), allow_nan=False)
     text, page = write_quality_report(tmp_path, quality)
     for path in (text, page):

@@ -142,6 +142,40 @@ def test_a_lease_that_expires_is_free_again(store: FeedbackStore, clock: Clock):
     assert [record.annotator for record in store.records()] == ["b"]
 
 
+def test_a_clock_set_back_gives_a_place_to_one_annotator_alone(store: FeedbackStore, clock: Clock):
+    """The lease that had expired would run again beside the one that took its place, and neither could answer."""
+    store.ask(pairs(1))
+    first = store.next_question("a", seconds=10)
+    clock.now += 11
+    second = store.next_question("b", seconds=10)
+    clock.now -= 5
+    assert first is not None
+    assert second is not None
+    with pytest.raises(LeaseLost):
+        store.answer(first.token, first.record(preferred=0))
+    assert store.answer(second.token, second.record(preferred=1))
+
+
+def test_a_lease_of_a_clock_that_was_years_ahead_ends(store: FeedbackStore, clock: Clock):
+    store.ask(pairs(1))
+    clock.now += 1e8
+    assert store.next_question("a", seconds=10) is not None
+    clock.now -= 5
+    assert store.next_question("b") is None, "a small correction takes no question away"
+    clock.now -= 1e8
+    assert store.progress().leased == 0
+    assert vote(store, "b") == 1
+
+
+def test_a_lease_knows_when_it_began(store: FeedbackStore, clock: Clock):
+    store.ask(pairs(1))
+    lease = store.next_question("a", seconds=10)
+    assert lease is not None
+    assert (lease.started, lease.expires) == (clock.now, clock.now + 10)
+    clock.now += 5
+    assert store.next_question("a", seconds=99) == lease
+
+
 def test_a_late_answer_counts_where_nobody_took_the_place(store: FeedbackStore, clock: Clock):
     store.ask(pairs(1))
     late = store.next_question("a", seconds=10)
@@ -261,6 +295,7 @@ def test_an_answer_to_something_else_is_refused(store: FeedbackStore):
         (("ranking", "p", PAIR[:1]), "asked of two or more, got 1"),
         (("edit", "p", PAIR), "asked of one candidate, got 2"),
         (("vote", "p", PAIR), "unknown kind of question 'vote'"),
+        ((["edit"], "p", PAIR), "unknown kind of question \\['edit'\\]"),
         (("comparison", 7, PAIR), "the prompt must be a text or a list of chat messages, got int"),
         (("comparison", [{"role": "user"}], PAIR), "message 0 of a chat has no 'content'"),
         (("comparison", "\ud800", PAIR), "half of a surrogate pair"),
@@ -283,6 +318,14 @@ def test_questions_that_nobody_could_answer(arguments: tuple[Any, ...], match: s
         ({"prompt": None}, "the prompt must be a text or a list of chat messages"),
         ({"candidates": (PAIR[0], PAIR[0])}, "needs two different responses"),
         ({"order": (0, 0)}, "order must hold each of the 2 indices once"),
+        ({"order": (0.0, 1.0)}, "order must hold each of the 2 indices once"),
+        ({"order": ("0", "1")}, "order must hold each of the 2 indices once"),
+        ({"preferred": 1.0}, "preferred must be 0, 1 or None"),
+        ({"preferred": None, "skipped": "no"}, "skipped must be true or false"),
+        ({"created": None}, "created must be a number of seconds"),
+        ({"created": 10**400}, "created must be a number of seconds"),
+        ({"duration": True}, "duration must be a number of seconds"),
+        ({"margin": 10**400}, "margin must be a number > 0"),
         ({"columns": {"completions": 1}}, "a name that rewards get for something else"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import socket
 from collections.abc import Callable, Iterator
@@ -83,6 +84,49 @@ def test_the_token_goes_into_its_header_and_nowhere_else(serve: Any, monkeypatch
     monkeypatch.delenv("SCORE_TOKEN")
     with pytest.raises(ConfigError, match="'SCORE_TOKEN' of the reward server's token is not set"):
         reward(PROMPTS, COMPLETIONS)
+
+
+def echo(handler: Handler, asked: Any) -> None:
+    handler.say(200, json.dumps({"got": handler.headers["X-Key"]}).encode())
+
+
+def echo_as_score(handler: Handler, asked: Any) -> None:
+    handler.say(200, json.dumps({"rewards": [handler.headers["X-Key"]]}).encode())
+
+
+def echo_far_behind(handler: Handler, asked: Any) -> None:
+    handler.say(403, b"-" * 290 + handler.headers["X-Key"].encode())
+
+
+def echo_as_json(handler: Handler, asked: Any) -> None:
+    handler.say(403, json.dumps([handler.headers["X-Key"]]).encode())
+
+
+def echo_elsewhere(handler: Handler, asked: Any) -> None:
+    handler.say(302, b"", Location=f"http://elsewhere/?key={handler.headers['X-Key']}")
+
+
+@pytest.mark.parametrize("token", [TOKEN, 'quo\'ted\\ "token"'])
+@pytest.mark.parametrize("answer", [echo, echo_as_score, echo_far_behind, echo_as_json, echo_elsewhere])
+def test_a_server_that_sends_the_token_back(serve: Any, monkeypatch: Any, answer: Answer, token: str) -> None:
+    monkeypatch.setenv("SCORE_TOKEN", token)
+    reward = RemoteReward(serve(answer).url, token_env="SCORE_TOKEN", header="X-Key", retries=0)
+    with pytest.raises(RewardError) as caught:
+        reward(["p"], ["a"])
+    assert token[:5] not in str(caught.value)
+    assert "*" in str(caught.value)
+
+
+def test_a_forked_process_has_connections_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over its parent's it would read the answers to the parent's samples."""
+    server = serve(lambda handler, asked: (ports.append(handler.client_address[1]), lengths(handler, asked))[1])
+    ports: list[int] = []
+    reward = RemoteReward(server.url)
+    reward(["p"], ["a"])
+    reward(["p"], ["a"])
+    monkeypatch.setattr(connection.os, "getpid", lambda: 1)  # as a forked process has
+    reward(["p"], ["a"])
+    assert ports[0] == ports[1] != ports[2]
 
 
 def test_copies_and_pickles_ask_too(serve: Any) -> None:
@@ -247,6 +291,7 @@ def test_what_json_cannot_hold_is_not_sent(serve: Any) -> None:
         ("http://", "is no address of a reward server"),
         ("http:///path", "is no address of a reward server"),
         ("http://host:port/", "is no address of a reward server"),
+        ("http://user:pass@host:99999999/", "is no address of a reward server"),
     ],
 )
 def test_addresses_that_cannot_be_used(url: str, message: str) -> None:

@@ -108,6 +108,8 @@ def test_the_shape_of_openrlhf() -> None:
         ({"query": ["ab"], "prompts": ["a", "b"]}, "1 queries, but 2 prompts"),
         ({"query": ["ab"], "prompts": ["x"]}, "query[0] does not begin with its prompt"),
         ({"query": [3], "prompts": ["x"]}, "query[0] and its prompt must be texts"),
+        ({"query": ["ab"], "labels": ["x", "y"]}, "1 queries, but 2 labels"),
+        ({"query": ["ab"], "labels": "x"}, "'labels' must be a list, got 'x'"),
         ({"prompts": ["a"] * 9, "completions": ["b"] * 9}, "9 samples in one request, and at most 8 are taken"),
     ],
 )
@@ -115,6 +117,18 @@ def test_bad_requests_are_told_why(content: Any, message: str) -> None:
     status, answer = post(content, max_batch=8)
     assert status == 400
     assert message in answer["error"]
+
+
+def test_a_page_in_a_browser_is_refused() -> None:
+    """A form needs no leave of ours to be sent here, and a foreign name that leads to this machine can read answers."""
+
+    def never(prompts: list, completions: list, **columns: Any) -> list[float]:
+        raise AssertionError("this was scored")
+
+    content = json.dumps({"prompts": ["p"], "completions": ["c"]})
+    for origin in ("http://evil.example", "null", "http://testserver"):
+        answer = client(never).post("/", content=content, headers={"Origin": origin, "Content-Type": "text/plain"})
+        assert (answer.status_code, answer.json()["error"]) == (403, "requests of pages in a browser are refused")
 
 
 def test_a_body_that_is_too_large_is_refused() -> None:

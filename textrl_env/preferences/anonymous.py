@@ -1,4 +1,4 @@
-"""Records that no longer tell who made them: pseudonyms hashed with a salt that nobody keeps, and no free text."""
+"""Records without pseudonyms: they are hashed with a salt that nobody keeps; and records without free text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _DIGITS = 16  # hexadecimal, of a hash: 64 bits
 def anonymized(records: Iterable[Record]) -> Iterator[Record]:
     """Replace each annotator by an HMAC-SHA256 of the pseudonym, whose key is drawn at random for this call.
 
-    Records of one annotator stay together, and nobody can link them to the pseudonym or to another export. Prompts,
-    responses, their columns, times and free text are as they were; `without_free_text` drops the last.
+    Records of one annotator stay together, and a hash tells neither the pseudonym nor which hash of another export is
+    the same annotator's. All else is as it was and may tell: prompts, responses, their columns, which may hold names,
+    times, and free text, which `without_free_text` drops.
     """
     key = secrets.token_bytes(32)
     for record in records:

@@ -35,7 +35,7 @@ class Question:
     attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise UnknownName("kind of question", self.kind, KINDS)
         object.__setattr__(self, "candidates", tuple(self.candidates))
         object.__setattr__(self, "attributes", tuple(self.attributes))
@@ -68,10 +68,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Lease:
-    """A question that one annotator has until `expires`.
+    """A question that one annotator has from `started` until `expires`.
 
     token: an unguessable text, which answers it. order: the candidates' indices from left to right, drawn at random.
-    expires: seconds since 1970, UTC.
+    started, expires: seconds since 1970, UTC.
     """
 
     token: str
@@ -79,6 +79,7 @@ class Lease:
     question: Question
     annotator: str
     order: tuple[int, ...]
+    started: float
     expires: float
 
     def record(self, **judgement: Any) -> Record:

@@ -80,11 +80,11 @@ class Judgement:
             check_text(_text("comment", self.comment), "the comment")
         if self.order is not None:
             object.__setattr__(self, "order", tuple(self.order))
-            if sorted(self.order) != list(range(len(self.candidates))):
+            if not all(map(_is_whole, self.order)) or sorted(self.order) != list(range(len(self.candidates))):
                 raise ConfigError(f"order must hold each of the {len(self.candidates)} indices once, got {self.order}")
         for name in ("created", "duration"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            if not (value is None and name == "duration") and not (_is_number(value) and value >= 0):
                 raise ConfigError(f"{name} must be a number of seconds >= 0, got {shown(value)}")
 
 
@@ -97,6 +97,18 @@ def check_pseudonym(annotator: Any) -> None:
         raise ConfigError(
             f"annotator must be a pseudonym, such as 'a17', and no e-mail address, got {shown(annotator)}"
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number; an integer beyond the range of floats is none that anything could use."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _text(name: str, value: Any) -> str:
@@ -123,12 +135,13 @@ class Comparison(Judgement):
             raise ConfigError(f"a comparison has two candidates, got {len(self.candidates)}")
         if self.candidates[0].text == self.candidates[1].text:
             raise ConfigError(f"a comparison needs two different responses, got twice {shown(self.candidates[0].text)}")
-        if self.preferred is not None and (isinstance(self.preferred, bool) or self.preferred not in (0, 1)):
+        if self.preferred is not None and not (_is_whole(self.preferred) and self.preferred in (0, 1)):
             raise ConfigError(f"preferred must be 0, 1 or None (a tie), got {shown(self.preferred)}")
+        if not isinstance(self.skipped, bool):
+            raise ConfigError(f"skipped must be true or false, got {shown(self.skipped)}")
         if self.skipped and self.preferred is not None:
             raise ConfigError("a comparison that was skipped has no preferred response")
-        is_number = isinstance(self.margin, (int, float)) and not isinstance(self.margin, bool)
-        if self.margin is not None and (self.preferred is None or not is_number or not 0 < self.margin < math.inf):
+        if self.margin is not None and (self.preferred is None or not _is_number(self.margin) or self.margin <= 0):
             raise ConfigError(f"margin must be a number > 0 beside a preferred response, got {shown(self.margin)}")
 
     @property
@@ -164,7 +177,7 @@ class Ranking(Judgement):
         count = len(self.candidates)
         if count < 2:
             raise ConfigError(f"a ranking has two or more candidates, got {count}")
-        fits = all(isinstance(rank, int) and not isinstance(rank, bool) and 1 <= rank <= count for rank in self.ranks)
+        fits = all(_is_whole(rank) and 1 <= rank <= count for rank in self.ranks)
         if len(self.ranks) != count or not fits:
             raise ConfigError(f"ranks must hold a number from 1 to {count} for each candidate, got {shown(self.ranks)}")
 
@@ -182,7 +195,7 @@ class Rating(Judgement):
         if not isinstance(self.ratings, Mapping) or not self.ratings:
             raise ConfigError(f"a rating needs at least one attribute with its value, got {shown(self.ratings)}")
         for name, value in self.ratings.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value not in RATINGS:
+            if not _is_whole(value) or value not in RATINGS:
                 raise ConfigError(f"the rating of {shown(name)} must be 1 to 5, got {shown(value)}")
 
 

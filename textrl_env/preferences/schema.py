@@ -24,12 +24,14 @@ _VERSION_1 = (
     )""",
     "CREATE INDEX open_questions ON questions (id) WHERE missing > 0",
     "CREATE INDEX votes_of_questions ON questions (missing, votes)",
-    # Who has, or had, which question. state: open, answered, skipped or released; an open one lasts until `expires`.
+    # Who has, or had, which question. state: open, answered, skipped or released; an open one lasts from `started` to
+    # `expires`, and counts no more once the question was given to somebody else.
     """CREATE TABLE leases (
         token TEXT PRIMARY KEY,
         question_id INTEGER NOT NULL REFERENCES questions,
         annotator TEXT NOT NULL,
         shown_order TEXT NOT NULL,
+        started REAL NOT NULL,
         expires REAL NOT NULL,
         state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'answered', 'skipped', 'released')),
         record_id INTEGER REFERENCES records

@@ -32,9 +32,12 @@ from textrl_env.preferences.records import KINDS, Record, check_pseudonym, kind_
 
 _PAGE = 1000  # records read at a time
 
-# Places of a question that are taken: its answers, and the leases of other annotators that have not expired.
-_TAKEN = """SELECT count(*) FROM leases WHERE question_id = ?
-    AND (state = 'answered' OR state = 'open' AND expires > ? AND annotator <> ?)"""
+# Whether a lease runs at the time ?1. Where the clock was set back by more than a lease's length it does not: a clock
+# that was years ahead would keep its question from everybody for years.
+_RUNS = "(state = 'open' AND expires > ?1 AND started - (expires - started) < ?1)"
+# Places of question ?2 that are taken: its answers, and the leases that run, but for those of annotator ?3.
+_TAKEN = f"""SELECT count(*) FROM leases WHERE question_id = ?2
+    AND (state = 'answered' OR {_RUNS} AND annotator <> ?3)"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class FeedbackStore:
         now = self._clock()
         with self._database.writing() as connection:
             held = connection.execute(
-                """SELECT token FROM leases WHERE annotator = ? AND state = 'open' AND expires > ?""", (annotator, now)
+                f"SELECT token FROM leases WHERE annotator = ?2 AND {_RUNS}", (now, annotator)
             ).fetchone()
             if held is not None:
                 return _lease(connection, held[0])
@@ -161,13 +164,19 @@ class FeedbackStore:
                 chosen = self._returned_question(connection, annotator, now)
             if chosen is None:
                 return None
+            # Who had the place before has lost it, whatever the clock will say.
+            connection.execute(
+                f"UPDATE leases SET state = 'released' WHERE question_id = ?2 AND state = 'open' AND NOT {_RUNS}",
+                (now, chosen),
+            )
             token = secrets.token_urlsafe(24)
             body = connection.execute("SELECT body FROM questions WHERE id = ?", (chosen,)).fetchone()[0]
             order = list(range(len(json.loads(body)["candidates"])))
             self._random.shuffle(order)
             connection.execute(
-                "INSERT INTO leases (token, question_id, annotator, shown_order, expires) VALUES (?, ?, ?, ?, ?)",
-                (token, chosen, annotator, json.dumps(order), now + seconds),
+                """INSERT INTO leases (token, question_id, annotator, shown_order, started, expires)
+                VALUES (?, ?, ?, ?, ?, ?)""",
+                (token, chosen, annotator, json.dumps(order), now, now + seconds),
             )
             return _lease(connection, token)
 
@@ -193,7 +202,7 @@ class FeedbackStore:
             if _has_answered(connection, held):
                 return False
             votes = connection.execute("SELECT votes FROM questions WHERE id = ?", (held.question_id,)).fetchone()[0]
-            taken = connection.execute(_TAKEN, (held.question_id, now, held.annotator)).fetchone()[0]
+            taken = connection.execute(_TAKEN, (now, held.question_id, held.annotator)).fetchone()[0]
             if taken >= votes:
                 raise LeaseLost(
                     "this question was given to another annotator after the time for it had passed; "
@@ -245,7 +254,7 @@ class FeedbackStore:
                 FROM questions"""
             ).fetchone()
             leased = connection.execute(
-                "SELECT count(DISTINCT question_id) FROM leases WHERE state = 'open' AND expires > ?", (now,)
+                f"SELECT count(DISTINCT question_id) FROM leases WHERE {_RUNS}", (now,)
             ).fetchone()[0]
             counts = connection.execute(
                 """SELECT name, (SELECT count(*) FROM leases WHERE annotator = name AND state = 'answered')
@@ -261,7 +270,7 @@ class FeedbackStore:
         query = "SELECT id, votes FROM questions WHERE id > ? AND missing > 0 ORDER BY id"
         for number, votes in connection.execute(query, (start,)):
             passed.append((annotator, number))
-            if connection.execute(_TAKEN, (number, now, annotator)).fetchone()[0] < votes:
+            if connection.execute(_TAKEN, (now, number, annotator)).fetchone()[0] < votes:
                 chosen = number
                 break
         connection.executemany("INSERT OR IGNORE INTO returns (annotator, question_id) VALUES (?, ?)", passed)
@@ -277,7 +286,7 @@ class FeedbackStore:
         query = """SELECT id, votes FROM returns JOIN questions ON id = question_id
             WHERE annotator = ? ORDER BY question_id"""
         for number, votes in connection.execute(query, (annotator,)):
-            if connection.execute(_TAKEN, (number, now, annotator)).fetchone()[0] < votes:
+            if connection.execute(_TAKEN, (now, number, annotator)).fetchone()[0] < votes:
                 return int(number)
         return None
 
@@ -294,14 +303,14 @@ def _next_id(connection: sqlite3.Connection, table: str) -> int:
 
 def _lease(connection: sqlite3.Connection, token: str) -> Lease | None:
     row = connection.execute(
-        """SELECT token, question_id, body, annotator, shown_order, expires
+        """SELECT token, question_id, body, annotator, shown_order, started, expires
         FROM leases JOIN questions ON id = question_id WHERE token = ?""",
         (token,),
     ).fetchone()
     if row is None:
         return None
-    token, number, body, annotator, order, expires = row
-    return Lease(token, number, question_from_dict(json.loads(body)), annotator, tuple(json.loads(order)), expires)
+    token, number, body, annotator, order, *times = row
+    return Lease(token, number, question_from_dict(json.loads(body)), annotator, tuple(json.loads(order)), *times)
 
 
 def _has_answered(connection: sqlite3.Connection, held: Lease) -> bool:

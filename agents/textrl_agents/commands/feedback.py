@@ -14,6 +14,7 @@ from textrl_agents.commands.feedback_serve import serve
 from textrl_agents.commands.options import AsJson, print_json, print_table, told_on_stderr
 from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.foreign_text import names_shown
 
 if TYPE_CHECKING:
     from textrl_env.preferences.records import Record
@@ -124,6 +125,8 @@ def export(
             records = _consensus(records, consensus)
         elif anonymise:  # a consensus is nobody's
             records = anonymized(records)
+        columns: set[str] = set()
+        records = _noted(records, columns)
         if drop_text:
             records = without_free_text(records)
         try:
@@ -135,6 +138,8 @@ def export(
         print_json({"file": str(out), "format": format, "rows": rows, "records": total, "left_out": dict(left_out)})
         return
     typer.echo(f"{rows:,} rows of {total:,} records were written to {out} ({format})")
+    if anonymise and columns:
+        typer.echo(f"note: columns are as they were; look whether they name people: {names_shown(columns)}", err=True)
     for reason, count in left_out.items():
         typer.echo(f"left out: {reason} ({count:,} times); {format} holds {chosen.holds}", err=True)
 
@@ -189,6 +194,13 @@ def _followed(records: Iterator[Record], total: int, advanced: Callable[[int, in
     for done, record in enumerate(records, 1):
         yield record
         advanced(done, total)
+
+
+def _noted(records: Iterator[Record], columns: set[str]) -> Iterator[Record]:
+    """Pass the records on, and add the names of their prompts' columns to `columns`."""
+    for record in records:
+        columns.update(record.columns)
+        yield record
 
 
 @contextlib.contextmanager

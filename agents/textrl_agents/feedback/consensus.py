@@ -45,9 +45,17 @@ def majority_vote(votes: Votes) -> Consensus:
 
 
 def dawid_skene(votes: Votes) -> Consensus:
-    """Labels and annotators' quality by Dawid and Skene's model. Raises ConfigError where no pair has two votes."""
+    """Labels and annotators' quality by Dawid and Skene's model. Raises ConfigError where no pair has two votes.
+
+    Which response of a pair comes first is arbitrary, and in imported data it is the one that the first vote chose. So
+    each pair is fitted in both orders: else that annotator's votes would all be for response 0, and tell nothing.
+    """
     _check_overlap(votes, "dawid_skene")
-    frame = pd.DataFrame({"task": votes.pair, "worker": votes.annotator, "label": votes.label})
+    frame = pd.DataFrame({
+        "task": np.concatenate([votes.pair, votes.pair + len(votes.pairs)]),
+        "worker": np.tile(votes.annotator, 2),
+        "label": np.concatenate([votes.label, np.array([1, 0, TIE])[votes.label]]),
+    })  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit is older than pandas 3
         fitted = DawidSkene(EM_STEPS).fit(frame)

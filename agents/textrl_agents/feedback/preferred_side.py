@@ -40,8 +40,9 @@ def share_of_longer(votes: Votes, rng: np.random.Generator) -> Share:
 def _share(votes: Votes, side: np.ndarray, rng: np.random.Generator) -> Share:
     """The share of votes for the response that `side`, int [n], names.
 
-    Votes on one pair are alike, so the bootstrap draws pairs with all their votes. With fewer than two pairs there is
-    no interval.
+    Votes on one pair are alike, so the bootstrap draws pairs with all their votes. Two imagined pairs for each side are
+    drawn along (Agresti & Coull 1998): else a few votes that are all alike would leave no doubt. With fewer than two
+    pairs there is no interval.
     """
     counted = (side != UNKNOWN) & (votes.label != TIE)
     total = int(counted.sum())
@@ -52,6 +53,8 @@ def _share(votes: Votes, side: np.ndarray, rng: np.random.Generator) -> Share:
     hits, counts = np.bincount(pair, is_side), np.bincount(pair)
     if len(counts) < 2:
         return Share(float(is_side.mean()), None, None, total)
+    typical = counts.mean()
+    hits, counts = np.append(hits, [0, 0, typical, typical]), np.append(counts, [typical] * 4)
     batch = max(1, _BATCH_VALUES // len(counts))
     drawn = []
     for start in range(0, REPETITIONS, batch):

@@ -150,7 +150,11 @@ def _missing(votes: Votes, durations: list[float]) -> list[str]:
     notes = []
     if len(votes) and (votes.label == TIE).all():
         notes.append("Every vote is a tie: no side is preferred to another.")
-    if len(votes) and len(votes.annotators) == 1:
+    if Votes.NOBODY in votes.annotators:
+        notes.append(
+            f"Some votes do not say whose they are: {Votes.NOBODY} may be several people, and its figures are of all."
+        )
+    elif len(votes.annotators) == 1:
         notes.append("There is one annotator alone, so there is no agreement to measure.")
     if not durations:
         notes.append("No record says how long its annotator took.")

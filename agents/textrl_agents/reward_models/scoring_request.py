@@ -68,9 +68,11 @@ class ScoringRequest(NamedTuple):
             if not query.startswith(prompt):
                 raise ConfigError(f"query[{index}] does not begin with its prompt: {shown(query)} and {shown(prompt)}")
             completions.append(query[len(prompt) :].removesuffix(end))
-        labels = content.get("labels")
-        if not isinstance(labels, list) or len(labels) != len(queries):
+        if content.get("labels") is None:
             return cls(prompts, completions, {})
+        labels = _list(content, "labels")
+        if len(labels) != len(queries):
+            raise ConfigError(f"{len(queries)} queries, but {len(labels)} labels")
         return cls(prompts, completions, {"labels": labels})
 
 

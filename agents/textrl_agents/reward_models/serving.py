@@ -1,7 +1,8 @@
 """A reward as a server: POST prompts and responses, get scores, in our own shape and in OpenRLHF's.
 
 Both are asked at `/` and at `/get_reward`; `RemoteReward` says what they hold. 400: what was sent cannot be scored.
-401: no or a wrong token. 413: too large. 500: the reward failed. Each with `{"error": "why"}`.
+401: no or a wrong token. 403: from a page in a browser. 413: too large. 500: the reward failed. Each with
+`{"error": "why"}`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def reward_app(
     @app.post("/")
     @app.post("/get_reward")
     async def score(request: Request) -> JSONResponse:
+        if "origin" in request.headers:  # any site that somebody on this machine opens could have its texts scored
+            return _error(403, "requests of pages in a browser are refused")
         if token is not None and not _is_allowed(request, token):
             return _error(401, "a token is needed: Authorization: Bearer TOKEN")
         if (body := await _body(request, max_bytes)) is None:

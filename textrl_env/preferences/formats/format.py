@@ -70,9 +70,13 @@ def taken(row: Row, name: str, kind: type | tuple[type, ...], what: str) -> Any:
     return value
 
 
-def with_columns(row: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the prompt's other columns. Raises CannotHold where one has a name that the row uses."""
-    if clash := row.keys() & columns.keys():
+def with_columns(row: dict[str, Any], columns: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    """A row with the prompt's other columns.
+
+    own: names that the format reads as its own though this row does without, such as a margin. Raises CannotHold where
+    a column has one of them, or one that the row uses.
+    """
+    if clash := columns.keys() & {*row, *own}:
         raise CannotHold(f"a prompt with a column named {min(clash)!r}")
     return {**row, **columns}
 

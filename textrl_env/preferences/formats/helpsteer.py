@@ -56,7 +56,7 @@ def _format(name: str, lowest: int, matches_rows: Callable[[Sequence[Row]], bool
             raise CannotHold(f"a rating of {min(unknown)!r}")
         ratings = {attribute: value - shift for attribute, value in record.ratings.items()}
         row = {"prompt": one_text(record.prompt), "response": record.candidates[0].text, **ratings}
-        return with_columns(row, record.columns)
+        return with_columns(row, record.columns, *ATTRIBUTES)
 
     return Format(
         name=name,

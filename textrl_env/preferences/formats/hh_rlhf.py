@@ -68,7 +68,7 @@ def row_of(record: Comparison) -> Row:
         row[name] = "".join(f"\n\n{SPEAKERS[turn['role']]}: {turn['content']}" for turn in messages)
         if [turn["content"] for turn in _split(row[name])] != [turn["content"] for turn in messages]:
             raise CannotHold("a text that spells '\\n\\nHuman:' or '\\n\\nAssistant:'")
-    return with_columns(row, record.columns)
+    return with_columns(row, record.columns, "prompt")  # which would make it a row of TRL's
 
 
 HH_RLHF = Format(

@@ -106,10 +106,12 @@ def _circumstances(annotation: Row, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Who, when, how long. Of an account the number alone is kept, never the name or the address."""
     who = annotation.get("completed_by")
     who = who.get("id") if isinstance(who, Mapping) else who
-    found: dict[str, Any] = {"annotator": meta.get("annotator", f"user-{who}" if isinstance(who, int) else None)}
+    # `meta` is of the whole task: it does not know who annotated the task anew in Label Studio.
+    found: dict[str, Any] = {"annotator": f"user-{who}" if isinstance(who, int) else meta.get("annotator")}
     if (created := annotation.get("created_at")) is not None:
         try:
-            found["created"] = datetime.datetime.fromisoformat(created).timestamp()
+            date = datetime.datetime.fromisoformat(created)
+            found["created"] = (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()
         except (TypeError, ValueError):
             raise ConfigError(f"'created_at' must be a date and time, got {shown(created)}") from None
     return {**found, "duration": annotation.get("lead_time")}
@@ -117,7 +119,9 @@ def _circumstances(annotation: Row, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _comment(results: list[Row]) -> str | None:
     texts = [_value(result).get("text") for result in results if result["type"] == "textarea"]
-    lines = [line for text in texts for line in ([text] if isinstance(text, str) else text or [])]
+    lines = [line for text in texts for line in (text if isinstance(text, list) else [text]) if line is not None]
+    if any(not isinstance(line, str) for line in lines):
+        raise ConfigError(f"the 'text' of a textarea must be a text, or a list of texts, got {shown(lines)}")
     return "\n".join(lines) if lines else None
 
 

@@ -75,7 +75,8 @@ def completion(prompt: Text, text: str) -> Any:
 
 
 def _with_rest(row: dict[str, Any], record: Comparison) -> Row:
-    return with_columns(row if record.margin is None else {**row, "margin": record.margin}, record.columns)
+    row = row if record.margin is None else {**row, "margin": record.margin}
+    return with_columns(row, record.columns, *OWN_COLUMNS)
 
 
 def _begins_with(messages: list[Any], text: str) -> bool:

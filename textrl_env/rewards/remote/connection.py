@@ -8,7 +8,6 @@ are not used.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import itertools
 import json
@@ -26,6 +25,7 @@ from textrl_env.rewards.time_limit import TimeLimit
 _BUSY = 429  # "too many requests"
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _CHUNK = 2**16
+_SHOWN = 300  # characters of an answer in a message
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _JITTER = random.Random()  # of its own: Python's shared generator belongs to the run, which must be repeatable
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts, at most; each wait is twice the one before
@@ -72,6 +72,7 @@ class Connection:
                     "127.0.0.1"
                 )
             self._headers()
+        self._pools: dict[int, Any] = {}
         # For what urllib3 does not limit: names that resolve slowly, and bytes that come one by one. A little more, so
         # that whatever can tell a reason comes first.
         self._limit = TimeLimit(self.timeout + 0.5, self.shown_url)
@@ -141,21 +142,21 @@ class Connection:
     def _checked(self, response: Any, body: bytes, where: str) -> Any:
         """The JSON of an answer."""
         status = response.status
-        said = self._hidden(shown(body[:300].decode("utf-8", "replace"), 300))
+        said = self._said(body)
         if status == _BUSY or status >= 500:
             raise _Passing(f"it answered {status}: {said}")
         if 300 <= status < 400:
-            elsewhere = shown(response.headers.get("Location"), 200)
+            elsewhere = shown(self._hidden(response.headers.get("Location") or ""), 200)
             raise RewardError(
                 f"{where} redirects to {elsewhere}, where nothing is sent; give that address if it is right"
             )
         if status != 200:
             raise RewardError(f"{where} answered {status}: {said}")
         try:
-            return parsed(body)
+            return self._without_token(parsed(body))
         except NotFiniteError as error:
             raise InvalidScore(f"{where} gave no scores: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Passing(f"it answered no JSON, {said}: {message_of(error)}") from error
 
     def _body(self, response: Any, where: str) -> bytes:
@@ -175,18 +176,43 @@ class Connection:
         return headers
 
     def _hidden(self, text: str) -> str:
-        """A text without the token, should the server send it back."""
-        return text if self.token_env is None else text.replace(_token(self.token_env), "***")
+        """A text without the token, should the server send it back, as it is or as JSON or Python spell it."""
+        if self.token_env is not None:
+            token = _token(self.token_env)
+            for spelled in (json.dumps(token)[1:-1], repr(token)[1:-1], token):
+                text = text.replace(spelled, "***")
+        return text
 
-    @functools.cached_property
+    def _said(self, body: bytes) -> str:
+        """How a body begins, for a message. A token is taken out before the rest is cut off, or half would stay."""
+        token = "" if self.token_env is None else _token(self.token_env)
+        text = body[: _SHOWN + 2 * len(token)].decode("utf-8", "replace")
+        return shown(self._hidden(text)[:_SHOWN], _SHOWN)
+
+    def _without_token(self, answer: Any) -> Any:
+        """An answer whose texts do not hold the token: messages about wrong scores quote it."""
+        if self.token_env is None or isinstance(answer, (int, float)):
+            return answer
+        if isinstance(answer, str):
+            return self._hidden(answer)
+        if isinstance(answer, list):
+            return [self._without_token(each) for each in answer]
+        if isinstance(answer, dict):
+            return {self._hidden(name): self._without_token(each) for name, each in answer.items()}
+        return answer
+
+    @property
     def _pool(self) -> Any:
+        """This process's connections: one that was forked off must not read the answers to its parent."""
         from urllib3 import PoolManager
 
-        return PoolManager(maxsize=2)
+        if os.getpid() not in self._pools:
+            self._pools = {os.getpid(): PoolManager(maxsize=2)}
+        return self._pools[os.getpid()]
 
     def __getstate__(self) -> dict[str, Any]:
         # Open connections are neither pickled nor copied.
-        return {name: value for name, value in vars(self).items() if name != "_pool"}
+        return {**vars(self), "_pools": {}}
 
 
 class _Passing(Exception):
@@ -212,7 +238,9 @@ def _checked_url(url: Any) -> tuple[str, str, str, str]:
             "logged; put a token into an environment variable and name that: token_env="
         )
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:
-        raise ConfigError(f"{shown(url, 200)} is no address of a reward server, such as http://127.0.0.1:5000/score")
+        # What cannot be read may hold a password all the same.
+        given = re.sub("//.*@", "//***@", url) if isinstance(url, str) else url
+        raise ConfigError(f"{shown(given, 200)} is no address of a reward server, such as http://127.0.0.1:5000/score")
     return parts.url, parts._replace(query=None, fragment=None).url, parts.host, parts.scheme
 
 

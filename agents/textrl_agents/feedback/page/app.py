@@ -152,7 +152,7 @@ def _add_questions(app: FastAPI, store: FeedbackStore, lease_seconds: float, pag
         if is_given_back(lease, fields):
             store.skip(lease.token)
             return RedirectResponse("/", 303)
-        seconds = time.time() - (lease.expires - lease_seconds)
+        seconds = time.time() - lease.started
         try:
             record = lease.record(**judgement(lease, fields), duration=seconds if seconds >= 0 else None)
         except ConfigError as error:

@@ -74,7 +74,8 @@ class Gate:
         if headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return PlainTextResponse("This came from another site and was refused.", 403)
         length = headers.get("content-length", "")
-        if not _LENGTH.fullmatch(length):
+        # A body in chunks may be of any length, whatever length is named beside it.
+        if "transfer-encoding" in headers or not _LENGTH.fullmatch(length):
             return PlainTextResponse("The length of what is sent must be known.", 411)
         if int(length) > LARGEST_BODY:
             return PlainTextResponse(f"An answer has at most {LARGEST_BODY:,} bytes.", 413)

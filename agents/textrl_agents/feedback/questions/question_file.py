@@ -10,6 +10,7 @@ from typing import Any
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import shown
 from textrl_env.preferences.question import Question
+from textrl_env.preferences.record_json import encoded, question_to_dict
 from textrl_env.preferences.records import Candidate
 from textrl_env.user_values import user_path
 
@@ -61,13 +62,16 @@ def _question(line: Mapping[str, Any], kind: str, attributes: tuple[str, ...]) -
         if name not in line:
             raise ConfigError(f"a question has no {name!r}; its keys are {shown(sorted(line))}")
     responses, own = line["responses"], line.get("attributes")
-    if not isinstance(responses, list) or not (own is None or isinstance(own, list)):
-        raise ConfigError(f"responses and attributes are lists, got {shown(responses if own is None else own)}")
+    for value in (responses, [] if own is None else own):
+        if not isinstance(value, list):
+            raise ConfigError(f"responses and attributes are lists, got {shown(value)}")
     asked = line.get("kind", kind)
     if own is None:
         own = attributes if asked == "rating" else ()
     columns = {name: value for name, value in line.items() if name not in _FIELDS}
-    return Question(asked, line["prompt"], tuple(map(_candidate, responses)), columns, tuple(own))
+    question = Question(asked, line["prompt"], tuple(map(_candidate, responses)), columns, tuple(own))
+    encoded(question_to_dict(question))  # what no store can hold, such as NaN in a column, is told with its line
+    return question
 
 
 def _candidate(response: Any) -> Candidate:
