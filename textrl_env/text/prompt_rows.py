@@ -119,11 +119,16 @@ def check_row(text: Any, columns: Mapping[str, Any], where: str) -> None:
         raise PromptError(
             f"{where} must be a text or a list of chat messages, got {type(text).__name__}: {shown(text)}"
         )
+    check_chat(text, where)
+
+
+def check_chat(messages: Any, where: str) -> None:
+    """Raise PromptError that begins with `where` unless these are a chat's messages, whose texts can be encoded."""
     try:
-        check_messages(text)
+        check_messages(messages)
     except PromptError as error:
         raise PromptError(f"{where}: {error}") from None
-    for message in text:
+    for message in messages:
         for value in message.values():
             if isinstance(value, str):
                 check_text(value, where)

@@ -14,8 +14,8 @@ from typing import Any
 
 from textrl_env.errors import PromptError
 from textrl_env.foreign_text import names_shown, shown
-from textrl_env.text.prompt_rows import PREFIX, PromptText, check_row, load_prompt_dataset
-from textrl_env.text.tokenization import check_messages, check_text
+from textrl_env.text.prompt_rows import PREFIX, PromptText, check_chat, check_row, load_prompt_dataset
+from textrl_env.text.tokenization import check_text
 from textrl_env.user_values import user_path
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -163,12 +163,5 @@ def _answers(messages: Any, first: int, where: str) -> list[Turn]:
 
 
 def _messages(messages: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    try:
-        check_messages(messages)
-    except PromptError as error:
-        raise PromptError(f"{where}: {error}") from None
-    for message in messages:
-        for value in message.values():
-            if isinstance(value, str):
-                check_text(value, where)
+    check_chat(messages, where)
     return [dict(message) for message in messages]
