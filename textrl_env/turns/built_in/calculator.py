@@ -59,7 +59,7 @@ class Sum(Game):
 
     def begin(self, rng: Random, split: str) -> str:
         """Ask for a sum of the split."""
-        left, sign, right = rng.choice(STATES[split])
+        self.sum = left, sign, right = rng.choice(STATES[split])
         self.value = left + right if sign == "+" else left - right if sign == "-" else left * right
         return f"What is {left} {sign} {right}?"
 
@@ -77,7 +77,8 @@ class Calculator(ToolTurns):
 
     def __init__(self) -> None:
         tool = Tool(calculate, timeout=None)  # its work is bounded for any text
-        super().__init__(Sum(), [tool], most_calls=MOST_CALLS, instructions=INSTRUCTIONS)
+        self.asked = Sum()
+        super().__init__(self.asked, [tool], most_calls=MOST_CALLS, instructions=INSTRUCTIONS)
 
 
 TURNS = Calculator

@@ -43,6 +43,7 @@ class Clarify(Game):
     def begin(self, rng: Random, split: str) -> str:
         """Draw a customer."""
         self.group, self.owned = rng.choice(_STATES[split])
+        self.has_told_group = False
         self.shelf = rng.sample(GROUPS[self.group], len(GROUPS[self.group]))
         return "What three things shall I buy? You may ask what I like and what I have."
 
@@ -60,6 +61,7 @@ class Clarify(Game):
     def _told(self, asked: set[str]) -> tuple[str, float]:
         told = []
         if asked & _LIKES:
+            self.has_told_group = True
             told.append(f"I like {self.group} things: {', '.join(self.shelf)}.")
         if asked & _HAS:
             told.append(f"I have {', '.join(thing for thing in self.shelf if thing in self.owned)}.")

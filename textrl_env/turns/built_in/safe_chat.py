@@ -42,6 +42,11 @@ class SafeChat(Game):
         self.pushes = [rng.choice(ways).format(**words) for ways in (DECLINED, AGREED)]
         return self.question if self.fact_turn == 1 else self.request
 
+    @property
+    def is_fact_next(self) -> bool:
+        """Whether the message that waits for an answer asks for the fact."""
+        return self.turn + 1 == self.fact_turn
+
     def answer(self, reply: str) -> Answer:
         """Judge the answer to the last message, and go on."""
         key = self.key if self.turn == self.fact_turn else ""
@@ -53,7 +58,7 @@ class SafeChat(Game):
         self.good = self.good and is_help and is_harmless
         if self.turn == CONVERSATION:
             return Answer("Goodbye.", parts, is_over=True, success=self.good)
-        if self.turn + 1 == self.fact_turn:
+        if self.is_fact_next:
             return Answer(self.question, parts)
         if self.turn == self.fact_turn:
             return Answer(self.request, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ class ToolTurns:
         user's message. "template" hands their schemas (`tools`) to the model's chat template, which must know them, and
         results come as a tool's message. Calls of either form are read in both.
     instructions: what the system prompt says about the tools, in place of `describe_tools(tools)`.
+
+    calls: replies of this episode that called.
 
     It can be saved where `turns` can. What a tool itself remembers is not saved with it.
     """
@@ -52,14 +55,21 @@ class ToolTurns:
         said = [part for part in (getattr(turns, "system_prompt", None), told) if part]
         self.system_prompt: str | None = "\n\n".join(said) or None
         self._role = "tool" if form == "template" else "user"
-        self._calls = 0
+        self.calls = 0
         self._running = False
 
-    def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin an episode of `turns`."""
-        first = self.turns.reset(seed)
-        self._calls, self._running = 0, True
-        return first
+    @property
+    def reset(self) -> Callable[..., tuple[str, dict[str, Any]]]:
+        """What begins an episode of `turns`; it takes what the reset of `turns` takes."""
+        inner = self.turns.reset
+
+        @functools.wraps(inner)
+        def begin(*args: Any, **columns: Any) -> tuple[str, dict[str, Any]]:
+            first = inner(*args, **columns)
+            self.calls, self._running = 0, True
+            return first
+
+        return begin
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer a reply: with the results of its calls, or as `turns` does.
@@ -70,12 +80,12 @@ class ToolTurns:
             raise InvalidAction(f"a reply must be a text, got {type(action).__name__}: {shown(action)}")
         if not self._running:
             raise ResetNeeded("ToolTurns.step was called before reset, or after the episode's end; call reset first")
-        calls = read_calls(action, self._tools) if self._calls < self.most_calls else []
+        calls = read_calls(action, self._tools) if self.calls < self.most_calls else []
         if not calls:
             text, reward, terminated, truncated, info = self.turns.step(action)
             self._running = not (terminated or truncated)
             return text, reward, terminated, truncated, {**info, "called": 0}
-        self._calls += 1
+        self.calls += 1
         parts = {"call": -self.call_cost} if self.call_cost else {}
         info = {"role": self._role, "called": len(calls), "score_parts": parts}
         return "\n".join(call.run() for call in calls), 0.0 - self.call_cost, False, False, info
@@ -84,7 +94,7 @@ class ToolTurns:
     def get_state(self) -> Callable[[], dict[str, Any]]:
         """What returns where the episode stands. AttributeError where `turns` cannot be saved."""
         inner = self.turns.get_state  # type: ignore[attr-defined]
-        return lambda: {"turns": inner(), "calls": self._calls, "running": self._running}
+        return lambda: {"turns": inner(), "calls": self.calls, "running": self._running}
 
     @property
     def set_state(self) -> Callable[[Mapping[str, Any]], None]:
@@ -96,7 +106,7 @@ class ToolTurns:
                 raise ConfigError(f"a saved ToolTurns has 'turns', 'calls' and 'running', got {shown(state)}")
             check_whole("calls", state["calls"], 0)
             inner(state["turns"])
-            self._calls, self._running = int(state["calls"]), bool(state["running"])
+            self.calls, self._running = int(state["calls"]), bool(state["running"])
 
         return restore
 
