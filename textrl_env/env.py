@@ -150,29 +150,31 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
         prompt = choose_prompt(self.prompts, self.np_random, options)
         self._mdp.reset_rows([0], [prompt])
         if self._renderer is not None:
-            self._renderer.start(prompt.ids)
+            self._renderer.start(self._mdp.ids[0, : self._mdp.lengths[0]])
             self._show()
         return self._mdp.ids[0].copy(), {}
 
     def step(self, action: int | TokenAction | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Append a token; returns the observation, the reward, `terminated`, False and the info.
+        """Append a token; returns the observation, the reward, `terminated`, `truncated` and the info.
 
         Raises InvalidAction, MissingLogProb, ResetNeeded and RewardError, each before any state has changed.
         """
         if not self._mdp.running[0] and self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         actions = parse_action(action, self.rules.vocabulary.size)
+        before = int(self._mdp.lengths[0])
         transition = self._mdp.step(actions)
         info = {key: UNKNOWN if value != value else value for key, value in step_info(transition, 0).items()}
         if self._renderer is not None:
-            self._renderer.add(int(actions.tokens[0]), float(transition.rewards[0]), transition.episodes)
+            written = self._mdp.ids[0, before : self._mdp.lengths[0]].tolist()
+            self._renderer.add(written, float(transition.rewards[0]), transition.episodes)
             self._show()
-        terminated = bool(transition.terminated[0])
-        return self._mdp.ids[0].copy(), float(transition.rewards[0]), terminated, False, info
+        ends = bool(transition.terminated[0]), bool(transition.truncated[0])
+        return self._mdp.ids[0].copy(), float(transition.rewards[0]), *ends, info
 
     def close(self) -> None:
-        """Stop asking for scores in threads."""
-        self._stop_scoring()
+        """Stop asking for scores in threads, and close the turn environment."""
+        self._close()
         super().close()  # type: ignore[no-untyped-call]  # Gymnasium's
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]  # the base class knows no text
@@ -222,5 +224,8 @@ def step_info(transition: Transition, row: int) -> dict[str, Any]:
         "ref_log_prob": float(transition.ref_log_probs[row]),
         "kl": float(transition.kl[row]),
     }
+    turn = next((record for at, record in transition.turns if at == row), None)
+    if turn is not None:
+        info["turn"] = turn
     ended = next((episode for at, episode in transition.episodes if at == row), None)
     return info if ended is None else {**info, **ended.info()}

@@ -152,6 +152,12 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             "kl": transition.kl.copy(),
             "_kl": live.copy(),
         }
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            going_on = [(row, turn) for row, turn in transition.turns if self._mdp.running[row]]
+        else:
+            going_on = transition.turns
+        for row, turn in going_on:
+            infos = self._add_info(infos, {"turn": turn}, row)
         self._awaiting_reset = transition.terminated | transition.truncated
         if self._awaiting_reset.any():
             infos = self._report_ends(transition, infos)
@@ -160,8 +166,8 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         return self._mdp.ids.copy(), *returned, infos
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop asking for scores in threads."""
-        self._stop_scoring()
+        """Stop asking for scores in threads, and close the turn environments."""
+        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, besides the arguments: arrays, numbers and text, no objects."""

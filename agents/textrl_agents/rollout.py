@@ -98,7 +98,8 @@ def respond(
             check_log_probs(log_probs[live])
             actions = parse_actions(TokenAction(drawn.tokens, log_probs), len(live), rules.vocabulary.size, ~live)
             queue.generated += int(live.sum())
-            for row, trajectory in mdp.step(actions, live).episodes:
+            transition = mdp.step(actions, live)
+            for row, trajectory in [*transition.episodes, *transition.cut]:
                 finished[tasks[row].number] = trajectory
                 queue.finished += 1
                 following = next(queue, None)
@@ -107,7 +108,7 @@ def respond(
                     mdp.reset_rows([row], [following.prompt], [following.group])
         mdp.settle_scores()
     finally:
-        mdp.pending.close()
+        mdp.close()
         # The next caller finds a fresh decoder: sampling leaves no trace, not even in a log-probability's last bit.
         policy.clear_cache()
     return [finished[number] for number in range(len(finished))]

@@ -70,10 +70,11 @@ class Reward(Protocol):
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion in either form: a string, or TRL's list with an assistant message."""
+    """The text of a completion in either form: a string, or TRL's list of messages, of which the assistant's count."""
     if isinstance(completion, str):
         return completion
-    return "\n".join(str(message["content"]) for message in completion)
+    own = (message for message in completion if message.get("role", "assistant") == "assistant")
+    return "\n".join(str(message["content"]) for message in own)
 
 
 def reward_name(reward: object) -> str:

@@ -81,7 +81,8 @@ def load_model(
     """Load a causal LM and its tokenizer.
 
     model: "embedded", "embedded-turns" (which has learned to take turns), a name of `textrl models list`, a folder, a
-        .gguf file (which is dequantised each time that it is loaded), a Hugging Face id, or a module, which is used as it is (moved to `device`).
+        .gguf file (which is dequantised each time that it is loaded), a Hugging Face id, or a module, which is used as
+        it is (moved to `device`).
     tokenizer: the same for the tokenizer; by default the one that lies beside the model.
     device: "auto", "cpu", "cuda", "cuda:1", ...
     dtype: what weights are stored in: "float32", "bfloat16", "float16", or "auto": float32, but for the frozen weights

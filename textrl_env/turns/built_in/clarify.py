@@ -20,7 +20,7 @@ from textrl_env.language.phrases import words_of
 from textrl_env.turns.game import Answer, Game
 from textrl_env.turns.seeds import split_states
 
-OWNED, NAMED, TURNS_LEFT = 3, 3, 4
+OWNED, NAMED, MOST_TURNS = 3, 3, 4
 QUESTION, NOT_UNDERSTOOD = 0.05, 0.1
 _LIKES = frozenset({"like", "likes", "want", "prefer", "love", "interests", "hobby", "hobbies", "group"})
 _HAS = frozenset({"have", "has", "own", "owns", "got", "already"})
@@ -51,7 +51,7 @@ class Clarify(Game):
         """Answer a question, or judge the recommendation."""
         if "?" in reply:
             text, cost = self._told(set(words_of(reply)))
-            is_over = self.turn == TURNS_LEFT
+            is_over = self.turn == MOST_TURNS
             return Answer(text, {"question": -cost}, is_over=is_over, success=False if is_over else None)
         named = named_things(reply)
         good = {thing for thing in named if GROUP_OF.get(thing) == self.group and thing not in self.owned}

@@ -6,7 +6,7 @@ empty one), so a reply that climbs high in the first turn leaves nothing to clim
 first turn is not what pays best there. Points of the second turn count double.
 
 The turn environment is the same in every episode but for its first message, "a" or "b", which the seed decides. None is
-held out: the task is about finding the optimum, see `textrl_env.tasks.enumeration`.
+held out: the task is about finding the optimum, see `textrl_env.tasks.turn_enumeration`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from textrl_env.turns.game import Answer, Game
 
 LETTERS = "abcd"
 STARTS = ("a", "b")
+TURN_TOKENS = 3
 LATER = 2.0
 """What a point of the second turn is worth."""
 
