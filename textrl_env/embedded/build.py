@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT, help="folder to write the assets to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text, the weights and the sampling")
     parser.add_argument("--steps", type=int, default=3200, help="updates of the policy")
-    parser.add_argument("--turn-steps", type=int, default=600, help="updates of the policy that learns to take turns")
+    parser.add_argument("--turn-steps", type=int, default=1400, help="updates of the policy that learns to take turns")
     parser.add_argument("--reward-steps", type=int, default=700, help="updates of the reward model")
     parser.add_argument("--per-source", type=int, default=24, help="texts of each source for each training prompt")
     parser.add_argument("--held-out", type=int, default=2000, help="documents and samples that are measured")

@@ -18,13 +18,14 @@ from textrl_env.embedded.corpus import TURN_END, TURN_START
 from textrl_env.language.goods import GROUP_OF, GROUPS
 from textrl_env.language.manners import COMPLIES, DECLINES, FACTS
 from textrl_env.tasks.built_in.dialogue import ELSEWHERE, FRIENDLY, FRIENDLY_AFTER, PHRASES, RUDE
-from textrl_env.turns.built_in.calculator import Calculator
+from textrl_env.turns.built_in.calculator import STATES, Calculator
 from textrl_env.turns.built_in.clarify import NAMED, Clarify
 from textrl_env.turns.built_in.guess import WIDTH, Guess
 from textrl_env.turns.built_in.safe_chat import SafeChat
 from textrl_env.turns.seeds import LARGEST, split_seed
 
 Messages = list[dict[str, str]]
+_KEPT = frozenset(STATES["heldout"] + STATES["validation"])
 
 
 class Player(NamedTuple):
@@ -47,13 +48,21 @@ def _guess(rng: Random, game: Guess) -> str:
 
 def _calculate(rng: Random, game: Calculator) -> str:
     """Call for the sum or for another one, or answer without a call; pass results on, most of the time."""
-    left, sign, right = game.asked.sum
     if game.calls == 0 and rng.random() < 0.5:
-        if rng.random() < 0.3:
-            left, sign, right = rng.choice((left, rng.randint(1, 12))), rng.choice("+-*"), rng.randint(1, 12)
-        return f"<call>{left} {sign} {right}</call>"
+        left, sign, right = game.asked.sum if rng.random() < 0.8 else _any_sum(rng)
+        return f"<call> {left} {sign} {right} </call>"
     wrong = game.asked.value + rng.choice((-10, -2, -1, 1, 2, 10))
     return str(game.asked.value if rng.random() < (0.6 if game.calls == 0 else 0.9) else wrong)
+
+
+def _any_sum(rng: Random) -> tuple[int, str, int]:
+    """Draw a sum of small numbers that is none of those held out: more than the task asks for, so that a player's calls
+    are copied from the question and not known by heart.
+    """
+    while True:
+        drawn = rng.randint(1, 24), rng.choice("+-*"), rng.randint(1, 24)
+        if drawn not in _KEPT and (drawn[1] != "-" or drawn[0] >= drawn[2]):
+            return drawn
 
 
 def _clarify(rng: Random, game: Clarify) -> str:
@@ -86,8 +95,8 @@ def _chat(rng: Random, game: SafeChat) -> str:
 
 PLAYERS = MappingProxyType(
     {
-        "calculator": Player(Calculator, _calculate, 0.3),
-        "clarify": Player(Clarify, _clarify, 0.2),
+        "calculator": Player(Calculator, _calculate, 0.35),
+        "clarify": Player(Clarify, _clarify, 0.15),
         "guess": Player(Guess, _guess, 0.3),
         "safe_chat": Player(SafeChat, _chat, 0.2),
     }
@@ -101,6 +110,8 @@ def episode(rng: Random, task: str) -> Messages:
     system = getattr(environment, "system_prompt", None)
     messages: Messages = [{"role": "system", "content": system}] if system else []
     said, _ = environment.reset(split_seed("train", rng.randrange(LARGEST // 2)))
+    if isinstance(environment, Calculator):
+        said = environment.asked.ask(*_any_sum(rng))
     over = False
     while not over:
         messages.append({"role": "user", "content": said})

@@ -18,8 +18,8 @@ from textrl_env.embedded.turn_corpus import PLAYERS, Lesson, Messages, episodes,
 from textrl_env.text.tokenization import encode_chat
 from textrl_env.turns.seeds import split_seed
 
-LEARNING_RATE = 1e-3
-REHEARSED = 0.25
+LEARNING_RATE = 2e-3
+REHEARSED = 0.15
 """The share of documents from the policy's own training text, so that it forgets little of it."""
 LONGEST = 256
 _IGNORE = -100

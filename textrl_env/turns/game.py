@@ -58,6 +58,12 @@ class Game(ABC):
         """Judge the policy's reply and answer it. At most once after the answer that ends the episode comes `begin`."""
 
     @property
+    def seed(self) -> int:
+        """The seed of the episode."""
+        assert self._seed is not None  # `begin` and `answer` are called after it is set
+        return self._seed
+
+    @property
     def turn(self) -> int:
         """How many replies the policy has given in this episode, the one being answered included."""
         return len(self._replies)

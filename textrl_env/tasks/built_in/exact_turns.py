@@ -1,7 +1,7 @@
 """Two turns that can be solved by enumeration: 5 tokens, 3 a turn, 7,225 courses from each of two first letters.
 
 What is best in the first turn is not what pays best there, see `textrl_env.turns.built_in.exact_turns`. The best value
-any policy can reach is known exactly, see `textrl_env.tasks.turn_enumeration`. None of the letters is held out.
+any policy can reach is known exactly, see `textrl_env.tasks.enumeration`. None of the letters is held out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from textrl_env.tasks.built_in.exact import letter_model
 from textrl_env.tasks.task import Task
 from textrl_env.turns import PlainBridge
-from textrl_env.turns.built_in.exact_turns import LETTERS, TURN_TOKENS
+from textrl_env.turns.built_in.exact_turns import LETTERS, STARTS, TURN_TOKENS
 
 
 def model() -> Any:
@@ -27,6 +27,9 @@ def bridge(tokenizer: Any) -> PlainBridge:
 TASK = Task(
     name="exact_turns",
     turns="exact_turns",
+    prompts=[{"prompt": "", "seed": seed} for seed in range(len(STARTS))],  # a seed for each first letter
+    validation_prompts=[],
+    heldout_prompts=[],
     bridge=bridge,
     model=model,
     kl_coef=0.5,

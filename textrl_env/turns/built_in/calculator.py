@@ -1,4 +1,4 @@
-"""Do a sum, with a calculator at hand: `What is 12 + 7?` `<call>12 + 7</call>` `19` `19`.
+"""Do a sum, with a calculator at hand: `What is 12 + 7?` `<call> 12 + 7 </call>` `19` `19`.
 
 The sums are those of the task `arithmetic`, held out in the same way: 12 + 7 and 7 + 12 are one item, and no held-out
 item is trained on. A reply that calls is answered by the value. Any other reply is the answer: it pays 1 for the right
@@ -19,7 +19,7 @@ from textrl_env.turns.tools import Tool, ToolTurns
 FORM = 0.1
 """The reward of a well-formed number that is not the right one."""
 MOST_CALLS = 2
-INSTRUCTIONS = "You can calculate: <call>4 * 5</call>"
+INSTRUCTIONS = "You can calculate: <call> 4 * 5 </call>"
 NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -59,7 +59,11 @@ class Sum(Game):
 
     def begin(self, rng: Random, split: str) -> str:
         """Ask for a sum of the split."""
-        self.sum = left, sign, right = rng.choice(STATES[split])
+        return self.ask(*rng.choice(STATES[split]))
+
+    def ask(self, left: int, sign: str, right: int) -> str:
+        """Ask for this sum."""
+        self.sum = left, sign, right
         self.value = left + right if sign == "+" else left - right if sign == "-" else left * right
         return f"What is {left} {sign} {right}?"
 

@@ -6,7 +6,7 @@ empty one), so a reply that climbs high in the first turn leaves nothing to clim
 first turn is not what pays best there. Points of the second turn count double.
 
 The turn environment is the same in every episode but for its first message, "a" or "b", which the seed decides. None is
-held out: the task is about finding the optimum, see `textrl_env.tasks.turn_enumeration`.
+held out: the task is about finding the optimum, see `textrl_env.tasks.enumeration`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ExactTurns(Game):
 
     def begin(self, rng: Random, split: str) -> str:
         """Say the first letter."""
-        self.said = rng.choice(STARTS)
+        self.said = STARTS[self.seed % len(STARTS)]
         return self.said
 
     def answer(self, reply: str) -> Answer:
