@@ -34,6 +34,7 @@ from textrl_env.turns.rules import SECONDS, WORKERS, TurnRules
 from textrl_env.user_values import check_precision_name, check_whole
 
 T = TypeVar("T")
+_OF_TURNS = ("max_turns", "max_turn_tokens", "turn_timeout", "turn_workers")  # arguments that need a turn environment
 
 
 class Assembly(NamedTuple):
@@ -75,6 +76,11 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
             f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
         )
     task = _own_task(task, arguments)
+    given = [name for name in _OF_TURNS if arguments.get(name) is not None]
+    if given and task.turns is None:
+        raise ConfigError(
+            f"{given[0]} is for episodes of several turns, and task {shown(task.name)} has none: give turns="
+        )
     for package, extra in task.requires.items():
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(extra, package)
@@ -106,7 +112,7 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
         max_prompt_tokens=parts.max_prompt_tokens,
         overflow=task.prompt_overflow,
         split="given" if _serves_all(arguments) else split,
-        as_chat=bool(_own(arguments.get("as_chat"), task.as_chat)),
+        as_chat=_own(_own(arguments.get("as_chat"), task.as_chat), False),
         system_prompt=_own(arguments.get("system_prompt"), task.system_prompt),
     )
     is_chat = (
