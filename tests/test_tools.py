@@ -7,8 +7,13 @@ import threading
 from typing import Any, Literal
 
 import pytest
+from transformers import AutoTokenizer
 
-from textrl_env.errors import ConfigError, InvalidAction, ResetNeeded
+from textrl_env import TextGenEnv
+from textrl_env.errors import ConfigError, InvalidAction, PromptError, ResetNeeded
+from textrl_env.models.storage.embedded import asset_folder
+from textrl_env.tasks import Task
+from textrl_env.turns import PlainBridge
 from textrl_env.turns.tools import Tool, ToolTurns, describe_tools, read_calls
 
 GATE = threading.Event()
@@ -243,3 +248,64 @@ def test_bad_settings_are_refused() -> None:
     for tools in ([], [weather, weather]):
         with pytest.raises(ConfigError, match="at least one, each with a name of its own"):
             ToolTurns(Echo(), tools)
+
+
+# --- tools in a chat template ---------------------------------------------------------------------------------
+
+WITH_TOOLS = (  # ChatML that shows tools and their results as Qwen's does
+    "{{ bos_token }}{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "Write <tool_call>{...}</tool_call><|im_end|>\n{% endif %}{% for message in messages %}{{ '<|im_start|>' }}"
+    "{% if message.role == 'tool' %}user\n<tool_response>{{ message.content }}</tool_response>"
+    "{% else %}{{ message.role + '\n' + message.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(asset_folder("policy"))
+
+
+def with_tools(tokenizer: Any, bridge: Any = None) -> TextGenEnv:
+    task = Task(
+        name="doubling",
+        turns=lambda: ToolTurns(SavedEcho(), [double], form="template"),
+        bridge=bridge,
+        tokenizer=tokenizer,
+        max_prompt_tokens=256,
+        max_turn_tokens=80,
+        max_new_tokens=200,
+    )
+    return TextGenEnv(task)
+
+
+def say(env: TextGenEnv, tokenizer: Any, text: str) -> tuple[str, dict[str, Any]]:
+    """Write a turn token by token; what the environment wrote behind it, and the last info."""
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    before = 0
+    for token in [*tokenizer(text, add_special_tokens=False).input_ids, end]:
+        observation, _, _, _, info = env.step(token)
+        before = before or int((observation >= 0).sum()) - 1
+    ids = observation[observation >= 0][before:]
+    return tokenizer.decode(ids), info
+
+
+def test_a_model_with_a_tool_template_is_shown_tools_and_results_in_it(tokenizer: Any) -> None:
+    tokenizer.chat_template = WITH_TOOLS
+    env = with_tools(tokenizer)
+    observation, _ = env.reset(seed=0)
+    prompt = tokenizer.decode(observation[observation >= 0])
+    assert '"name": "double"' in prompt
+    assert prompt.endswith("<|im_start|>user\nRome?<|im_end|>\n<|im_start|>assistant\n")
+    call = '<tool_call>{"name": "double", "arguments": {"number": 21}}</tool_call>'
+    written, info = say(env, tokenizer, call)
+    answer = "<|im_start|>user\n<tool_response>42</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    assert written == f"{call}<|im_end|>\n{answer}"
+    assert (info["turn"]["action"], info["turn"]["reply"], info["turn"]["role"]) == (call, "42", "tool")
+
+
+def test_a_template_that_shows_no_tools_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(PromptError, match="does not show tools, such as 'double'"):
+        with_tools(tokenizer).reset(seed=0)
+    with pytest.raises(ConfigError, match="PlainBridge shows none"):
+        with_tools(tokenizer, PlainBridge).reset(seed=0)
