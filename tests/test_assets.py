@@ -113,7 +113,7 @@ def test_a_broken_list_of_hashes_is_detected(copy: Path, content: str | None) ->
 
 def test_an_unknown_asset_is_refused() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'reward'"):
-        asset_folder("rewards")  # type: ignore[arg-type]
+        asset_folder("rewards")
 
 
 # --- tokenizer --------------------------------------------------------------------------------------------

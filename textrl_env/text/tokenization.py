@@ -77,13 +77,20 @@ def check_messages(messages: Any) -> None:
                 )
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer: str | None = None) -> Ids:
+def encode_chat(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answer: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Ids:
     """The ids of a chat in the tokenizer's own template.
 
     messages: `[{"role": ..., "content": ...}, ...]`. The template's control tokens become control tokens; control
         tokens spelled inside a message become text. Where none is, the ids are exactly those of `apply_chat_template`.
     answer: None ends with the template's generation prompt, which is what a policy continues. A string is added as the
         assistant's message, which is what a reward model reads.
+    tools: JSON schemas of the functions that may be called, for the template to describe.
 
     Raises PromptError where the tokenizer has no chat template, the messages are malformed, or the template refuses
     them.
@@ -97,7 +104,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer
     chat = [dict(message) for message in messages]
     if answer is not None:
         chat.append({"role": "assistant", "content": answer})
-    return encode_rendered(tokenizer, chat, lambda messages: render_chat(tokenizer, messages, answer is None))
+    return encode_rendered(tokenizer, chat, lambda messages: render_chat(tokenizer, messages, answer is None, tools))
 
 
 def encode_rendered(
@@ -261,10 +268,18 @@ def encode_continuation(tokenizer: Any, text: str) -> Ids:
     return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else encode_text(tokenizer, text)
 
 
-def render_chat(tokenizer: Any, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+def render_chat(
+    tokenizer: Any,
+    chat: list[dict[str, Any]],
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """The text of a chat in the tokenizer's own template. Raises PromptError where the template refuses it."""
+    given = {} if tools is None else {"tools": [dict(tool) for tool in tools]}
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(
+            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt, **given)
+        )
     except Exception as error:  # jinja's errors: which ones depends on the template
         roles = [message["role"] for message in chat]
         raise PromptError(f"the chat template refused a chat with the roles {roles}: {error}") from error

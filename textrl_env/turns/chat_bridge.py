@@ -35,15 +35,21 @@ class ChatBridge:
         self.tokenizer = tokenizer
         check_keeps_prefix(tokenizer, _TALK)
         self._end = end_of_turn(tokenizer)
-        self._system_tried = False
+        self._system_tried = self._tools_tried = False
         self._roles: dict[str, str] = {}
 
-    def prompt(self, messages: Sequence[dict[str, Any]]) -> Ids:
-        """The chat up to where the first answer begins."""
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> Ids:
+        """The chat up to where the first answer begins.
+
+        tools: JSON schemas of the functions that the policy may call. Raises PromptError where the template shows none.
+        """
         if messages[0]["role"] == "system" and not self._system_tried:
             check_keeps_prefix(self.tokenizer, [_SYSTEM, *_TALK])
             self._system_tried = True
-        return encode_chat(self.tokenizer, messages)
+        if tools is not None and not self._tools_tried:
+            self._check_shows(tools)
+            self._tools_tried = True
+        return encode_chat(self.tokenizer, messages, tools=tools)
 
     def extend(self, ids: Ids, messages: Sequence[dict[str, Any]]) -> Ids:
         """The end of the answer, where it is not there yet, the messages, and the beginning of the next answer."""
@@ -62,6 +68,15 @@ class ChatBridge:
         said = f"said{secrets.token_hex(8)}"
         chat = [_TALK[0], {"role": "assistant", "content": said}, *messages]
         return render_chat(self.tokenizer, chat, True).rpartition(said)[2]
+
+    def _check_shows(self, tools: Sequence[dict[str, Any]]) -> None:
+        """Raise PromptError where the template does not show the tools' names."""
+        shows = render_chat(self.tokenizer, _TALK[:1], True, tools)
+        if missing := [tool["function"]["name"] for tool in tools if tool["function"]["name"] not in shows]:
+            raise PromptError(
+                f"the chat template of {_name(self.tokenizer)} does not show tools, such as {missing[0]!r}, to the "
+                "model. Give ToolTurns form='plain', which describes them in the system prompt"
+            )
 
     def _role(self, role: str) -> str:
         """The role under which the template shows a message of this one."""

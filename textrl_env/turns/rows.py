@@ -175,7 +175,13 @@ class TurnRows:
             system = getattr(self._envs[row], "system_prompt", None)
         if system:
             said.insert(0, {"role": "system", "content": system})
-        ids = rules.bridge.prompt(said)
+        tools = getattr(self._envs[row], "tools", None)
+        if tools and "tools" not in inspect.signature(rules.bridge.prompt).parameters:
+            raise ConfigError(
+                f"{turn_env_name(self._envs[row])!r} has tools for a chat template, and {type(rules.bridge).__name__} "
+                "shows none. Give ToolTurns form='plain', which describes them in the system prompt"
+            )
+        ids = rules.bridge.prompt(said, tools=tools) if tools else rules.bridge.prompt(said)  # type: ignore[call-arg]
         if len(ids) > max_tokens and not rules.truncates:
             raise PromptTooLong(
                 f"{turn_env_name(self._envs[row])!r} began an episode with {len(ids)} tokens, more than "

@@ -4,6 +4,7 @@ The signature is the one that GEM's environments have already. What it may have 
 
 - `get_state() -> JSON-able` and `set_state(state)`: a checkpoint in the midst of its episodes then resumes exactly,
 - `system_prompt: str | None`: the system message of its episodes, where the task has none,
+- `tools: list | None`: JSON schemas of functions that the policy may call, which the chat template is to show,
 - `close()`: called once it is no longer needed.
 
 `reset` may take more keywords than `seed`: the columns of the prompt's row, and `prompt`, its text.
