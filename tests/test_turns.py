@@ -123,7 +123,7 @@ def test_single_vector_and_sync_environments_agree(make_task: Any, mode: Autores
     rng = np.random.default_rng(1)
     np.testing.assert_array_equal(vector.reset(seed=5)[0], sync.reset(seed=5)[0])
     ended = 0
-    for _ in range(40):
+    for _ in range(28):
         actions = np.stack([tokens_of(rng, 3), -rng.random(3)], axis=1)
         got, wanted = vector.step(actions), sync.step(actions)
         for place in range(4):
@@ -141,7 +141,7 @@ def test_single_vector_and_sync_environments_agree(make_task: Any, mode: Autores
         assert ("turns" in ends[0]) == ("turns" in ends[1])
         if "turns" in ends[0]:
             assert ends[0]["turns"].tolist() == ends[1]["turns"].tolist()
-    assert ended > 6
+    assert ended > 4
 
 
 def test_limits_of_a_turn_of_the_turns_and_of_the_context(make_task: Any):
@@ -169,7 +169,7 @@ def test_limits_of_a_turn_of_the_turns_and_of_the_context(make_task: Any):
 def test_the_context_never_overflows_and_never_ends_too_early(make_task: Any, tiny_tokenizer: Any):
     """Where an episode goes on, a token fits; where it ends for want of room, none would have."""
     early = 0
-    for limit in range(18, 60):
+    for limit in range(18, 60, 2):
         env = TextGenEnv(make_task(functools.partial(CountingGame, turns=100), max_new_tokens=limit), **DEFERRED)
         seen, paid = play(env, 0, np.random.default_rng(limit))
         start = (seen[0] >= 0).sum()
@@ -183,7 +183,7 @@ def test_the_context_never_overflows_and_never_ends_too_early(make_task: Any, ti
         room = limit - (len(ids) - start)  # tokens behind the newest
         assert room <= bridge
         early += room > 0
-    assert early > 5
+    assert early > 3
 
 
 def test_a_truncation_pays_the_turn_and_leaves_a_state_to_bootstrap_from(make_task: Any, tiny_tokenizer: Any):

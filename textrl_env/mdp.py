@@ -223,7 +223,9 @@ class TokenMDP(EpisodeRows):
         """The text of what followed the prompts; of a chat of several turns, who said what."""
         if self.turns is not None and self.turns.rules.is_chat:
             return [transcript([*self.turns.records[row], ends[row].record]) for row in over]
-        ids = [np.append(self.ids[row, self.prompt_lengths[row] : self.lengths[row]], tokens[row]) for row in over]
+        ids = [
+            [*self.ids[row, self.prompt_lengths[row] : self.lengths[row]].tolist(), int(tokens[row])] for row in over
+        ]
         after_text = [isinstance(self.prompt_of(row).text, str) for row in over]
         return decode_responses(self.rules.tokenizer, ids, after_text=after_text)
 

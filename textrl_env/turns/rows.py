@@ -51,7 +51,7 @@ class TurnRows:
         for row in rows:
             self._answered.pop(row, None)
             if self._envs[row] is None:
-                self._envs[row] = self._made(row)
+                self._envs[row] = self.rules.make()
         functions = [_resetting(self._envs[row], prompt) for row, prompt in zip(rows, prompts, strict=True)]
         found = self._called(rows, functions, checked_opening, [f"row {row}" for row in rows])
         opened = [
@@ -124,7 +124,7 @@ class TurnRows:
         for row, entry in enumerate(state):
             if not running[row] or entry["lost"]:
                 continue
-            env = envs[row] = self._made(row)
+            env = envs[row] = self.rules.make()
             if entry["env"] is None or not _is_savable(env):
                 raise ConfigError(
                     f"row {row} was saved in the midst of an episode of {turn_env_name(env)!r}, which cannot be saved, "
@@ -153,18 +153,6 @@ class TurnRows:
         for row in range(len(self._envs)):
             self._drop(row)
         self._calls.close()
-
-    def _made(self, row: int) -> Any:
-        try:
-            env = self.rules.make()
-        except Exception as error:
-            raise TurnRaised(
-                f"the turn environment of row {row} could not be made: {type(error).__name__}: {message_of(error)}"
-            ) from error
-        for method in ("reset", "step"):
-            if not callable(getattr(env, method, None)):
-                raise ConfigError(f"turns made {shown(env)}, which has no method {method}(); see TurnEnv")
-        return env
 
     def _opened(self, row: int, prompt: Prompt, message: str, max_tokens: int) -> Prompt:
         """The prompt of an episode that begins with this message."""
@@ -268,7 +256,7 @@ class TurnRows:
             if env is None or self._lost[row]:
                 continue
             if _is_savable(env):
-                twin._envs[row] = self._made(row)
+                twin._envs[row] = self.rules.make()
                 twin._envs[row].set_state(json.loads(str(self._state(row))))
             else:
                 try:
