@@ -15,6 +15,7 @@ from textrl_env.tasks.assembly import Assembly, assemble
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import best_split
 from textrl_env.tasks.task import Task
+from textrl_env.tasks.turn_conformance import check_turns
 from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
 from textrl_env.text.prompts import PromptSet, columns_of
 
@@ -35,7 +36,8 @@ def check_task(task: str | Task) -> None:
     """Build and run a task as an environment will, and say what would go wrong.
 
     Every prompt of each split is encoded; reward and gold score are tried on samples, among them an empty response,
-    with the columns that the prompts bring; one episode is run step by step.
+    with the columns that the prompts bring; one episode is run step by step. A turn environment is asked in place of
+    prompts and rewards that a task does not have, see `check_turns`.
 
     Warns (`UserWarning`) where held-out or validation prompts are missing; where two splits have an item in common;
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
@@ -55,11 +57,16 @@ def check_task(task: str | Task) -> None:
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
-        _check_prompts(task, split, parts)
+        if parts.rules.turns is None:
+            _check_prompts(task, split, parts)
+        else:
+            check_turns(task, split, parts)
     for one, other in itertools.combinations(assembled, 2):
-        _check_splits(task, assembled[one].prompts, assembled[other].prompts)
+        if task.prompts is not None:  # else they are seeds, and no seed is in two splits
+            _check_splits(task, assembled[one].prompts, assembled[other].prompts)
     for split, parts in assembled.items():
-        _check_rewards(task, split, parts)
+        if task.reward is not None:
+            _check_rewards(task, split, parts)
     _check_episode(task)
 
 
