@@ -76,7 +76,7 @@ def test_pair(name: str, task: str, request: pytest.FixtureRequest):
     assert line["tokens"] >= (0 if name in UNTRAINED else BUDGET // 2)
     assert {"score", "kl", "objective", "length", "distinct_1", "distinct_2"} <= line["metrics"].keys()
     assert all(math.isfinite(value) for value in line["metrics"].values())
-    assert ("normalized" in line["metrics"]) == (task == "exact")
+    assert ("normalized" in line["metrics"]) == (task in ("exact", "exact_turns"))
     assert len(line["samples"]) == 6
     if name not in UNTRAINED:
         # A policy that was not touched has a KL of 0, and the greedy one of the value-based pays for being sure.
