@@ -30,14 +30,16 @@ COMPLETIONS = (
     ".",
 )
 """What the rewards are tried on."""
+UNCUT = 10**9
+"""Tokens of a prompt that is not cut."""
 
 
 def check_task(task: str | Task) -> None:
     """Build and run a task as an environment will, and say what would go wrong.
 
-    Every prompt of each split is encoded; reward and gold score are tried on samples, among them an empty response,
-    with the columns that the prompts bring; one episode is run step by step. A turn environment is asked in place of
-    prompts and rewards that a task does not have, see `check_turns`.
+    Every prompt of each split is encoded, or a turn environment plays some episodes of each, see `check_turns`. Reward
+    and gold score are tried on samples, among them an empty response, with the columns that the prompts bring. Episodes
+    are run step by step.
 
     Warns (`UserWarning`) where held-out or validation prompts are missing; where two splits have an item in common;
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
@@ -57,16 +59,12 @@ def check_task(task: str | Task) -> None:
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
-        if parts.rules.turns is None:
-            _check_prompts(task, split, parts)
-        else:
-            check_turns(task, split, parts)
+        (_check_prompts if parts.rules.turns is None else check_turns)(task, split, parts)
     for one, other in itertools.combinations(assembled, 2):
-        if task.prompts is not None:  # else they are seeds, and no seed is in two splits
+        if task.prompts is not None:  # else no two splits have a seed in common
             _check_splits(task, assembled[one].prompts, assembled[other].prompts)
     for split, parts in assembled.items():
-        if task.reward is not None:
-            _check_rewards(task, split, parts)
+        _check_rewards(task, split, parts)
     _check_episode(task)
 
 
@@ -76,7 +74,7 @@ def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
     whole = PromptSet(
         [{"prompt": prompt.text, **prompt.columns} for prompt in prompts],
         parts.rules.tokenizer,
-        max_prompt_tokens=10**9,
+        max_prompt_tokens=UNCUT,
     )
     lengths = [len(prompt.ids) for prompt in whole]
     too_long = sum(length > prompts.max_prompt_tokens for length in lengths)
@@ -129,6 +127,9 @@ def _check_episode(task: Task) -> None:
     parts = assemble(task, device="cpu")
     mdp, vocabulary = TokenMDP(parts.rules, 2), parts.rules.vocabulary.size
     np_random = np.random.default_rng(0)
-    mdp.reset_rows([0, 1], [parts.prompts.sample(np_random) for _ in range(2)])
-    while mdp.running.any():
-        mdp.step(parse_actions(np_random.integers(vocabulary, size=2), 2, vocabulary), mdp.running.copy())
+    try:
+        mdp.reset_rows([0, 1], [parts.prompts.sample(np_random) for _ in range(2)])
+        while mdp.running.any():
+            mdp.step(parse_actions(np_random.integers(vocabulary, size=2), 2, vocabulary), mdp.running.copy())
+    finally:
+        mdp.close()
