@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from textrl_env import TextGenEnv
 from textrl_env.errors import ConfigError, MissingExtra, ResetNeeded, UnknownName
 from textrl_env.turns.foreign.foreign_turns import ForeignTurns
 from textrl_env.turns.foreign.global_random import GlobalRandom
@@ -193,6 +194,24 @@ def test_a_game_of_textarena_is_won_by_hand() -> None:
         assert "I think of" not in text  # no echo
         low, high = (guess + 1, high) if "higher" in text else (low, guess - 1)
     assert (reward, truncated, info["success"]) == (1.0, False, True)
+
+
+@pytest.mark.slow
+def test_a_game_of_textarena_is_a_task() -> None:
+    pytest.importorskip("textarena")
+    env = TextGenEnv("textarena:GuessTheNumber-v0", max_turns=2, max_turn_tokens=8)
+    observations = [env.reset(seed=seed)[0] for seed in (4, 4)]
+    assert np.array_equal(*observations)
+    over, steps = False, 0
+    while not over:
+        *_, over, _, info = env.step(steps % 7 + 40)
+        steps += 1
+    assert steps == 16
+    assert "invalid move" in info["turns"][0]["reply"]
+    assert info["finish_reason"] == "env"  # two invalid moves in a row end the game
+    for name, message in (("textarena:Wordle-v0", "downloads word lists"), ("gem:game:Nope", "pip install gem-llm")):
+        with pytest.raises(ConfigError, match=message):
+            TextGenEnv(name)
 
 
 @pytest.mark.slow

@@ -9,16 +9,15 @@ import numpy as np
 
 from textrl_env.actions import parse_actions
 from textrl_env.errors import ConfigError, PromptError, RewardError
-from textrl_env.foreign_text import shown
 from textrl_env.mdp import TokenMDP
 from textrl_env.rewards import check_reward, make_reward
 from textrl_env.tasks.assembly import Assembly, assemble
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import best_split
 from textrl_env.tasks.task import Task
+from textrl_env.tasks.turn_conformance import check_turns
 from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
 from textrl_env.text.prompts import PromptSet, columns_of
-from textrl_env.turns.rows import TurnRows
 
 COMPLETIONS = (
     "",
@@ -31,8 +30,6 @@ COMPLETIONS = (
     ".",
 )
 """What the rewards are tried on."""
-OPENINGS = 16
-"""Episodes of each split that a turn environment is asked to begin."""
 UNCUT = 10**9
 """Tokens of a prompt that is not cut."""
 
@@ -40,9 +37,9 @@ UNCUT = 10**9
 def check_task(task: str | Task) -> None:
     """Build and run a task as an environment will, and say what would go wrong.
 
-    Every prompt of each split is encoded, or a turn environment begins some episodes of each, twice. Reward and gold
-    score are tried on samples, among them an empty response, with the columns that the prompts bring. Episodes are run
-    step by step.
+    Every prompt of each split is encoded, or a turn environment plays some episodes of each, see `check_turns`. Reward
+    and gold score are tried on samples, among them an empty response, with the columns that the prompts bring. Episodes
+    are run step by step.
 
     Warns (`UserWarning`) where held-out or validation prompts are missing; where two splits have an item in common;
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
@@ -62,7 +59,7 @@ def check_task(task: str | Task) -> None:
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
-        (_check_prompts if parts.rules.turns is None else _check_openings)(task, split, parts)
+        (_check_prompts if parts.rules.turns is None else check_turns)(task, split, parts)
     for one, other in itertools.combinations(assembled, 2):
         if task.prompts is not None:  # else no two splits have a seed in common
             _check_splits(task, assembled[one].prompts, assembled[other].prompts)
@@ -85,32 +82,6 @@ def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
         warnings.warn(
             f"task {task.name!r}: {too_long} of {len(lengths)} {LABELS[split]} are longer than "
             f"max_prompt_tokens={prompts.max_prompt_tokens} and are cut from the left; the longest has {max(lengths)}",
-            stacklevel=3,  # where `check_task` was called
-        )
-
-
-def _check_openings(task: Task, split: str, parts: Assembly) -> None:
-    """The turn environment begins episodes, the same twice; those that are cut are counted."""
-    assert parts.rules.turns is not None
-    prompts = [parts.prompts[index] for index in range(min(OPENINGS, len(parts.prompts)))]
-    turns = TurnRows(parts.rules.turns, len(prompts))
-    try:
-        first, second = (turns.begin(range(len(prompts)), prompts, UNCUT) for _ in range(2))
-    finally:
-        turns.close()
-    for one, other in zip(first, second, strict=True):
-        if one.text != other.text:
-            raise ConfigError(
-                f"task {task.name!r}: the turn environment begins one seed with {shown(one.text)} and then with "
-                f"{shown(other.text)}; the same seed must begin the same episode"
-            )
-    lengths = [len(prompt.ids) for prompt in first]
-    too_long = sum(length > parts.rules.max_prompt_tokens for length in lengths)
-    if too_long:
-        warnings.warn(
-            f"task {task.name!r}: {too_long} of {len(lengths)} openings are longer than "
-            f"max_prompt_tokens={parts.rules.max_prompt_tokens} and are cut from the left; the longest has "
-            f"{max(lengths)}",
             stacklevel=3,  # where `check_task` was called
         )
 
