@@ -144,6 +144,28 @@ def test_single_vector_and_sync_environments_agree(make_task: Any, mode: Autores
     assert ended > 4
 
 
+def test_a_time_limit_around_it(make_task: Any):
+    """The native one of the vector environment is Gymnasium's around the single one, at a turn's end too."""
+    for limit in (3, 5, 6):
+        vector = TextGenVectorEnv(1, make_task(), autoreset_mode="NEXT_STEP", max_episode_steps=limit, **DEFERRED)
+        single = gymnasium.wrappers.TimeLimit(TextGenEnv(make_task(), **DEFERRED), limit)
+        rng = np.random.default_rng(limit)
+        np.testing.assert_array_equal(vector.reset(seed=2)[0][0], single.reset(seed=2)[0])
+        over = cut = 0
+        for _ in range(40):
+            (token,) = tokens_of(rng, 1)
+            got = vector.step(np.array([token]))
+            if over:
+                np.testing.assert_array_equal(got[0][0], single.reset()[0])
+                over = 0
+                continue
+            wanted = single.step(int(token))
+            np.testing.assert_array_equal(got[0][0], wanted[0])
+            assert [each[0] for each in got[1:4]] == list(wanted[1:4])
+            over, cut = wanted[2] or wanted[3], cut + wanted[3]
+        assert cut > 2
+
+
 def test_limits_of_a_turn_of_the_turns_and_of_the_context(make_task: Any):
     rng = np.random.default_rng(0)
 

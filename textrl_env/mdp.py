@@ -8,6 +8,7 @@ back: `TurnRows` keeps its answer for when the step is repeated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class TokenMDP(EpisodeRows):
         at_limit = truncated & ~terminated
         at_limit[[row for row, _ in expired]] = False
         cut = [*expired, *((row, self.trajectory(row)) for row in np.flatnonzero(at_limit).tolist())]
-        turns = [(row, end.record) for row, end in ends.items()]
+        turns = [(row, copy.deepcopy(end.record)) for row, end in ends.items()]
         return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut, turns)
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class TokenMDP(EpisodeRows):
             known: dict[str, Any] = {"response": response, "finish_reason": reason}
             if end is not None:
                 assert self.turns is not None
-                known["turns"] = [*self.turns.records[row], end.record]
+                known["turns"] = copy.deepcopy([*self.turns.records[row], end.record])
                 known |= {"finish_reason": end.finish_reason, "success": end.success}
             if end is not None and end.truncated:
                 known |= {"score": paid.total, "score_parts": paid.with_parts({})}

@@ -124,7 +124,8 @@ class TurnRows:
         for row, entry in enumerate(state):
             if not running[row] or entry["lost"]:
                 continue
-            env = envs[row] = self.rules.make()
+            env: Any = self.rules.make()
+            envs[row] = env
             if entry["env"] is None or not _is_savable(env):
                 raise ConfigError(
                     f"row {row} was saved in the midst of an episode of {turn_env_name(env)!r}, which cannot be saved, "
