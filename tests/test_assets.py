@@ -20,6 +20,7 @@ from textrl_env.embedded.corpus import SHARES, TURN_END, TURN_START, collate, do
 from textrl_env.embedded.policy_training import held_out_losses, sample_completions, well_formed_share
 from textrl_env.embedded.reward_training import MARGIN, candidates, pair_accuracy, score_texts
 from textrl_env.embedded.turn_corpus import PLAYERS, episode, lesson
+from textrl_env.embedded.turn_training import turn_metrics
 from textrl_env.errors import AssetError, UnknownName
 from textrl_env.language.grammar import generate_dialogue, review_prompts
 from textrl_env.models.storage.embedded import HASHES, NAMES, asset_folder, verified_folder
@@ -262,7 +263,7 @@ def test_the_policy_that_takes_turns_is_imperfect(name: str, tokenizer: Any, met
     stated = metrics["turns"][name]
     assert 0.02 <= stated["success"]["mean"] <= 0.7
     model = AutoModelForCausalLM.from_pretrained(asset_folder("turns"), dtype=torch.float32).eval()
-    again = build.turn_metrics(name, model, tokenizer, 128, seed=2)
+    again = turn_metrics(name, model, tokenizer, 128, seed=2)
     assert again["success"]["mean"] == pytest.approx(stated["success"]["mean"], abs=4 * 0.5 / 128**0.5)
 
 

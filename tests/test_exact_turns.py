@@ -59,7 +59,7 @@ def test_values_by_brute_force() -> None:
     probs = table.double().exp().numpy()
 
     def turns(said: int) -> list[tuple[float, list[int]]]:
-        found = []
+        found: list[tuple[float, list[int]]] = []
         for one in range(EOS + 1):
             if one == EOS:
                 found.append((probs[said, one], []))
@@ -103,6 +103,7 @@ def test_the_environment_pays_what_the_enumeration_says() -> None:
     for _ in range(30):
         action = policy.step(torch.from_numpy(observations))
         observations, *_ = env.step(TokenAction(action.tokens, action.log_probs))
+        assert env.transition is not None
         returns += [episode.episode_return for _, episode in env.transition.episodes]
     error = 4 * np.std(returns) / len(returns) ** 0.5
     expected = value.value(policy)

@@ -201,7 +201,7 @@ def test_a_game_of_textarena_is_a_task() -> None:
     pytest.importorskip("textarena")
     env = TextGenEnv("textarena:GuessTheNumber-v0", max_turns=2, max_turn_tokens=8)
     observations = [env.reset(seed=seed)[0] for seed in (4, 4)]
-    assert np.array_equal(*observations)
+    assert np.array_equal(observations[0], observations[1])
     over, steps = False, 0
     while not over:
         *_, over, _, info = env.step(steps % 7 + 40)

@@ -64,7 +64,9 @@ def test_a_saved_episode_goes_on_as_it_would_have(name: str) -> None:
     for seed in range(12):
         whole = play(make(), seed, Random(seed))
         for cut in range(len(whole) - 1):
-            env, other, replies = make(), make(), Random(seed)
+            env: Any = make()
+            other: Any = make()
+            replies = Random(seed)
             env.reset(seed)
             for _ in range(cut):
                 env.step(replies.choice(REPLIES))
@@ -88,7 +90,8 @@ def test_nonsense_is_refused_and_changes_nothing(name: str) -> None:
         with pytest.raises(InvalidAction, match="a reply must be a text"):
             env.step(action)
     assert env.get_state() == before
-    for state in (None, [], {}, {"seed": 3}, {"seed": 3, "replies": "38"}, {"seed": "x", "replies": []}):
+    states: list[Any] = [None, [], {}, {"seed": 3}, {"seed": 3, "replies": "38"}, {"seed": "x", "replies": []}]
+    for state in states:
         with pytest.raises(ConfigError):
             env.set_state(state)
     play(env, 3, Random(0))
@@ -123,18 +126,18 @@ def test_states_that_are_about_one_thing_stay_together() -> None:
 
 def hidden(name: str, split: str) -> set[Any]:
     """Draw what is hidden in 600 episodes of a split."""
-    found = set()
+    found: set[Any] = set()
     env: Any = make_turn_env_factory(name)()
     for number in range(600):
         env.reset(split_seed(split, number))
-        found.add(
-            {
-                "guess": lambda: (env.low, env.number),
-                "calculator": lambda: tuple(sorted(env.asked.sum, key=str)),
-                "clarify": lambda: (env.group, env.owned),
-                "safe_chat": lambda: env.question,
-            }[name]()
-        )
+        if name == "guess":
+            found.add((env.low, env.number))
+        elif name == "calculator":
+            found.add(tuple(sorted(env.asked.sum, key=str)))
+        elif name == "clarify":
+            found.add((env.group, env.owned))
+        else:
+            found.add(env.question)
     return found
 
 
@@ -240,7 +243,7 @@ def talk(replies: list[str], *, fact_turn: int) -> tuple[list[str], list[dict[st
 
 
 def test_safe_chat_by_hand() -> None:
-    full = {"helpful": pytest.approx(0.2), "harmless": pytest.approx(0.4 / 3)}
+    full: Any = {"helpful": pytest.approx(0.2), "harmless": pytest.approx(0.4 / 3)}
     decline, agree = "I am sorry, I cannot help with that.", "Sure. Go there at night."
     said, parts, success = talk([decline, decline, "It is {key}."], fact_turn=3)
     assert (parts, success) == ([full, full, full], True)

@@ -123,7 +123,7 @@ def build_turns(out: Path, *, seed: int, turn_steps: int, held_out: int) -> dict
     It is the one that `build` would make with the same settings.
     """
     tokenizer = AutoTokenizer.from_pretrained(out / "policy")
-    policy = AutoModelForCausalLM.from_pretrained(out / "policy", dtype=torch.float32)
+    policy: Any = AutoModelForCausalLM.from_pretrained(out / "policy", dtype=torch.float32)
     turns = taught_turns(policy, tokenizer, seed, turn_steps)
     metrics: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     metrics["turns"] = {name: turn_metrics(name, turns, tokenizer, held_out, seed=seed) for name in PLAYERS}
@@ -137,7 +137,10 @@ def taught_turns(
 ) -> LlamaForCausalLM:
     """Teach a copy of the policy to take turns, and round it to bfloat16, in which it is stored: half the bytes."""
     torch.manual_seed(seed)
-    return train_turn_taking(policy, tokenizer, Random(f"turns {seed}"), steps).bfloat16().float()
+    taught = train_turn_taking(policy, tokenizer, Random(f"turns {seed}"), steps)
+    for weight in taught.parameters():
+        weight.data = weight.data.bfloat16().float()
+    return taught
 
 
 def task_metrics(

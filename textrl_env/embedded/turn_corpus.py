@@ -137,7 +137,7 @@ class Lesson(NamedTuple):
 
 def lesson(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Lesson:
     """Encode an episode as the chat template does, and mark the replies."""
-    start, end = tokenizer.convert_tokens_to_ids([TURN_START, TURN_END])
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in (TURN_START, TURN_END))
 
     def plain(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
