@@ -318,11 +318,12 @@ def test_rows_of_prompts_reach_the_turn_environment(make_task: Any, tiny_tokeniz
 
 def test_openings_that_are_too_long(make_task: Any):
     long = {"max_prompt_tokens": 10}
-    env, whole = TextGenEnv(make_task(**long), **DEFERRED), TextGenEnv(make_task(), **DEFERRED)
+    cutting = make_task(prompt_overflow="truncate", **long)
+    env, whole = TextGenEnv(cutting, **DEFERRED), TextGenEnv(make_task(), **DEFERRED)
     ids = whole.reset(seed=0)[0]
     assert env.reset(seed=0)[0][:10].tolist() == ids[ids >= 0][-10:].tolist()
     with pytest.raises(PromptTooLong, match=r"CountingGame.*max_prompt_tokens=10"):
-        TextGenEnv(make_task(prompt_overflow="error", **long)).reset()
+        TextGenEnv(make_task(**long)).reset()
 
 
 def test_a_system_prompt_of_the_task_or_of_the_turn_environment(make_task: Any):
