@@ -18,9 +18,10 @@ from counting_game import CountingGame
 from gymnasium.vector import AutoresetMode
 
 from textrl_env import TextGenEnv, TextGenVectorEnv, TokenAction
-from textrl_env.errors import ConfigError, PromptError, PromptTooLong
+from textrl_env.errors import ConfigError, EmptyPrompt, PromptError, PromptTooLong
 from textrl_env.tasks import Task
 from textrl_env.text.tokenization import encode_chat
+from textrl_env.trajectory import Paid
 from textrl_env.turns import PlainBridge
 
 DEFERRED: dict[str, Any] = {"kl_mode": "deferred"}  # runs no model
@@ -253,6 +254,36 @@ def play_plain(env: TextGenEnv, seed: int) -> tuple[list[Any], list[Any]]:
         paid.append((reward, info))
         over = terminated or truncated
     return [], paid
+
+
+def test_parts_of_equal_names_are_told_apart():
+    paid = Paid(1.5, {"turns": 1.5, "tone": 0.5})
+    assert paid.with_parts({"tone": 2.0, "length": 3.0}) == {
+        "tone": 2.0,
+        "length": 3.0,
+        "turns": 1.5,
+        "turns/tone": 0.5,
+    }
+
+
+def test_an_opening_without_a_token_is_refused(make_task: Any):
+    class Mute(PlainBridge):
+        def prompt(self, messages: Any) -> list[int]:
+            return []
+
+    with pytest.raises(EmptyPrompt, match="'CountingGame' began an episode with 'Number"):
+        TextGenEnv(make_task(bridge=Mute), **DEFERRED).reset()
+
+
+def test_a_bridge_that_gives_no_ids_is_refused(make_task: Any):
+    class Wrong(PlainBridge):
+        def extend(self, ids: Any, messages: Any) -> Any:
+            return [10**6]
+
+    env = TextGenEnv(make_task(bridge=Wrong), **DEFERRED)
+    env.reset()
+    with pytest.raises(ConfigError, match=r"extend\(\) gave \[1000000\]; expected a list of token ids in \[0, "):
+        env.step(3)
 
 
 def test_plain_text_where_no_chat_is_wanted(make_task: Any, tiny_tokenizer: Any):

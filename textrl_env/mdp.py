@@ -200,13 +200,13 @@ class TokenMDP(EpisodeRows):
     ) -> tuple[list[tuple[int, Ended]], list[tuple[int, Trajectory]]]:
         """The rows' episodes that end here, without what a reward is yet to say, and those that a turn environment's
         time-out cuts off."""
-        responses = self._responses(over, newest.tokens, ends)
+        going_on = [row for row, end in ends.items() if not end.finish_reason and not end.truncated]
+        closing = [(row, reason) for row, reason in zip(over, reasons, strict=True) if row not in going_on]
+        responses = self._responses([row for row, _ in closing], newest.tokens, ends)
         ended: list[tuple[int, Ended]] = []
         expired: list[tuple[int, Trajectory]] = []
-        for row, reason, response in zip(over, reasons, responses, strict=True):
+        for (row, reason), response in zip(closing, responses, strict=True):
             end = ends.get(row)
-            if end is not None and not end.finish_reason and not end.truncated:
-                continue
             paid = self._paid(row, token_scores, end)
             known: dict[str, Any] = {"response": response, "finish_reason": reason}
             if end is not None:
