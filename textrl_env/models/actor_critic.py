@@ -31,10 +31,9 @@ from textrl_env.models.storage.loading import load_model
 from textrl_env.models.storage.policy_folder import CARD_FILE, SETTINGS_FILE, VALUE_HEAD_FILE, model_card
 from textrl_env.models.storage.pretrained import quiet_loading
 from textrl_env.models.vocabulary import Vocabulary
-from textrl_env.user_values import check_names, check_whole
+from textrl_env.user_values import DECODERS, check_names, check_whole
 
 VALUE_TRUNKS = ("shared", "separate")
-DECODERS = ("slots", "ahead")
 
 
 class Step(NamedTuple):

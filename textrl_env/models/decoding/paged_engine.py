@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.decoding.engine import Request, Response
 from textrl_env.models.decoding.paged_attention import attending_to_pages
 
+LOGGER = "ContinuousBatchingLogger"  # of transformers
 PAGE_TOKENS = 32  # of the keys that are kept together
 # Requests decoded together. Attention without a kernel for pages runs each token against the keys of all of them.
 TOGETHER = {"cpu": 32}
@@ -81,28 +83,24 @@ class PagedEngine:
         self._model, self._eos_ids = PagedModel(lm, logits), [int(token) for token in eos_ids]
 
     def respond(self, requests: Sequence[Request], *, deterministic: bool) -> list[Response]:
-        manager = self._manager(requests, deterministic)
-        with _own_random_numbers(self._model.device), _no_garbage():
+        seed = int(torch.randint(2**62, ()))
+        with _own_random_numbers(self._model.device), _no_garbage(), _silent():
+            manager = self._manager(requests, seed, deterministic)
             # Before the thread starts: what is batched together, and so what is drawn, hangs on no race.
             for number, request in enumerate(requests):
                 manager.add_request(
                     request.ids, str(number), max_new_tokens=request.limit, eos_token_id=self._eos_ids or -1
                 )
             manager.start()
-            outputs: dict[str, Any] = {}
             try:
-                while len(outputs) < len(requests):
-                    output = manager.get_result(timeout=1)
-                    if output is not None:
-                        outputs[output.request_id] = output
-                    elif not manager.is_running():
-                        break
-            finally:
-                manager.stop(hard_stop=len(outputs) < len(requests))
-                manager.destroy()
+                manager.stop()  # once all are answered
+            except BaseException:  # Ctrl-C while waiting
+                manager.stop(hard_stop=True)
+                raise
+        outputs = {output.request_id: output for output in iter(manager.get_result, None)}
         return [self._response(outputs.get(str(number)), deterministic) for number in range(len(requests))]
 
-    def _manager(self, requests: Sequence[Request], deterministic: bool) -> Any:
+    def _manager(self, requests: Sequence[Request], seed: int, deterministic: bool) -> Any:
         together = min(len(requests), TOGETHER.get(self._model.device.type, DEFAULT_TOGETHER))
         longest = max(len(request.ids) + request.limit for request in requests)
         batching = ContinuousBatchingConfig(
@@ -113,7 +111,7 @@ class PagedEngine:
             max_requests_per_batch=together,
             safety_margin=0.0,  # there are pages for all that are decoded together
             allow_block_sharing=False,
-            seed=int(torch.randint(2**62, ())),
+            seed=seed,
         )
         generation = GenerationConfig(do_sample=not deterministic, eos_token_id=-1)
         return self._model.init_continuous_batching(generation, batching)
@@ -131,6 +129,18 @@ def _own_random_numbers(device: torch.device) -> Iterator[None]:
     """Put torch's generators back where they were: the manager seeds them all."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Have the manager log nothing: an error of its thread is in the outputs, and raised here."""
+    log = logging.getLogger(LOGGER)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager
