@@ -265,7 +265,7 @@ def test_responses_to_prompts_that_come_are_decoded_together(ahead: MakePolicy, 
 
 def test_what_does_not_fit_is_decoded_step_by_step_with_one_warning(make_model: Any, make_policy: MakePolicy):
     policy = make_policy(make_model("gemma2"), decoder="ahead")
-    with pytest.warns(UserWarning, match="cannot be decoded ahead .*attention"):
+    with pytest.warns(UserWarning, match=r"cannot be decoded ahead .*attention"):
         rows, log_probs = rolled(policy, steps=1)
     assert policy.decoder == "slots"
     with warnings.catch_warnings():
@@ -280,7 +280,7 @@ def test_a_masked_policy_and_unknown_decoders_are_refused(
 ):
     with pytest.raises(ConfigError, match="draws from two"):
         MaskedActorCritic(make_model(), tiny_tokenizer, max_length=8, decoder="ahead")
-    with pytest.raises(UnknownName, match="decoder.*slots"):
+    with pytest.raises(UnknownName, match=r"decoder.*slots"):
         make_policy(decoder="ahed")
     with pytest.raises(ConfigError, match="response_tokens"):
         make_policy(decoder="ahead", response_tokens=0)

@@ -1,4 +1,4 @@
-"""The states of a policy: what it thinks of observations and of transitions, each part computed when it is asked for."""
+"""A policy's distributions and values at observations or transitions, each computed when it is first asked for."""
 
 from __future__ import annotations
 

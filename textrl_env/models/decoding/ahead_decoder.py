@@ -108,9 +108,9 @@ class AheadDecoder:
         found = [self._take(key) for key in shown.keys]
         missing = [row for row, continuation in enumerate(found) if continuation is None]
         single = [row for row in missing if self._needs_one(shown, row)]
-        if asked := [row for row in missing if row not in set(single)]:
-            for row, continuation in zip(asked, self._decode(shown, asked, found, deterministic), strict=True):
-                found[row] = continuation
+        if asked := sorted(set(missing) - set(single)):
+            for row, decoded in zip(asked, self._decode(shown, asked, found, deterministic), strict=True):
+                found[row] = decoded
         tokens, log_probs = np.zeros(len(found), dtype=np.int64), np.zeros(len(found), dtype=np.float32)
         self._draw_single(shown, single, tokens, log_probs, deterministic)
         for row, continuation in enumerate(found):

@@ -58,7 +58,8 @@ def why_not_paged(lm: CausalLM, max_length: int) -> str | None:
         places = torch.arange(len(request.ids) - 1, whole.shape[1] - 1, device=lm.device)
         logits = lm.project(lm.states(whole, torch.zeros_like(places), places))
         wanted = logits.log_softmax(dim=-1).gather(-1, whole[0, places + 1, None]).squeeze(-1)
-        error = (wanted - torch.tensor(log_probs, device=lm.device)).abs().max() / logits.abs().max().clamp(min=1.0)
-        if not error <= PROBE_TOLERANCE[lm.dtype]:
-            return f"its log-probabilities differ by {error:.1e} from those of whole sequences"
+        difference = (wanted - torch.tensor(log_probs, device=lm.device)).abs().max()
+        difference /= logits.abs().max().clamp(min=1.0)
+        if not difference <= PROBE_TOLERANCE[lm.dtype]:
+            return f"its log-probabilities differ by {difference:.1e} from those of whole sequences"
     return None

@@ -43,9 +43,8 @@ def paged_attention(
     """
     if any(arguments.get(name) is not None for name in UNKNOWN):
         raise ValueError(f"{type(module).__name__} changes its attention's scores in a way of its own")
-    states = (part.to(cache.dtype) for part in (query, key, value))
-    out, _ = sdpa_attention_forward(module, *states, attention_mask, cache=cache, **arguments)
-    return out, None
+    query, key, value = (states.to(cache.dtype) for states in (query, key, value))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, cache=cache, **arguments)
 
 
 AttentionInterface.register(NAME, paged_attention)
