@@ -161,12 +161,16 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         return self._mdp.ids.copy(), *returned, infos
 
     def upcoming_prompts(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """Ids int64 [p] of the prompt that each of `rows` shows next, were they to end in this order; draws none."""
+        """Ids int64 [p] of the prompts that `rows` show next, were they to end in this order; draws none.
+
+        A row that is named twice ends twice.
+        """
         if self._groups is not None:
             groups = copy.copy(self._groups)
             groups.generator = copy.deepcopy(groups.generator)
             return [groups.next()[0].ids for _ in rows]
-        return [self.prompts.sample(copy.deepcopy(self._generators[row])).ids for row in rows]
+        generators = {row: copy.deepcopy(self._generators[row]) for row in set(rows)}
+        return [self.prompts.sample(generators[row]).ids for row in rows]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop asking for scores in threads."""

@@ -24,7 +24,10 @@ from textrl_env.models.sampling import Sample
 
 KEPT = 16384  # ids that have continuations nobody came for; beyond, all are forgotten
 
-# Ids of the prompts that some rows show next, one a row, were they to end in this order; fewer where there are no more.
+# Responses that are decoded for each row together, where it is sure to show so many more prompts.
+AHEAD_RESPONSES = 4
+# Ids of the prompts that some rows show next, were they to end in this order; fewer where there are no more. A row that
+# is named twice ends twice.
 Upcoming = Callable[[Sequence[int]], Sequence[np.ndarray]]
 
 
@@ -73,7 +76,7 @@ class AheadDecoder:
     response_tokens: of the longest response; None where only the observation's length bounds it.
 
     A row gets one token alone, by a forward over all of it, where nothing more can follow or is likely to: at the end
-    of the context, behind a token that ends a response, and where it shows again what it has just shown.
+    of the context, behind a whole response, and where it shows again what it has just shown.
     """
 
     def __init__(
@@ -88,7 +91,8 @@ class AheadDecoder:
         """Forget what is decoded, and what is known of the rows."""
         self._decoded: dict[bytes, deque[_Continuation]] = {}
         self._single: dict[bytes, torch.Tensor] = {}  # features [F] of the rows that got one token in the last step
-        self._last: tuple[list[bytes], list[int]] = [], []  # what each row showed in the last step, and its token
+        self._last: list[bytes] = []  # what each row showed in the last step
+        self._ends: list[bytes | None] = []  # what it shows next if nothing follows, where its response is over
         self.look_ahead(None, None)
 
     def look_ahead(self, steps: int | None, upcoming: Upcoming | None) -> None:
@@ -113,12 +117,15 @@ class AheadDecoder:
                 found[row] = decoded
         tokens, log_probs = np.zeros(len(found), dtype=np.int64), np.zeros(len(found), dtype=np.float32)
         self._draw_single(shown, single, tokens, log_probs, deterministic)
+        self._last, self._ends = shown.keys, [None] * len(found)
         for row, continuation in enumerate(found):
             if continuation is not None:
                 tokens[row], log_probs[row] = continuation.tokens.popleft(), continuation.log_probs.popleft()
-                if continuation.tokens:
-                    self._keep(shown.keys[row] + tokens[row].tobytes(), continuation)
-        self._last = shown.keys, tokens.tolist()
+            following = shown.keys[row] + tokens[row].tobytes()
+            if continuation is not None and continuation.tokens:
+                self._keep(following, continuation)
+            elif tokens[row] in self._eos_ids or (continuation is not None and continuation.ends):
+                self._ends[row] = following
         if self._steps is not None:
             self.look_ahead(*(self._steps - 1, self._upcoming) if self._steps > 1 else (None, None))
         return Sample(*(torch.from_numpy(column).to(observations.device) for column in (tokens, log_probs)))
@@ -144,11 +151,8 @@ class AheadDecoder:
         """Whether a row that nothing was decoded for gets one token alone."""
         if self._limit(int(shown.lengths[row]), shown.ids.shape[1], self._steps) <= 1:
             return True
-        keys, drawn = self._last
-        if len(keys) != len(shown.keys):
-            return False
-        ended = drawn[row] in self._eos_ids and shown.keys[row] == keys[row] + np.int64(drawn[row]).tobytes()
-        return ended or shown.keys[row] == keys[row]
+        same_rows = len(self._last) == len(shown.keys)
+        return same_rows and shown.keys[row] in (self._last[row], self._ends[row])
 
     def _draw_single(
         self, shown: _Shown, rows: list[int], tokens: np.ndarray, log_probs: np.ndarray, deterministic: bool
@@ -186,25 +190,24 @@ class AheadDecoder:
         return made[: len(asked)]
 
     def _prompts_to_come(self, found: list[_Continuation | None], max_length: int) -> list[Request]:
-        """Requests for the prompts that rows with continuations will show behind these, unless they are decoded."""
+        """Requests for prompts that rows are sure to show behind their present responses, unless they are decoded."""
         if self._upcoming is None:
             return []
-        ends = {row: len(left) for row, left in enumerate(found) if left is not None and left.ends}
-        rows = [row for row in sorted(ends, key=lambda row: (ends[row], row)) if self._reached(ends[row])]
+        if self._steps is None:  # every row ends some time
+            coming = [(0, row) for _ in range(AHEAD_RESPONSES) for row in range(len(found))]
+        else:
+            over = [(len(left), row) for row, left in enumerate(found) if left is not None and left.ends]
+            coming = sorted((begins, row) for begins, row in over if begins < self._steps)
         requests: list[Request] = []
-        served: Counter[bytes] = Counter()
-        for row, ids in zip(rows, self._upcoming(rows), strict=False):
+        wanted: Counter[bytes] = Counter()
+        for (begins, _), ids in zip(coming, self._upcoming([row for _, row in coming]), strict=False):
             key = np.asarray(ids, dtype=np.int64).tobytes()
-            served[key] += 1
-            if served[key] > len(self._decoded.get(key, ())):
-                left = None if self._steps is None else self._steps - ends[row]
-                if (limit := self._limit(len(ids), max_length, left)) > 0:
-                    requests.append(Request([int(token) for token in ids], limit))
+            wanted[key] += 1
+            steps = None if self._steps is None else self._steps - begins
+            limit = self._limit(len(ids), max_length, steps)
+            if wanted[key] > len(self._decoded.get(key, ())) and limit > 0:
+                requests.append(Request([int(token) for token in ids], limit))
         return requests
-
-    def _reached(self, steps: int) -> bool:
-        """Whether a step comes that is `steps` after this one."""
-        return self._steps is None or steps < self._steps
 
     def _continuation(self, request: Request, response: Response, max_length: int) -> _Continuation:
         tokens, log_probs = response
