@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -85,7 +87,7 @@ def changed(policy: CausalLMActorCritic) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_greedy_tokens_are_those_of_the_plain_path(
     family: str, make_model: Any, ahead: MakePolicy, make_policy: MakePolicy
 ):
@@ -95,11 +97,13 @@ def test_greedy_tokens_are_those_of_the_plain_path(
     assert torch.equal(log_probs, plain_log_probs)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.7, top_k=40, top_p=0.9)])
+@pytest.mark.parametrize(
+    ("family", "cut"), [("llama", True), ("llama", False), ("gpt2", True), ("mistral", False), ("qwen3", True)]
+)
 def test_log_probs_are_those_of_what_is_trained(
-    family: str, sampling: SamplingParams, make_model: Any, ahead: MakePolicy, asked: list[list[Request]]
+    family: str, cut: bool, make_model: Any, ahead: MakePolicy, asked: list[list[Request]]
 ):
+    sampling = SamplingParams(temperature=0.7, top_k=40, top_p=0.9) if cut else SamplingParams()
     policy = ahead(make_model(family), sampling=sampling)
     rows, log_probs = rolled(policy)
     torch.testing.assert_close(log_probs, evaluated(policy, rows), atol=1e-5, rtol=0)
@@ -133,7 +137,7 @@ def test_the_distribution_is_that_of_the_policy(ahead: MakePolicy):
     """Two tokens behind a prompt: frequencies of all pairs against exact probabilities, by chi-square."""
     model, tokenizer = letter_model()
     policy = ahead(model, tokenizer=tokenizer, max_length=4, response_tokens=2)
-    size, count = policy.vocabulary.size, 2048
+    size, count = policy.vocabulary.size, 1024
     rows = [[2] for _ in range(count)]
     for _ in range(2):
         for row, token in zip(rows, policy.step(observe(rows, 4)).tokens.tolist(), strict=True):
@@ -287,8 +291,6 @@ def test_a_masked_policy_and_unknown_decoders_are_refused(
 
 
 def test_an_engine_that_fails_says_so_and_leaves_no_thread(ahead: MakePolicy, monkeypatch: pytest.MonkeyPatch):
-    import threading
-
     policy = ahead()
     rolled(policy, steps=1)
     policy.clear_cache()
@@ -305,6 +307,17 @@ def test_an_engine_that_fails_says_so_and_leaves_no_thread(ahead: MakePolicy, mo
     torch.set_rng_state(state)
     rows, log_probs = rolled(policy)
     torch.testing.assert_close(log_probs, evaluated(policy, rows), atol=1e-5, rtol=0)
+
+
+def test_a_copy_decodes_with_its_own_weights(ahead: MakePolicy):
+    policy = ahead()
+    rolled(policy, steps=2)
+    twin = copy.deepcopy(policy)
+    changed(twin)
+    for core in (twin, policy):
+        rows, log_probs = rolled(core, steps=4)
+        torch.testing.assert_close(log_probs, evaluated(core, rows), atol=1e-5, rtol=0)
+    assert (evaluated(twin, rows) - evaluated(policy, rows)).abs().max() > 0.01
 
 
 def test_values_come_after_the_fact(ahead: MakePolicy, make_policy: MakePolicy):

@@ -187,7 +187,7 @@ class TrainConfig:
         if self.optimizer is not None:
             raise ConfigError(f"optimizer must be left out: {algorithm.name} has one of its own")
         if self.decoder != DECODERS[0]:
-            raise ConfigError(f"decoder must be left out: {algorithm.name} decodes in a way of its own")
+            raise ConfigError(f"decoder must be left out: {algorithm.name} does not take it")
         if self.n_envs is not None and algorithm.library != "sb3":
             raise ConfigError(
                 f"n_envs must be left out: {algorithm.name} has settings of its own; give them as algorithm.NAME"

@@ -146,8 +146,11 @@ def _silent() -> Iterator[None]:
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
     """Keep what lives out of garbage collection: the manager collects twice, each time over the whole process."""
-    gc.freeze()
+    ours = not gc.get_freeze_count()  # else somebody keeps it out already
+    if ours:
+        gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if ours:
+            gc.unfreeze()
