@@ -71,6 +71,22 @@ def test_log_probs_equal_the_cpus(family: str, make_model: Callable[..., Any], t
     torch.testing.assert_close(there.cpu(), here, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_is_decoded_ahead_is_what_is_evaluated(family: str, make_model: Callable[..., Any], tiny_tokenizer: Any):
+    policy = CausalLMActorCritic(make_model(family).cuda(), tiny_tokenizer, max_length=LENGTH, decoder="ahead")
+    observations = observe([[4, 9], [7, 8, 100, 3]]).cuda()
+    noted = []
+    for step in range(6):
+        action = policy.step(observations)
+        assert action.tokens.device.type == action.log_probs.device.type == "cuda"
+        observations[torch.arange(2), torch.tensor([2, 4]) + step] = action.tokens
+        noted.append(action.log_probs)
+    assert policy.decoder == "ahead"
+    sequences = [ids[ids >= 0].cpu().numpy() for ids in observations]
+    wanted = policy.log_probs(pack_suffixes(sequences, [2, 4], "cuda"))
+    torch.testing.assert_close(torch.stack(noted, 1).flatten(), wanted, atol=1e-4, rtol=0)
+
+
 def test_frequencies_follow_the_distribution():
     """CHECKS 25: 200000 draws on the device, within five standard errors for every token."""
     probs = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])

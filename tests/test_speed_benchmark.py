@@ -45,6 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
     "scores: deferred vs stepwise": {"rows": 3, "longest": 8, "n_steps": 4},
     "scores: a judge of a second a call": {"seconds": 0.001, "rows": 3, "longest": 4, "n_steps": 8},
     "stepping vs generate_batch": {"rows": 3, "tokens": 4},
+    "stepping: ahead vs slots": {"rows": 3, "tokens": 4},
     "update vs one prefix per transition": {"rows": 2, "tokens": 4},
     "update time per token, long vs short": {"long": 8, "short": 2, "batch_size": 16},
     "vector env alone": {"rows": 3, "longest": 8, "steps": 20},

@@ -171,6 +171,15 @@ class CausalLM:
             states: torch.Tensor = self._body(decoding=decoding)(**arguments).last_hidden_state
         return states
 
+    def paged(self, input_ids: torch.Tensor, **paging: Any) -> torch.Tensor:
+        """The same of ids [1, T] of many requests, one behind the other, for decoding.
+
+        paging: what the continuous batching of `transformers` gives a model: positions, masks, and the pages.
+        """
+        with self._adapter(), self.autocast():
+            states: torch.Tensor = self._body(decoding=True)(input_ids=input_ids, **paging).last_hidden_state
+        return states
+
     def states(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """States [M, H] of the prefixes `input_ids[rows[m], : columns[m] + 1]`, each as if it stood alone.
 

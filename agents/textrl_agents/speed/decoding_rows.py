@@ -33,11 +33,26 @@ def stepping_against_continuous_batching(bench: Bench, *, rows: int = 64, tokens
     return compared(compare(steps, theirs, repeats=bench.repeats, device=bench.device), "act", "generate_batch")
 
 
-def policy_steps(workload: Workload, rows: int, tokens: int) -> Work:
+@measurement(Target(">=", 0.2), quick={"tokens": 32})
+def stepping_ahead(bench: Bench, *, rows: int = 64, tokens: int = 64) -> Measured:
+    """Compare the same steps where whole responses are decoded ahead (`decoder="ahead"`) with those of the slot cache.
+
+    Of the two ways the second is for a CPU; the target says that the first one batches there at all.
+    """
+    workload = bench.workload().without_eos()
+    ahead, slots = (policy_steps(workload, rows, tokens, decoder) for decoder in ("ahead", "slots"))
+    return compared(compare(ahead, slots, repeats=bench.repeats, device=bench.device), "ahead", "slots")
+
+
+def policy_steps(workload: Workload, rows: int, tokens: int, decoder: str = "slots") -> Work:
     """Sample `tokens` for each of `rows` prompts, step by step, from observations that grow by what was sampled."""
     task = workload.task(rows, tokens)
     policy = CausalLMActorCritic(
-        workload.model, workload.tokenizer, max_length=task.max_prompt_tokens + task.max_new_tokens
+        workload.model,
+        workload.tokenizer,
+        max_length=task.max_prompt_tokens + task.max_new_tokens,
+        decoder=decoder,
+        response_tokens=tokens,
     )
     starts = torch.full((rows, policy.max_length), -1)
     for row, ids in enumerate(workload.tokenizer(workload.batch(rows))["input_ids"]):

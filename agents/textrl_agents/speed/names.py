@@ -11,6 +11,7 @@ SPEED_ROWS = {
     "rollout vs by hand, to EOS": "textrl_agents.speed.rollout_rows:rollout_to_eos",
     "stepping vs generate, equal lengths": "textrl_agents.speed.decoding_rows:stepping",
     "stepping vs generate_batch": "textrl_agents.speed.decoding_rows:stepping_against_continuous_batching",
+    "stepping: ahead vs slots": "textrl_agents.speed.decoding_rows:stepping_ahead",
     "scores: deferred vs stepwise": "textrl_agents.speed.score_rows:deferred_against_stepwise",
     "scores: a judge of a second a call": "textrl_agents.speed.score_rows:slow_judge",
     "update vs one prefix per transition": "textrl_agents.speed.update_rows:episodes_against_prefixes",
