@@ -136,7 +136,7 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
 def test_rllib_stays_on_the_device():
     """Env runner, packed batch, reference and update on the GPU; the ratio starts at 1 with episodes cut."""
     from textrl_agents.rllib import make_config
-    from textrl_agents.speed.rllib_rows import RLlibPhases
+    from textrl_agents.speed.training.rllib_rows import RLlibPhases
 
     settings = {"num_envs_per_env_runner": 8, "rollout_fragment_length": 3, "num_epochs": 1, "lr": 1e-3, "seed": 0}
     side = RLlibPhases(make_config("ppo", {"task": "exact", "device": "cuda"}, **settings))
