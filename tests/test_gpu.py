@@ -155,3 +155,14 @@ def test_rllib_stays_on_the_device():
         log_probs = module.forward_train(batch)["action_dist_inputs"][..., 0]
     mask = batch["loss_mask"]
     torch.testing.assert_close(log_probs[mask], batch["action_logp"][mask], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_speed_rows_of_a_model_run_on_the_device():
+    """`textrl bench speed --model` measures the device's peaks, PPO and both ways to generate there, and no row fails."""
+    from textrl_agents.speed.speed import run_speed
+
+    for package in ("peft", "vaderSentiment", "trl"):
+        pytest.importorskip(package)
+    rows = run_speed(model="embedded", device="cuda", repeats=1, quick=True)
+    assert all(row["value"] is not None and row["value"] > 0 for row in rows), rows

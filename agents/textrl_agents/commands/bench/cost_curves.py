@@ -20,7 +20,7 @@ from textrl_agents.commands.options import (
 )
 
 FIGURE, POINTS = "cost-curves.png", "cost-curves.json"
-COLUMNS = ("curve", "parameters", "rows", "tokens", "rollout", "roofline", "update", "its roofline", "computes in")
+COLUMNS = ("curve", "size", "rows", "tokens", "rollout", "least", "update", "least ")
 
 Out = Annotated[Path, typer.Option(help=f"Folder for {FIGURE} and {POINTS}; those that are there are replaced.")]
 
@@ -68,13 +68,14 @@ def cost_curves(
     cells = [
         (
             point.curve,
-            *(f"{count:,}" for count in (point.parameters, point.rows, point.tokens)),
+            f"{point.parameters / 1e6:.1f}M",
+            *(str(count) for count in (point.rows, point.tokens)),
             *(f"{cost:,.0f}" for cost in (point.rollout, point.rollout_bound, point.update, point.update_bound)),
-            point.dtype,
         )
         for point in points
     ]
-    print_table(COLUMNS, cells, title="Microseconds a token", numbers=COLUMNS[1:-1])
+    title = "Microseconds a token; least: what the measured peaks of the device allow"
+    print_table(COLUMNS, cells, title=title, numbers=COLUMNS[1:], whole=COLUMNS)
     typer.echo(f"Figure: {folder / FIGURE}, points: {folder / POINTS}")
 
 
@@ -87,5 +88,6 @@ def _about(device: str) -> str:
 
     here: dict[str, Any] = machine()
     on_gpu = resolve_device(device).type == "cuda"
-    where = here["gpu"] if on_gpu else f"{here['cpu']}, {torch.get_num_threads()} threads"
-    return f"{where}, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    where = here["gpu"] if on_gpu else f"{here['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{where}, torch {torch.__version__.partition('+')[0]}"

@@ -22,7 +22,7 @@ SERIES = (("update", "#c44e00", "s"), ("rollout", "#1f4e79", "o"))
 
 
 def plot_curves(curves: Sequence[Curve], points: Sequence[Point], path: Path, *, title: str) -> None:
-    """Draw a panel for each of `curves`: microseconds a token, measured and the least that the peaks allow."""
+    """Draw a panel for each of `curves`: the time of a token, measured and the least that the peaks allow."""
     require("matplotlib")
     # Without pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,7 +33,7 @@ def plot_curves(curves: Sequence[Curve], points: Sequence[Point], path: Path, *,
     panels: Any = figure.subplots(1, len(curves), sharey=True, squeeze=False)
     for curve, axes in zip(curves, panels[0], strict=True):
         _panel(axes, curve, [point for point in points if point.curve == curve.name])
-    panels[0][0].set_ylabel("microseconds a token")
+    panels[0][0].set_ylabel("time of a token")
     lines, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
@@ -46,8 +46,8 @@ def _panel(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
     label, field = AXES[curve.name]
     places = [getattr(point, field) for point in points]
     for name, color, marker in SERIES:
-        measured = [getattr(point, name) for point in points]
-        bound = [getattr(point, f"{name}_bound") for point in points]
+        measured = [1e-6 * getattr(point, name) for point in points]  # seconds, which the axis gives a prefix
+        bound = [1e-6 * getattr(point, f"{name}_bound") for point in points]
         axes.plot(places, measured, color=color, marker=marker, markersize=5, label=f"{name}, measured")
         axes.plot(places, bound, color=color, linestyle=":", linewidth=1.2, label=f"{name}, roofline")
     axes.set_xscale("log")
@@ -55,7 +55,7 @@ def _panel(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(EngFormatter(unit="s"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
     axes.set_title(f"{curve.name}\n({curve.fixed})", fontsize=9)
