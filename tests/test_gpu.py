@@ -159,7 +159,7 @@ def test_rllib_stays_on_the_device():
 
 @pytest.mark.slow
 def test_speed_rows_of_a_model_run_on_the_device():
-    """`textrl bench speed --model` measures the device's peaks, PPO and both ways to generate there, and no row fails."""
+    """`textrl bench speed --model` measures peaks, PPO and both ways to generate there: no row fails."""
     from textrl_agents.speed.speed import run_speed
 
     for package in ("peft", "vaderSentiment", "trl"):
