@@ -81,8 +81,9 @@ def measure_scaling(
             raise ConfigError(f"{rows} rows cannot be shared out among {layout.runners} env runners: choose a multiple")
         if rows * steps < layout.learners:
             raise ConfigError(f"{rows} x {steps} tokens are fewer than {layout.learners} learners: raise rows or steps")
-    # All of them first: settings that one layout cannot have are told before another has run for minutes.
-    configs = [_config(layout, env, rows, steps, settings or {}) for layout in wanted]
+    with errors_only("ray.rllib"):
+        # All of them first: settings that one layout cannot have are told before another has run for minutes.
+        configs = [_config(layout, env, rows, steps, settings or {}) for layout in wanted]
     threads = torch.get_num_threads()
     processes = max(layout.runners + layout.learners for layout in wanted)
     try:
