@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
+import typer
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
@@ -135,8 +137,23 @@ def test_measured() -> None:
     assert found.model.bandwidth > 1e6
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+
+
+def test_the_pages_commands_parse() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [re.sub(r"\s#.*", "", line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("textrl ")]
+    assert len(commands) == 4
+    for words in commands:
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words)  # raises where an option is not known
+
+
 def test_the_pages_example_is_what_the_formula_gives() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:

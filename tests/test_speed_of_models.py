@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from textrl_agents.cli import app
 from textrl_agents.sb3.agent import SB3Phases
+from textrl_agents.speed import speed
 from textrl_agents.speed.measurement import Bench, Comparison
 from textrl_agents.speed.names import MODEL_ROWS, SPEED_ROWS, chosen_names
 from textrl_agents.speed.pretrained import model_rows
@@ -297,5 +298,16 @@ class TestCommand:
         assert "does not exist" in result.stderr
         with pytest.raises(ModelError, match="does not exist"):
             run_speed(model=str(tmp_path / "absent"), device="cpu")
-        with pytest.raises(ConfigError, match="threads must be a whole number >= 1, got 0"):
-            run_speed(threads=0, device="cpu")
+        for name in ("threads", "rows"):
+            with pytest.raises(ConfigError, match=f"{name} must be a whole number >= 1, got 0"):
+                run_speed(**{name: 0}, device="cpu")  # type: ignore[arg-type]
+
+    def test_rows_reach_what_has_such_a_size(self, workload: PretrainedWorkload, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setitem(vars(workload), "peaks", Peaks(1e11, 1e10))
+        monkeypatch.setattr(speed, "_workload", lambda model, device: lambda: workload)
+        first, second = run_speed(
+            model="embedded", device="cpu", repeats=1, quick=True, rows=2, only=["device: memory", "end to end"]
+        )
+        assert first["value"] == 10.0
+        assert second["value"] > 0, second["detail"]
+        assert any(key[0] == 2 for key in workload._times)

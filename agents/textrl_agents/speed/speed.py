@@ -7,6 +7,7 @@ on a fast machine and on a slow one.
 from __future__ import annotations
 
 import functools
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from textrl_env.foreign_text import message_of
 from textrl_env.models.storage.loading import resolve_device
 from textrl_env.user_values import check_whole
 
+GPU_ROWS = 256  # a CPU is busy with fewer
+
 
 def run_speed(
     *,
@@ -31,6 +34,7 @@ def run_speed(
     repeats: int = 3,
     quick: bool = False,
     threads: int | None = None,
+    rows: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the measurements, and return a row of each.
@@ -42,6 +46,8 @@ def run_speed(
         contains one is run.
     repeats: rounds of each comparison; the value is their median. quick: less work, about a minute in all.
     threads: of torch on a CPU; None for one, and for a model by name for as many as torch takes by itself.
+    rows: responses sampled at once, where a measurement has such a size; None for its own, and for a model by name on
+        a GPU for `GPU_ROWS`.
     progress: called with each measurement's name when it starts.
 
     A row has `name`, `value`, `unit`, `target` (such as ">= 1"), `ok`, `detail` and `quick`. A measurement that fails
@@ -49,8 +55,9 @@ def run_speed(
     measurement, ConfigError for a device that is not there, and ModelError for a model that cannot be loaded.
     """
     check_whole("repeats", repeats, 1)
-    if threads is not None:
-        check_whole("threads", threads, 1)
+    for name, given in (("threads", threads), ("rows", rows)):
+        if given is not None:
+            check_whole(name, given, 1)
     table = SPEED_ROWS if model is None else MODEL_ROWS
     names = chosen_names(only, table)
     place = resolve_device(device)
@@ -59,7 +66,10 @@ def run_speed(
         if place.type == "cpu" and (threads or model is None):
             torch.set_num_threads(threads or 1)
         bench = Bench(place, _workload(model, place), repeats)
-        return [measure_row(name, bench, quick=quick, table=table, progress=progress) for name in names]
+        if rows is None and model is not None and place.type == "cuda" and not quick:
+            rows = GPU_ROWS
+        sizes = {} if rows is None else {"rows": rows}
+        return [measure_row(name, bench, quick=quick, sizes=sizes, table=table, progress=progress) for name in names]
     finally:
         torch.set_num_threads(before)
 
@@ -83,14 +93,16 @@ def measure_row(
     table: Mapping[str, str] = SPEED_ROWS,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure one row of `table`. sizes: on top of the full or the quick ones."""
+    """Measure one row of `table`. sizes: on top of the full or the quick ones, where the measurement has them."""
     if progress is not None:
         progress(name)
     row = {"name": name, "value": None, "unit": "", "target": "", "ok": False, "detail": "", "quick": quick}
     try:
         with errors_only("ray"), errors_only("ray.rllib"):
             found = load_measurement(name, table)
-            measured = found.measure(bench, **{**(found.quick if quick else {}), **(sizes or {})})
+            known = inspect.signature(found.measure).parameters
+            chosen = {size: value for size, value in (sizes or {}).items() if size in known}
+            measured = found.measure(bench, **{**(found.quick if quick else {}), **chosen})
     except Exception as error:  # the other measurements are still worth having
         error = missing_extra(error) or error
         return {**row, "detail": f"{type(error).__name__}: {message_of(error)}"}

@@ -21,6 +21,10 @@ Only = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="Run the rows whose names contain this, such as update. Repeatable."),
 ]
+Rows = Annotated[
+    int | None,
+    typer.Option(min=1, help="Responses sampled at once. Default: each row's own, 32 with --model, 256 on a GPU."),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of torch. Default: 1, and with --model one per core.")
 ]
@@ -31,7 +35,8 @@ def speed(
     device: Device = "auto",
     only: Only = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each row; the median counts.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: about a minute, and less exact.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: a minute or a few, and less exact.")] = False,
+    rows: Rows = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +47,8 @@ def speed(
     textrl demo --model; their share of what the device's arithmetic and memory
     would allow, which are measured in the same run; and ratios against
     transformers' generate and generate_batch and against TRL, on the same
-    model and work.
+    model and work. For 135 million parameters on two cores that takes about
+    a quarter of an hour.
 
     Example: textrl bench speed --model smollm2 --only rollout --only update
     """
@@ -53,14 +59,21 @@ def speed(
     from textrl_agents.speed.speed import run_speed
 
     with told_on_stderr() as tell:
-        rows = run_speed(
-            device=device, model=model, only=only, repeats=repeats, quick=quick, threads=threads, progress=tell
+        found = run_speed(
+            device=device,
+            model=model,
+            only=only,
+            repeats=repeats,
+            quick=quick,
+            threads=threads,
+            rows=rows,
+            progress=tell,
         )
     if as_json:
-        print_json(rows)
+        print_json(found)
         return
     cells = []
-    for row in rows:
+    for row in found:
         value = _shown(row["value"])
         cells.append((row["name"], value, row["unit"], row["target"], row["ok"], row["detail"]))
     print_table(("name", "value", "unit", "target", "ok", "measured"), cells, numbers=("value", "target"))
