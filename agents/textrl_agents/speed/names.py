@@ -57,12 +57,13 @@ MODEL_ROWS = {
 
 
 def chosen_names(only: str | Sequence[str] | None, rows: Mapping[str, str] = SPEED_ROWS) -> list[str]:
-    """Return the names of `rows` that contain `only`, or one of several; all for None or an empty list.
+    """Return the names of `rows` that `only` asks for, or one of several; all for None or an empty list.
 
-    Raises UnknownName where one is in no name.
+    A text asks for the name that it is, or else for all names that contain it. Raises UnknownName where none does.
     """
     wanted = [only] if isinstance(only, str) else list(only or [""])
+    chosen = {name for part in wanted for name in ([part] if part in rows else rows) if part in name}
     for part in wanted:
         if not any(part in name for name in rows):
             raise UnknownName("measurement", part, list(rows))
-    return [name for name in rows if any(part in name for part in wanted)]
+    return [name for name in rows if name in chosen]

@@ -38,8 +38,8 @@ def cost_curves(
     The models are Llamas with random weights, 1 to 100 million parameters, all
     of which are trained; every response runs to its limit, and the reward
     costs nothing. Each point is measured, beside the least time that the
-    device's arithmetic and memory would allow. The whole takes about five
-    minutes on two cores.
+    device's arithmetic and memory would allow. The whole takes some minutes
+    on two cores.
 
     Example: textrl bench cost-curves --out runs/curves
     """

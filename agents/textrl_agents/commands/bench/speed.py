@@ -19,7 +19,7 @@ from textrl_agents.commands.options import (
 Model = Annotated[str | None, typer.Option(help=f"Measure this model: {MODELS}. Default: the embedded models.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="Run the rows whose names contain this, such as update. Repeatable."),
+    typer.Option(metavar="TEXT", help="Run the row of this name, or those whose names contain it. Repeatable."),
 ]
 Rows = Annotated[
     int | None,
@@ -47,10 +47,9 @@ def speed(
     textrl demo --model; their share of what the device's arithmetic and memory
     would allow, which are measured in the same run; and ratios against
     transformers' generate and generate_batch and against TRL, on the same
-    model and work. For 135 million parameters on two cores that takes about
-    a quarter of an hour.
+    model and work. Two cores need many minutes for 135 million parameters.
 
-    Example: textrl bench speed --model smollm2 --only rollout --only update
+    Example: textrl bench speed --model smollm2 --only end --only trl
     """
     check_names(device=device, model=model)
     from textrl_agents.speed.names import MODEL_ROWS, SPEED_ROWS, chosen_names
