@@ -41,7 +41,13 @@ def test_one_thing_changes_along_a_curve() -> None:
 
 
 def test_points_are_measured_with_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(points_module, "measure_peaks", lambda *_, **__: Peaks(1e15, 1e12))
+    sizes: list[int] = []
+
+    def peaks(shapes: list[tuple[int, int]], *_: Any) -> Peaks:
+        sizes.append(len(shapes))
+        return Peaks(1e15, 1e12)
+
+    monkeypatch.setattr(points_module, "measure_peaks", peaks)
     told: list[str] = []
     found = measure_points(CURVES, device="cpu", repeats=1, progress=told.append)
     assert [(each.curve, each.rows, each.tokens) for each in found] == [("rows", 1, 3), ("rows", 2, 3)]
@@ -49,6 +55,7 @@ def test_points_are_measured_with_their_settings(monkeypatch: pytest.MonkeyPatch
     by_hand = 2 * 8192 * 16 + 16 * (16 + 8 + 8 + 16) + 3 * 16 * 42 + 3 * 16
     assert {each.parameters for each in found} == {by_hand}
     assert told == ["rows: width 16, 1 layers, 1 rows, 3 tokens", "rows: width 16, 1 layers, 2 rows, 3 tokens"]
+    assert sizes == [8]  # a layer's seven matrices and the head; measured once for both points
     for each in found:
         assert each.rollout > each.rollout_bound > 0
         assert each.update > each.update_bound > 0

@@ -41,7 +41,7 @@ def plot_curves(curves: Sequence[Curve], points: Sequence[Point], path: Path, *,
 
 
 def _panel(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
-    from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
     label, field = AXES[curve.name]
     places = [getattr(point, field) for point in points]
@@ -55,6 +55,7 @@ def _panel(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axes.yaxis.set_major_formatter(EngFormatter(unit="s"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 
 from textrl_agents.speed.random_llama import LlamaSize, llama_phases
 from textrl_agents.speed.rooflines.model_costs import matrix_shapes
-from textrl_agents.speed.rooflines.peaks import measure_peaks
+from textrl_agents.speed.rooflines.peaks import Peaks, measure_peaks
 from textrl_agents.speed.rooflines.ppo_bounds import time_ppo
 from textrl_env.models.storage.loading import resolve_device
 from textrl_env.user_values import check_whole
@@ -89,24 +90,27 @@ def measure_points(
         if threads is not None:
             check_whole("threads", threads, 1)
             torch.set_num_threads(threads)
-        points = []
+        points: list[Point] = []
+        peaks: dict[LlamaSize, Peaks] = {}  # measured once a size, so that one busy moment bends no roofline
         for curve in curves:
             for setting in curve.settings:
                 if progress is not None:
                     size = f"width {setting.size.width}, {setting.size.layers} layers"
                     progress(f"{curve.name}: {size}, {setting.rows} rows, {setting.tokens} tokens")
-                points.append(_measure(curve.name, setting, place, repeats))
+                points.append(_measure(curve.name, setting, place, repeats, peaks))
+                gc.collect()  # an agent and its environment refer to each other, and the next model may be large
         return points
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(curve: str, setting: Setting, device: torch.device, repeats: int) -> Point:
+def _measure(curve: str, setting: Setting, device: torch.device, repeats: int, peaks: dict[LlamaSize, Peaks]) -> Point:
     phases = llama_phases(setting.size, rows=setting.rows, tokens=setting.tokens, device=device)
     agent: Any = phases.agent
     policy = agent.policy.actor_critic
-    peaks = measure_peaks(matrix_shapes(policy), policy.lm.dtype, device, repeats=repeats)
-    times = time_ppo(phases, peaks, repeats=repeats, device=device)
+    if setting.size not in peaks:
+        peaks[setting.size] = measure_peaks(matrix_shapes(policy), policy.lm.dtype, device)
+    times = time_ppo(phases, peaks[setting.size], repeats=repeats, device=device)
     microseconds = 1e6 / times.tokens
     return Point(
         curve,
