@@ -35,7 +35,7 @@ def cost_curves(
 ) -> None:
     """Measure what a token of stock PPO costs, and draw it against model size, rows and response length.
 
-    The models are Llamas with random weights, 1 to 100 million parameters, all
+    The models are Llamas with random weights, 1 to 112 million parameters, all
     of which are trained; every response runs to its limit, and the reward
     costs nothing. Each point is measured, beside the least time that the
     device's arithmetic and memory would allow. The whole takes some minutes

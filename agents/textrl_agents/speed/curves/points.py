@@ -15,7 +15,7 @@ from textrl_agents.speed.rooflines.ppo_bounds import time_ppo
 from textrl_env.models.storage.loading import resolve_device
 from textrl_env.user_values import check_whole
 
-# From 1 to 100 million parameters.
+# From 1 to 112 million parameters.
 SIZES = (
     LlamaSize(64, 2, 1, 1),
     LlamaSize(128, 4, 2, 2),
