@@ -130,4 +130,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(
     result = CliRunner().invoke(app, ["bench", "cost-curves", "--out", str(tmp_path / "file")])
     assert result.exit_code == 1
     assert "file" in result.stderr
-    assert CliRunner().invoke(app, ["bench", "cost-curves", "--out", str(tmp_path), "--device", "gpu"]).exit_code == 2
+    for device in ("gpu", "cuda:99"):
+        refused = CliRunner().invoke(app, ["bench", "cost-curves", "--out", str(tmp_path / "new"), "--device", device])
+        assert refused.exit_code == 2, device
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -49,11 +49,13 @@ def cost_curves(
 
     require("matplotlib", "stable_baselines3")
     folder = user_path(out)
-    folder.mkdir(parents=True, exist_ok=True)  # refused now, and not after minutes
     from textrl_agents.runs.atomic import write_atomically
     from textrl_agents.speed.curves import points as measured
     from textrl_agents.speed.curves.figure import plot_curves
+    from textrl_env.models.storage.loading import resolve_device
 
+    resolve_device(device)
+    folder.mkdir(parents=True, exist_ok=True)  # refused now, and not after minutes
     set_threads(threads)
     curves = measured.cost_curves(quick=quick)
     with told_on_stderr() as tell:
