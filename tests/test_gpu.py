@@ -152,7 +152,7 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
 def test_rllib_stays_on_the_device():
     """Env runner, packed batch, reference and update on the GPU; the ratio starts at 1 with episodes cut."""
     from textrl_agents.rllib import make_config
-    from textrl_agents.speed.rllib_rows import RLlibPhases
+    from textrl_agents.speed.training.rllib_rows import RLlibPhases
 
     settings = {"num_envs_per_env_runner": 8, "rollout_fragment_length": 3, "num_epochs": 1, "lr": 1e-3, "seed": 0}
     side = RLlibPhases(make_config("ppo", {"task": "exact", "device": "cuda"}, **settings))
@@ -171,3 +171,14 @@ def test_rllib_stays_on_the_device():
         log_probs = module.forward_train(batch)["action_dist_inputs"][..., 0]
     mask = batch["loss_mask"]
     torch.testing.assert_close(log_probs[mask], batch["action_logp"][mask], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_speed_rows_of_a_model_run_on_the_device():
+    """`textrl bench speed --model` measures peaks, PPO and both ways to generate there: no row fails."""
+    from textrl_agents.speed.speed import run_speed
+
+    for package in ("peft", "vaderSentiment", "trl"):
+        pytest.importorskip(package)
+    rows = run_speed(model="embedded", device="cuda", repeats=1, quick=True)
+    assert all(row["value"] is not None and row["value"] > 0 for row in rows), rows

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from textrl_agents.speed.measurement import Bench, Measured, Target, Work, compare, compared, measurement
-from textrl_agents.speed.rollout_rows import TransformersRollout
+from textrl_agents.speed.sampling.rollout_rows import TransformersRollout
 from textrl_agents.speed.workload import Workload
 from textrl_agents.training.terminal import errors_only
 from textrl_env.models import CausalLMActorCritic
@@ -55,7 +55,7 @@ def policy_steps(workload: Workload, rows: int, tokens: int, decoder: str = "slo
         response_tokens=tokens,
     )
     starts = torch.full((rows, policy.max_length), -1)
-    for row, ids in enumerate(workload.tokenizer(workload.batch(rows))["input_ids"]):
+    for row, ids in enumerate(workload.prompt_ids(rows)):
         starts[row, : len(ids)] = torch.tensor(ids)
     starts = starts.to(workload.device)
     lengths = (starts >= 0).sum(dim=1)
@@ -78,7 +78,7 @@ class ContinuousBatching:
 
     def __init__(self, workload: Workload, rows: int, max_new_tokens: int):
         self.workload = workload
-        self._prompts: list[list[int]] = workload.tokenizer(workload.batch(rows))["input_ids"]
+        self._prompts: list[list[int]] = workload.prompt_ids(rows)
         longest = max(len(ids) for ids in self._prompts) + max_new_tokens
         self._generation = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -101,7 +101,7 @@ class ContinuousBatching:
     def generated_tokens(self) -> int:
         """Generate; return the number of response tokens. Raises RuntimeError where a row got fewer than it should."""
         with errors_only("transformers"):
-            outputs = self.workload.model.generate_batch(
+            outputs = self.workload.generator.generate_batch(
                 self._prompts,
                 generation_config=self._generation,
                 continuous_batching_config=self._batching,
