@@ -169,8 +169,10 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
     def upcoming_prompts(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Ids int64 [p] of the prompts that `rows` show next, were they to end in this order; draws none.
 
-        A row that is named twice ends twice.
+        A row that is named twice ends twice. An empty list where a turn environment is yet to write them.
         """
+        if self.rules.turns is not None:
+            return []
         if self._groups is not None:
             groups = copy.copy(self._groups)
             groups.generator = copy.deepcopy(groups.generator)

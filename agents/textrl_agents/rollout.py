@@ -146,14 +146,16 @@ class PromptQueue(Iterator[Wanted]):
     def upcoming(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Ids of the prompts that come next, for so many rows: only those that come in any case.
 
-        With a budget that is the rest of a group; whether another begins depends on responses to come.
+        With a budget that is the rest of a group; whether another begins depends on responses to come. None where a
+        turn environment is yet to write them.
         """
         while len(self._drawn) < len(rows) and (self._budget is None or self._begun % self._repeats):
             try:
                 self._drawn.append(self._draw())
             except StopIteration:
                 break
-        return [wanted.prompt.ids for wanted in itertools.islice(self._drawn, len(rows))]
+        drawn = (wanted.prompt.ids for wanted in itertools.islice(self._drawn, len(rows)))
+        return [ids for ids in drawn if len(ids)]
 
     def _draw(self) -> Wanted:
         if self._begun % self._repeats == 0:
