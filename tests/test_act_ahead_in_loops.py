@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counting_game import CountingGame
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.rollout import PromptQueue, collect
@@ -170,3 +171,20 @@ def test_the_module_of_rllib(tiny_task: Task):
         torch.testing.assert_close(out[Columns.ACTION_LOGP], expected, atol=1e-5, rtol=0)
         observations, *_ = env.step(out[Columns.ACTIONS].numpy())
     assert module.actor_critic.decoder == "ahead"
+
+
+def test_dialogues_whose_openings_nobody_knows_yet(make_model: Any, tiny_tokenizer: Any, asked: list[list[Request]]):
+    """A turn environment writes prompts and replies: nothing is decoded for a prompt that is not there."""
+    model = make_model("llama")
+    limits = {"max_prompt_tokens": 32, "max_new_tokens": 72, "max_turn_tokens": 6}
+    task = Task("count", turns=CountingGame, model=lambda: (model, tiny_tokenizer), kl_coef=0.1, **limits)
+    rollouts = Rollouts()
+    agent = agent_of(task, n_steps=16)
+    agent.learn(2 * 64, callback=rollouts)
+    assert agent.policy.actor_critic.decoder == "ahead"
+    assert np.max(rollouts.errors) < 1e-5
+    env = TextGenVectorEnv(3, task, kl_mode="deferred", autoreset_mode="SAME_STEP")
+    episodes = collect(agent.policy.actor_critic, env, episodes=6, seed=0)
+    assert all(len(each.turns or ()) == 3 for each in episodes)
+    assert asked
+    assert all(len(request.ids) for call in asked for request in call)

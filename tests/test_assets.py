@@ -19,10 +19,13 @@ from textrl_env.embedded import build, reward_training
 from textrl_env.embedded.corpus import SHARES, TURN_END, TURN_START, collate, documents, tokenizer_texts
 from textrl_env.embedded.policy_training import held_out_losses, sample_completions, well_formed_share
 from textrl_env.embedded.reward_training import MARGIN, candidates, pair_accuracy, score_texts
+from textrl_env.embedded.turn_corpus import PLAYERS, episode, lesson
+from textrl_env.embedded.turn_training import turn_metrics
 from textrl_env.errors import AssetError, UnknownName
 from textrl_env.language.grammar import generate_dialogue, review_prompts
 from textrl_env.models.storage.embedded import HASHES, NAMES, asset_folder, verified_folder
 from textrl_env.tasks.registry import built_in_formats
+from textrl_env.text.tokenization import encode_chat
 
 ROOT = asset_folder("policy").parent
 MEGABYTE = 1_000_000
@@ -113,7 +116,7 @@ def test_a_broken_list_of_hashes_is_detected(copy: Path, content: str | None) ->
 
 def test_an_unknown_asset_is_refused() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'reward'"):
-        asset_folder("rewards")  # type: ignore[arg-type]
+        asset_folder("rewards")
 
 
 # --- tokenizer --------------------------------------------------------------------------------------------
@@ -253,6 +256,29 @@ def test_policy_knows_every_tasks_format_and_is_imperfect(
         assert again[measure]["mean"] == pytest.approx(stated[measure]["mean"], abs=error)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAYERS)
+def test_the_policy_that_takes_turns_is_imperfect(name: str, tokenizer: Any, metrics: dict[str, Any]) -> None:
+    """Room above for learning, and something to learn from; and the stated figures hold on other samples."""
+    stated = metrics["turns"][name]
+    assert 0.02 <= stated["success"]["mean"] <= 0.7
+    model = AutoModelForCausalLM.from_pretrained(asset_folder("turns"), dtype=torch.float32).eval()
+    again = turn_metrics(name, model, tokenizer, 128, seed=2)
+    assert again["success"]["mean"] == pytest.approx(stated["success"]["mean"], abs=4 * 0.5 / 128**0.5)
+
+
+def test_an_episode_is_taught_as_its_template_writes_it_and_its_replies_alone(tokenizer: Any) -> None:
+    rng = Random(0)
+    for name in PLAYERS:
+        for _ in range(20):
+            messages = episode(rng, name)
+            ids, taught = lesson(tokenizer, messages)
+            assert ids == encode_chat(tokenizer, messages[:-1], answer=messages[-1]["content"])
+            replies = [message["content"] for message in messages if message["role"] == "assistant"]
+            spoken = tokenizer.decode([token for token, learn in zip(ids, taught, strict=True) if learn])
+            assert spoken == "".join(f"{reply}<|im_end|>" for reply in replies)
+
+
 def test_policy_answers_a_chat_and_ends_its_turn(policy: Any, tokenizer: Any) -> None:
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of Marovia?"}],
@@ -319,7 +345,20 @@ def test_reward_does_not_depend_on_the_batch(reward: Any, tokenizer: Any) -> Non
 
 # --- the build --------------------------------------------------------------------------------------------
 
-TINY = ["--steps", "4", "--reward-steps", "3", "--per-source", "2", "--held-out", "8", "--threads", "1"]
+TINY = [
+    "--steps",
+    "4",
+    "--turn-steps",
+    "2",
+    "--reward-steps",
+    "3",
+    "--per-source",
+    "2",
+    "--held-out",
+    "8",
+    "--threads",
+    "1",
+]
 
 
 @pytest.mark.slow
@@ -338,6 +377,9 @@ def test_a_tiny_build_is_complete_and_deterministic(
         for name in NAMES:
             assert verified_folder(folder, name) == folder / name
         assert sorted(path.name for path in folder.iterdir()) == sorted([*NAMES, HASHES, build.METRICS])
+    # The model that takes turns can be made again alone: it is the same, and the others stay as they are.
+    (folders[1] / "turns" / "model.safetensors").unlink()
+    build.main([*TINY, "--seed", "5", "--out", str(folders[1]), "--turns-alone"])
     first, second = (json.loads((folder / HASHES).read_text(encoding="utf-8")) for folder in folders)
     assert {k: v for k, v in first.items() if k != build.METRICS} == {
         k: v for k, v in second.items() if k != build.METRICS
@@ -349,7 +391,7 @@ def test_a_tiny_build_is_complete_and_deterministic(
 def test_a_build_that_fails_leaves_the_old_assets(copy: Path, policy: Any, reward: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(copy / "policy")
     with pytest.raises(TypeError, match="not JSON serializable"):
-        build.write_assets(copy, tokenizer, policy, reward, {"unwritable": object()})
+        build.write_assets(copy, tokenizer, {"policy": policy, "reward": reward}, {"unwritable": object()})
     assert sorted(path.name for path in copy.iterdir()) == sorted([*NAMES, HASHES])
     for name in NAMES:
         assert verified_folder(copy, name) == copy / name

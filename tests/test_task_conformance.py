@@ -23,15 +23,16 @@ from textrl_env.tasks.conformance import check_task
 from textrl_env.tasks.registry import BUILT_IN
 
 
-@pytest.mark.parametrize("name", sorted({*BUILT_IN} - {"exact"}))
+@pytest.mark.parametrize("name", sorted({*BUILT_IN} - {"exact", "exact_turns"}))
 def test_built_in_tasks_conform(name: str):
     check_task(name)  # a warning is an error here
 
 
-@pytest.mark.filterwarnings("ignore:task 'exact' has no validation prompts")
-def test_the_exact_task_holds_nothing_out_on_purpose():
-    with pytest.warns(UserWarning, match="task 'exact' has no held-out prompts: evaluations take the training prompts"):
-        check_task("exact")
+@pytest.mark.filterwarnings("ignore:task 'exact.*' has no validation prompts")
+@pytest.mark.parametrize("name", ["exact", "exact_turns"])
+def test_the_exact_tasks_hold_nothing_out_on_purpose(name: str):
+    with pytest.warns(UserWarning, match=f"task '{name}' has no held-out prompts: evaluations take the training"):
+        check_task(name)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from textrl_env.errors import UnknownName
+from textrl_env.language.expressions import MAX_CHARACTERS, read_expression
+from textrl_env.language.goods import GROUP_OF, GROUPS
 from textrl_env.language.insults import find_insults
 from textrl_env.language.phrases import Phrases
 from textrl_env.rewards import make_reward, score_episodes
 from textrl_env.tasks import get_task
-from textrl_env.tasks.built_in.code import MAX_CHARACTERS, read_expression
 from textrl_env.tasks.built_in.detoxify import fluency
-from textrl_env.tasks.built_in.recommend import GROUP_OF, GROUPS
 from textrl_env.tasks.built_in.summarize import VALUES
 from textrl_env.tasks.registry import built_in_formats
 from textrl_env.tasks.task import Format

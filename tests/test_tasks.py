@@ -77,6 +77,7 @@ def test_built_in_tasks():
     assert set(registry.BUILT_IN) == {
         *("arithmetic", "code", "detoxify", "dialogue", "exact", "in_language", "json_answer", "plain_language"),
         *("positive", "question", "recommend", "sentiment", "story", "summarize", "translate"),
+        *("calculator", "clarify", "exact_turns", "guess", "safe_chat"),  # of several turns
     }
     assert set(registry.BUILT_IN) <= set(task_names())
     for name in registry.BUILT_IN:
@@ -84,8 +85,8 @@ def test_built_in_tasks():
         assert task.name == name
         assert registry.is_built_in(name)
         assert task.description, "the command line lists it"
-        assert task.heldout_prompts is not None
-        assert task.validation_prompts is not None
+        for split in ("validation", "heldout"):  # of several turns: seeds, where there are no prompts
+            assert getattr(task, f"{split}_prompts") is not None or (task.turns is not None and task.prompts is None)
 
 
 def test_an_unknown_name_suggests_the_nearest():

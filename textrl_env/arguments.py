@@ -31,7 +31,7 @@ class ModelArguments(TypedDict, total=False):
     tokenizer: str | Path | PreTrainedTokenizerBase | None
     """The same for the tokenizer; by default the one that lies beside the model."""
     max_new_tokens: int | None
-    """Tokens after which a response ends."""
+    """Tokens after which a response ends; of several turns, all tokens behind the prompt."""
     max_prompt_tokens: int | None
     """Tokens of the longest prompt."""
     sampling: SamplingParams | Mapping[str, float] | None
@@ -77,6 +77,16 @@ class EnvArguments(ModelArguments, total=False):
     """The system message of every chat that has none; "" leaves it to the chat template."""
     stop: Sequence[str] | None
     """Texts that end a response."""
+    turns: str | Callable[[], Any] | None
+    """What answers the policy, for episodes of several turns: a callable that makes a turn environment, or its name."""
+    max_turns: int | None
+    """Turns of the policy after which an episode ends."""
+    max_turn_tokens: int | None
+    """Tokens after which a turn ends."""
+    turn_timeout: float | None
+    """Seconds for each answer of a turn environment; 60 by default, None for no limit."""
+    turn_workers: int
+    """Turn environments that are asked at the same time, in threads; 8 by default."""
     split: str | None
     """"train", "validation" or "heldout". None is "train", or all of `prompts` where these are given."""
     with_reference: bool

@@ -68,9 +68,10 @@ class AssembledEnv:
         """
         return self._mdp.settle_scores()
 
-    def _stop_scoring(self) -> None:
+    def _close(self) -> None:
+        """Stop asking for scores in threads, and close the turn environments."""
         if "_mdp" in vars(self):  # Gymnasium closes one that was refused half-built
-            self._mdp.pending.close()
+            self._mdp.close()
 
     def _assemble(self) -> None:
         """Make the parts that both environments have, from `_arguments`; each adds those of its own."""

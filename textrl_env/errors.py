@@ -18,7 +18,11 @@ TextRLError
 |   |-- RewardRaised                           it raised; the original error is the cause
 |   |-- InvalidScore           (ValueError)    NaN, inf, None or text in place of a score
 |   |   `-- WrongScoreCount                    not one score per sample
-|   `-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+|   |-- RewardTimeout          (TimeoutError)  it did not answer within its limit
+|   `-- TurnError                              a turn environment failed; names it and the row
+|       |-- TurnRaised                         it raised; the original error is the cause
+|       |-- InvalidReply       (ValueError)    what it gave is no reply
+|       `-- TurnTimeout        (TimeoutError)  it did not answer within its limit
 |-- StoreError                                 a feedback store that cannot be opened, read or written; names its file
 |   `-- LeaseLost                              an answer whose question is no longer the annotator's
 |-- TrainingDiverged           (ArithmeticError)  an update would be of numbers that are not finite
@@ -133,6 +137,22 @@ class WrongScoreCount(InvalidScore):
 
 class RewardTimeout(RewardError, TimeoutError):
     """The reward function did not answer within its limit."""
+
+
+class TurnError(RewardError):
+    """A turn environment failed, which pays rewards too. The message names it, the row, and what it was told."""
+
+
+class TurnRaised(TurnError):
+    """The turn environment raised; the original error is this one's cause."""
+
+
+class InvalidReply(TurnError, ValueError):
+    """The turn environment returned something that is no opening, or no reply."""
+
+
+class TurnTimeout(TurnError, TimeoutError):
+    """The turn environment did not answer within its limit."""
 
 
 class StoreError(TextRLError):

@@ -1,48 +1,30 @@
-"""The batched transition: append a token, charge the KL, stop, score.
+"""The batched transition: append a token, charge the KL, stop or let the next turn begin, score.
 
 The single and the vector environment are two faces of this one class, so they cannot drift apart. A step is carried
-out in two halves: everything that can fail is computed first (actions, reference, rewards), and only then is state
-written. An error therefore leaves every row exactly as it was.
+out in two halves: everything that can fail is computed first (actions, reference, turn environments, rewards), and only
+then is state written. An error therefore leaves every row exactly as it was. A turn environment alone cannot be put
+back: `TurnRows` keeps its answer for when the step is repeated.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from textrl_env.actions import ParsedActions
-from textrl_env.errors import ConfigError, InvalidAction, MissingLogProb, ResetNeeded
-from textrl_env.kl import KL_MODES, estimate_kl
-from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
+from textrl_env.charges import DEFERRED, LOG_RATIO, charge_of
+from textrl_env.episode_rows import EpisodeRows, Newest
+from textrl_env.errors import ConfigError, InvalidAction, ResetNeeded
+from textrl_env.rewards.scoring import score_newest_tokens
 from textrl_env.rules import EpisodeRules
-from textrl_env.scores import Ended, PendingScores
-from textrl_env.text.prompts import Prompt, PromptSet, columns_of
+from textrl_env.scores import Ended, pay_now
+from textrl_env.text.prompts import columns_of
 from textrl_env.text.tokenization import decode_responses
-from textrl_env.trajectory import Trajectory
-
-# What an episode's KL is charged by; "auto" is undecided until the first action.
-UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED = range(4)
-_INITIAL_CHARGE = dict(zip(KL_MODES, (UNDECIDED, LOG_RATIO, CROSS_ENTROPY, DEFERRED), strict=True))
-
-# What a TokenMDP knows of its rows besides their prompts.
-_ROW_ARRAYS = (
-    *("ids", "is_action", "lengths", "counts", "running", "token_scores", "kl_coefs", "charges", "groups"),
-    *("log_probs", "rewards", "kl"),
-)
-
-
-class Outcome(NamedTuple):
-    """What is known of an episode once it has terminated; no score and no parts where they are asked for later."""
-
-    response: str
-    finish_reason: str  # "eos", "stop" or "length"
-    score: float
-    score_parts: dict[str, float]
-    gold_score: float | None
+from textrl_env.trajectory import Paid, Trajectory
+from textrl_env.turns.endings import TurnEnd, TurnOver, answer_turns, part_sums, transcript
 
 
 class Transition(NamedTuple):
@@ -50,40 +32,27 @@ class Transition(NamedTuple):
 
     rewards: np.ndarray  # float64 [N], 0 for rows that did not take part
     terminated: np.ndarray  # bool [N]
-    truncated: np.ndarray  # bool [N], at the time limit, whether the episode has also terminated there or not
+    truncated: np.ndarray  # bool [N], at a time limit, whether the episode has also terminated there or not
     ref_log_probs: np.ndarray  # float64 [N], nats, NaN in deferred mode
     kl: np.ndarray  # float64 [N], the estimator's term; NaN where the policy's log-prob is unknown
     episodes: list[tuple[int, Trajectory]]  # (row, episode) of the rows that terminated
     cut: list[tuple[int, Trajectory]]  # (row, episode) of the rows that were truncated and did not terminate
+    turns: list[tuple[int, dict[str, Any]]]  # (row, record) of the turns that ended, where a turn environment answers
 
 
-class TokenMDP:
+class TokenMDP(EpisodeRows):
     """N independent episodes under the same rules.
 
     max_episode_steps: tokens after which an episode is cut off, as by Gymnasium's TimeLimit: no score is paid.
     """
 
     def __init__(self, rules: EpisodeRules, num_rows: int, max_episode_steps: int | None = None):
-        self.rules, self.num_rows, self.max_episode_steps = rules, num_rows, max_episode_steps
-        self.ids = np.full((num_rows, rules.max_length), -1, dtype=np.int64)
-        self.is_action = np.zeros((num_rows, rules.max_length), dtype=bool)
-        self.lengths = np.zeros(num_rows, dtype=np.int64)
-        self.counts = np.zeros(num_rows, dtype=np.int64)  # actions so far
-        self.running = np.zeros(num_rows, dtype=bool)
-        self.prompts: list[Prompt | None] = [None] * num_rows
-        # float64 [N, max_new_tokens], one entry an action; beyond `counts` they are of older episodes.
-        self.log_probs, self.rewards, self.kl = (np.zeros((num_rows, rules.max_new_tokens)) for _ in range(3))
-        self._unknown = np.full(rules.max_new_tokens, np.nan)  # the values, which the environment never learns
-        self._unknown.setflags(write=False)
-        self.token_scores = np.zeros(num_rows)
-        self.kl_coefs = np.zeros(num_rows)
-        self.charges = np.zeros(num_rows, dtype=np.int8)
-        self.groups = np.full(num_rows, -1)  # int64; -1 where prompts are not served in groups
+        super().__init__(rules, num_rows)
+        self.max_episode_steps = max_episode_steps
+        self.scores_later = rules.score_mode == "deferred"  # whether the responses that end wait in `pending`
         self._is_eos = np.zeros(rules.vocabulary.size, dtype=bool)
         self._is_eos[rules.vocabulary.eos_ids] = True
-        self._initial_charge = _INITIAL_CHARGE[rules.kl_mode]
-        self.scores_later = rules.score_mode == "deferred"  # whether the responses that end wait in `pending`
-        self.pending = PendingScores()
+        self._turn_tokens = rules.max_new_tokens if rules.turns is None else rules.turns.max_turn_tokens
         self.replace_rules(rules)
 
     def replace_rules(self, rules: EpisodeRules) -> None:
@@ -97,108 +66,66 @@ class TokenMDP:
         self.rules = rules
         self._scores_tokens = getattr(rules.reward, "score_tokens", None) is not None
 
-    def reset_rows(
-        self, rows: Sequence[int] | np.ndarray, prompts: Sequence[Prompt], groups: Sequence[int] | None = None
-    ) -> None:
-        """Start an episode in each of `rows`, from its prompt; groups: the number of the group each belongs to."""
-        for row, prompt in zip(rows, prompts, strict=True):
-            length = len(prompt.ids)
-            self.ids[row, :length] = prompt.ids
-            self.ids[row, length:] = -1
-            self.lengths[row] = length
-            self.prompts[row] = prompt
-        self.running[rows] = True
-        self.groups[rows] = -1 if groups is None else groups
-        self.is_action[rows] = False
-        self.counts[rows] = 0
-        self.token_scores[rows] = 0.0
-        # The coefficient of an episode is the one in force when it starts: its return stays a sum of like terms.
-        self.kl_coefs[rows] = self.rules.kl_penalty.coef
-        self.charges[rows] = self._initial_charge
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rows in flight: copies of the arrays [N, ...], the `source` of each row's prompt, and pending scores."""
-        prompts = [None if prompt is None else prompt.source for prompt in self.prompts]
-        rows = {name: getattr(self, name).copy() for name in _ROW_ARRAYS}
-        return rows | {"prompts": prompts, "pending": self.pending.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any], prompts: PromptSet) -> None:
-        """Go on where `state_dict` was taken.
-
-        prompts: the set that the rows' prompts are from. Raises ConfigError where rows or prompts do not fit, and then
-        has changed nothing.
-        """
-        restored: list[Prompt | None] = []
-        if np.shape(state["ids"]) != self.ids.shape or len(state["prompts"]) != self.num_rows:
-            raise ConfigError(
-                f"saved rows have the shape {np.shape(state['ids'])}, this environment's {self.ids.shape}: "
-                "build it with the arguments of the one that was saved"
-            )
-        for row, source in enumerate(state["prompts"]):
-            if isinstance(source, int) and source >= len(prompts):
-                raise ConfigError(f"row {row} was saved with prompt {source}, and there are now {len(prompts)}")
-            prompt = None if source is None else prompts.restored(source)
-            restored.append(prompt)
-            if prompt is not None and not np.array_equal(prompt.ids, state["ids"][row][: len(prompt.ids)]):
-                raise ConfigError(f"the prompt of row {row} is not the one it was saved with: {prompt.text!r:.80}")
-        self.pending.load_state_dict(state.get("pending", []), prompts)  # an older state has none
-        for name in _ROW_ARRAYS:
-            getattr(self, name)[...] = state[name]
-        self.prompts = restored
-
     def step(self, actions: ParsedActions, live: np.ndarray | None = None) -> Transition:
         """Advance the rows where `live` (bool [N]; all by default) by one token each.
 
-        Raises ResetNeeded, MissingLogProb, InvalidAction or a RewardError, and then has changed nothing.
+        Raises ResetNeeded, MissingLogProb, InvalidAction or a RewardError, and then has changed nothing; but for the
+        turn environments that were asked, see `TurnRows`.
         """
         live = np.ones(self.num_rows, dtype=bool) if live is None else live
-        if not self.running[live].all():
-            row = int(np.flatnonzero(live & ~self.running)[0])
-            state = "has ended" if self.prompts[row] is not None else "was never started"
-            raise ResetNeeded(f"the episode in row {row} {state}: call reset() before step()")
+        self._check_running(live)
         if actions.charge_expected:
             self._refuse_what_is_deferred()
         tokens = actions.tokens
-        ref_log_probs, kl, charged, charges = self._charge(actions, live)
+        ref_log_probs, kl, charged, charges = charge_of(self.rules, self.ids, self.charges, actions, live)
         rewards = -self.kl_coefs * charged if charged is not None else np.zeros(self.num_rows)
         rewards[~live] = 0.0
         token_scores = self._newest_token_scores(tokens, live)
         if token_scores is not None:
             rewards += token_scores
-        ended, reasons = self._endings(tokens, live)
-        outcomes = self._outcomes(ended, reasons, tokens, token_scores) if ended else []
-        for row, outcome in zip(ended, outcomes, strict=True):
-            if not self.scores_later:
-                # Token scores were paid as they came; the rest of the score is paid here.
-                paid = self.token_scores[row] + (0.0 if token_scores is None else token_scores[row])
-                rewards[row] += outcome.score - paid
+        over, reasons = self._endings(tokens, live)
+        ends = {} if self.turns is None or not over else self._answered(over, reasons, tokens, rewards)
+        newest = Newest(tokens, actions.log_probs, np.full(len(live), np.nan) if charged is None else charged, rewards)
+        ended, expired = self._episodes(over, reasons, newest, token_scores, ends) if over else ([], [])
+        if ended and not self.scores_later:
+            pay_now(self.rules, [each for _, each in ended])
+            for row, each in ended:
+                rewards[row] = each.episode.rewards[-1]
 
         # Nothing below can fail.
-        rows = np.flatnonzero(live)
-        place = rows * self.ids.shape[1] + self.lengths[rows]  # in the flat array: one index instead of two
-        self.ids.reshape(-1)[place] = tokens[rows]
-        self.is_action.reshape(-1)[place] = True
-        place = rows * self.rewards.shape[1] + self.counts[rows]
-        self.rewards.reshape(-1)[place] = rewards[rows]
-        self.log_probs.reshape(-1)[place] = actions.log_probs[rows]
-        self.kl.reshape(-1)[place] = np.nan if charged is None else charged[rows]
-        self.lengths += live
-        self.counts += live
+        self.write(live, newest, ends)
         self.charges = charges
         if token_scores is not None:
             self.token_scores += token_scores
         terminated, truncated = np.zeros_like(live), np.zeros_like(live)
-        terminated[ended] = True
+        terminated[[row for row, _ in ended]] = True
+        truncated[[row for row, _ in expired]] = True
         if self.max_episode_steps is not None:
-            truncated = live & (self.counts >= self.max_episode_steps)
+            truncated |= live & (self.counts >= self.max_episode_steps)
         self.running[terminated | truncated] = False
-        episodes = [(row, self._trajectory(row, outcome)) for row, outcome in zip(ended, outcomes, strict=True)]
-        for row, episode in episodes if self.scores_later else ():
-            scored_tokens = float(self.token_scores[row]) if self._scores_tokens else None
-            self.pending.add(Ended(episode, self._prompt(row), scored_tokens), self.rules)
+        episodes = [(row, each.episode) for row, each in ended]
+        for _, each in ended if self.scores_later else ():
+            self.pending.add(each, self.rules)
         self._adapt(episodes)
-        cut = [(row, self._trajectory(row)) for row in np.flatnonzero(truncated & ~terminated).tolist()]
-        return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut)
+        at_limit = truncated & ~terminated
+        at_limit[[row for row, _ in expired]] = False
+        cut = [*expired, *((row, self.trajectory(row)) for row in np.flatnonzero(at_limit).tolist())]
+        turns = [(row, copy.deepcopy(end.record)) for row, end in ends.items()]
+        return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut, turns)
+
+    def close(self) -> None:
+        """Stop asking for scores in threads, and close the turn environments."""
+        self.pending.close()
+        if self.turns is not None:
+            self.turns.close()
+
+    def _check_running(self, live: np.ndarray) -> None:
+        if not self.running[live].all():
+            row = int(np.flatnonzero(live & ~self.running)[0])
+            state = "has ended" if self.prompts[row] is not None else "was never started"
+            raise ResetNeeded(f"the episode in row {row} {state}: call reset() before step()")
+        if self.turns is not None:
+            self.turns.check(live)
 
     def _refuse_what_is_deferred(self) -> None:
         """Raise InvalidAction where what `step` pays is not what an agent with these actions learns from."""
@@ -217,34 +144,6 @@ class TokenMDP:
         """Score the responses that wait; returns their episodes. Raises a RewardError, and then they still wait."""
         return self.pending.settle(self.rules)
 
-    def _charge(
-        self, actions: ParsedActions, live: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-        """Reference log-probs, displayed KL, charged KL (None if deferred) and the rows' charges after this step."""
-        if self._initial_charge == DEFERRED:
-            unknown = np.full(self.num_rows, np.nan)
-            return unknown, unknown, None, self.charges
-        known = ~np.isnan(actions.log_probs)
-        decided = np.where(known, LOG_RATIO, CROSS_ENTROPY)
-        charges = np.where(live & (self.charges == UNDECIDED), decided, self.charges).astype(np.int8)
-        if (missing := live & (charges == LOG_RATIO) & ~known).any():
-            row = int(np.flatnonzero(missing)[0])
-            raise MissingLogProb(
-                f"kl_mode={self.rules.kl_mode!r} needs the policy's log-probability at every step, and row {row} "
-                "came without. Pass TokenAction(token, log_prob) or a float64 row [token, log_prob], or use "
-                "kl_mode='cross_entropy' for agents that cannot report one."
-            )
-        reference = self.rules.kl_penalty.reference
-        if reference is None:
-            raise ConfigError(f"kl_mode={self.rules.kl_mode!r} needs a reference model")
-        ref_log_probs = reference.step_log_probs(self.ids, np.where(live, actions.tokens, 0))
-        ref_log_probs[~live] = np.nan
-        log_ratio = torch.from_numpy(actions.log_probs - ref_log_probs)
-        kl = estimate_kl(self.rules.kl_penalty.estimator, log_ratio).numpy()
-        charged = np.where(charges == LOG_RATIO, kl, -ref_log_probs)
-        charged[~live] = 0.0
-        return ref_log_probs, kl, charged, charges
-
     def _newest_token_scores(self, tokens: np.ndarray, live: np.ndarray) -> np.ndarray | None:
         if not self._scores_tokens:
             return None
@@ -258,73 +157,101 @@ class TokenMDP:
         return scores
 
     def _endings(self, tokens: np.ndarray, live: np.ndarray) -> tuple[list[int], list[str]]:
-        """Rows that end with these tokens, and why."""
+        """Rows whose response, or turn, ends with these tokens, and why."""
         eos = self._is_eos[tokens] & live
-        full = (self.counts + 1 >= self.rules.max_new_tokens) & live
+        after = self.lengths + 1
+        full = (after - self.prompt_lengths >= self.rules.max_new_tokens) & live
+        if self.turns is not None:
+            full |= (after - self.turn_starts >= self._turn_tokens) & live
         stopped = np.zeros_like(eos)
         if self.rules.stop.strings:
             rows = np.flatnonzero(live & ~eos).tolist()
-            responses = [self._response_ids(row, tokens) for row in rows]
-            stopped[rows] = self.rules.stop.hit(tokens[rows], responses)
+            stopped[rows] = self.rules.stop.hit(tokens[rows], [self.turn_ids(row, tokens) for row in rows])
         ended = np.flatnonzero(eos | full | stopped).tolist()
         return ended, ["eos" if eos[row] else "stop" if stopped[row] else "length" for row in ended]
 
-    def _outcomes(
-        self, ended: list[int], reasons: list[str], tokens: np.ndarray, token_scores: np.ndarray | None
-    ) -> list[Outcome]:
-        """Score the rows that end now, all in one call of the reward, or leave their scores open."""
-        prompts, ids, columns = self._judged(ended, tokens)
-        after_text = [isinstance(prompt, str) for prompt in prompts]
-        responses = decode_responses(self.rules.tokenizer, ids, after_text=after_text)
-        if self.scores_later:
-            return [Outcome(*known, math.nan, {}, None) for known in zip(responses, reasons, strict=True)]
-        call = prompts, responses, ids, {**columns, "finish_reason": reasons}
-        scored = score_episodes(self.rules.reward, *call)
-        gold = None if self.rules.gold is None else score_episodes(self.rules.gold, *call).scores
-        earlier = self.token_scores if token_scores is None else self.token_scores + token_scores
-        outcomes = []
-        for place, row in enumerate(ended):
-            parts = {name: float(part[place]) for name, part in scored.parts.items()}
-            if self._scores_tokens:
-                parts["token_scores"] = float(earlier[row])
-            score = float(scored.scores[place] + earlier[row])
-            gold_score = None if gold is None else float(gold[place])
-            outcomes.append(Outcome(responses[place], reasons[place], score, parts, gold_score))
-        return outcomes
+    def _answered(
+        self, over: list[int], reasons: list[str], tokens: np.ndarray, rewards: np.ndarray
+    ) -> dict[int, TurnEnd]:
+        """What follows the turns that are over, by row; their rewards are added to `rewards`."""
+        assert self.turns is not None
+        asked = [
+            TurnOver(
+                row,
+                [*self.ids[row, : self.lengths[row]].tolist(), int(tokens[row])],
+                self.turn_ids(row, tokens).tolist(),
+                reason,
+                int(self.rules.max_new_tokens - (self.lengths[row] + 1 - self.prompt_lengths[row])),
+            )
+            for row, reason in zip(over, reasons, strict=True)
+        ]
+        ends = dict(zip(over, answer_turns(self.turns, asked, self.rules.vocabulary.size), strict=True))
+        for row, end in ends.items():
+            rewards[row] += end.reward
+        return ends
 
-    def _trajectory(self, row: int, outcome: Outcome | None = None) -> Trajectory:
-        """The row's episode so far. outcome: None unless it has terminated."""
-        length, count = self.lengths[row], self.counts[row]
-        return Trajectory(
-            self.ids[row, :length].copy(),
-            self.is_action[row, :length].copy(),
-            log_probs=self.log_probs[row, :count].copy(),
-            rewards=self.rewards[row, :count].copy(),
-            kl=self.kl[row, :count].copy(),
-            values=self._unknown[:count],
-            kl_coef=float(self.kl_coefs[row]),
-            group=None if self.groups[row] < 0 else int(self.groups[row]),
-            prompt=self._prompt(row).text,
-            **({} if outcome is None else outcome._asdict()),
-        )
+    def _episodes(
+        self,
+        over: list[int],
+        reasons: list[str],
+        newest: Newest,
+        token_scores: np.ndarray | None,
+        ends: Mapping[int, TurnEnd],
+    ) -> tuple[list[tuple[int, Ended]], list[tuple[int, Trajectory]]]:
+        """The rows' episodes that end here, without what a reward is yet to say, and those that a turn environment's
+        time-out cuts off."""
+        going_on = [row for row, end in ends.items() if not end.finish_reason and not end.truncated]
+        closing = [(row, reason) for row, reason in zip(over, reasons, strict=True) if row not in going_on]
+        responses = self._responses([row for row, _ in closing], newest.tokens, ends)
+        ended: list[tuple[int, Ended]] = []
+        expired: list[tuple[int, Trajectory]] = []
+        for (row, reason), response in zip(closing, responses, strict=True):
+            end = ends.get(row)
+            paid = self._paid(row, token_scores, end)
+            known: dict[str, Any] = {"response": response, "finish_reason": reason}
+            if end is not None:
+                assert self.turns is not None
+                known["turns"] = copy.deepcopy([*self.turns.records[row], end.record])
+                known |= {"finish_reason": end.finish_reason, "success": end.success}
+            if end is not None and end.truncated:
+                known |= {"score": paid.total, "score_parts": paid.with_parts({})}
+                expired.append((row, self.trajectory(row, newest, end.appended, **known)))
+            else:
+                ended.append((row, Ended(self.trajectory(row, newest, **known), self.prompt_of(row), paid)))
+        return ended, expired
+
+    def _responses(self, over: list[int], tokens: np.ndarray, ends: Mapping[int, TurnEnd]) -> list[str]:
+        """The text of what followed the prompts; of a chat of several turns, who said what."""
+        if self.turns is not None and self.turns.rules.is_chat:
+            return [transcript([*self.turns.records[row], ends[row].record]) for row in over]
+        ids = [
+            [*self.ids[row, self.prompt_lengths[row] : self.lengths[row]].tolist(), int(tokens[row])] for row in over
+        ]
+        after_text = [isinstance(self.prompt_of(row).text, str) for row in over]
+        return decode_responses(self.rules.tokenizer, ids, after_text=after_text)
+
+    def _paid(self, row: int, token_scores: np.ndarray | None, end: TurnEnd | None) -> Paid:
+        """What was paid of the row's score, this step's token score and turn included."""
+        total, parts = 0.0, {}
+        if self._scores_tokens:
+            total = float(self.token_scores[row] + (0.0 if token_scores is None else token_scores[row]))
+            parts["token_scores"] = total
+        if end is not None:
+            assert self.turns is not None
+            of_turns = float(self.turn_scores[row] + end.reward)
+            parts |= {"turns": of_turns, **part_sums([*self.turns.records[row], end.record])}
+            total += of_turns
+        return Paid(total, parts)
 
     def _adapt(self, episodes: list[tuple[int, Trajectory]]) -> None:
         sums = [episode.kl_sum for row, episode in episodes if self.charges[row] == LOG_RATIO]
         if sums:
             self.rules.kl_penalty.update(float(np.mean(sums)), len(sums))
 
-    def _prompt(self, row: int) -> Prompt:
-        prompt = self.prompts[row]
-        assert prompt is not None  # only running rows are asked
-        return prompt
-
     def _judged(
         self, rows: Sequence[int], tokens: np.ndarray
     ) -> tuple[list[Any], list[list[int]], dict[str, list[Any]]]:
         """What a reward gets of `rows`: prompts, response ids with the newest of `tokens`, and columns."""
-        prompts = [self._prompt(row) for row in rows]
-        ids = [self._response_ids(row, tokens).tolist() for row in rows]
+        prompts = [self.prompt_of(row) for row in rows]
+        ids = [self.response_ids(row, tokens).tolist() for row in rows]
         return [prompt.text for prompt in prompts], ids, columns_of(prompts)
-
-    def _response_ids(self, row: int, tokens: np.ndarray) -> np.ndarray:
-        return np.append(self.ids[row][self.is_action[row]], tokens[row])

@@ -15,6 +15,7 @@ from textrl_env.models.sampling import SamplingParams
 from textrl_env.models.vocabulary import Vocabulary
 from textrl_env.rewards.protocol import reward_name, state_of
 from textrl_env.text.stopping import StopStrings
+from textrl_env.turns.rules import TurnRules
 from textrl_env.user_values import check_names, check_whole
 
 
@@ -35,6 +36,7 @@ class EpisodeRules:
     score_mode: str = "stepwise"
     reward_workers: int = 0
     reward_batch: int | None = None
+    turns: TurnRules | None = None  # None where an episode is one response
 
     def __post_init__(self) -> None:
         check_names("kl_mode", [self.kl_mode], KL_MODES)

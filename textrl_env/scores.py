@@ -23,7 +23,7 @@ from textrl_env.rewards.protocol import reward_name
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.rules import EpisodeRules
 from textrl_env.text.prompts import Prompt, PromptSet, columns_of
-from textrl_env.trajectory import Trajectory
+from textrl_env.trajectory import Paid, Trajectory
 
 
 class Ended(NamedTuple):
@@ -31,11 +31,11 @@ class Ended(NamedTuple):
 
     episode: Trajectory
     prompt: Prompt
-    token_scores: float | None  # their sum, paid as the tokens came; None where the reward gives none
+    paid: Paid  # as the tokens came
 
 
 class Scored(NamedTuple):
-    """What the reward says of a response, before its token scores."""
+    """What the reward says of a response, before what was paid as the tokens came."""
 
     score: float
     parts: dict[str, float]
@@ -74,13 +74,13 @@ class PendingScores:
             self._scored += self._hand_over(rules).gather()
         size = rules.reward_batch or max(1, len(waiting))
         while len(self._scored) < len(waiting):
-            self._scored += score_together(rules.reward, waiting[len(self._scored) : len(self._scored) + size])
+            self._scored += _score_waiting(rules.reward, waiting[len(self._scored) : len(self._scored) + size])
         gold: list[float | None] = [None] * len(waiting)
         if rules.gold is not None:
             parts = [waiting[start : start + size] for start in range(0, len(waiting), size)]
-            gold = [each.score for part in parts for each in score_together(rules.gold, part)]
+            gold = [each.score for part in parts for each in _score_waiting(rules.gold, part)]
         for ended, scored, gold_score in zip(waiting, self._scored, gold, strict=True):
-            ended.episode.pay(scored.score, scored.parts, gold_score, token_scores=ended.token_scores)
+            ended.episode.pay(scored.score, scored.parts, gold_score, ended.paid)
         self._forget()
         return [ended.episode for ended in waiting]
 
@@ -93,7 +93,11 @@ class PendingScores:
     def state_dict(self) -> list[dict[str, Any]]:
         """The responses that wait: arrays, numbers and text."""
         return [
-            {"episode": asdict(ended.episode), "prompt": ended.prompt.source, "token_scores": ended.token_scores}
+            {
+                "episode": asdict(ended.episode),
+                "prompt": ended.prompt.source,
+                "paid": (ended.paid.total, dict(ended.paid.parts)),
+            }
             for ended in self._waiting
         ]
 
@@ -104,7 +108,7 @@ class PendingScores:
         changed nothing.
         """
         waiting = [
-            Ended(Trajectory(**entry["episode"]), _restored(entry, prompts), entry["token_scores"]) for entry in state
+            Ended(Trajectory(**entry["episode"]), _restored(entry, prompts), Paid(*entry["paid"])) for entry in state
         ]
         self.close()
         self._forget()
@@ -118,7 +122,7 @@ class PendingScores:
         if self._background is None:
             reward = rules.reward
             self._background = BackgroundCalls(
-                lambda ended: score_together(reward, ended),
+                lambda ended: _score_waiting(reward, ended),
                 workers=rules.reward_workers,
                 most=rules.reward_batch,
                 name=f"reward {reward_name(reward)}",
@@ -150,14 +154,31 @@ def score_together(reward: Any, ended: Sequence[Ended]) -> list[Scored]:
     """Score responses, at least one, in one call of the reward. Raises what `score_episodes` raises."""
     episodes = [each.episode for each in ended]
     columns = columns_of([each.prompt for each in ended])
+    found = score_episodes(
+        reward,
+        [episode.prompt for episode in episodes],
+        [episode.completion for episode in episodes],
+        [episode.response_ids.tolist() for episode in episodes],
+        {**columns, "finish_reason": [episode.finish_reason for episode in episodes]},
+    )
+    scores = found.scores.tolist()
+    parts = [{name: float(part[place]) for name, part in found.parts.items()} for place in range(len(ended))]
+    return list(map(Scored, scores, parts))
+
+
+def pay_now(rules: EpisodeRules, ended: Sequence[Ended]) -> None:
+    """Score responses and pay each score on its episode's last action. Raises what `score_episodes` raises."""
+    scored = score_together(rules.reward, ended)
+    gold = None if rules.gold is None else score_together(rules.gold, ended)
+    for place, each in enumerate(ended):
+        gold_score = None if gold is None else gold[place].score
+        each.episode.pay(scored[place].score, scored[place].parts, gold_score, each.paid)
+
+
+def _score_waiting(reward: Any, ended: Sequence[Ended]) -> list[Scored]:
+    """`score_together`, whose error says that there may be too many of them."""
     try:
-        found = score_episodes(
-            reward,
-            [each.prompt.text for each in ended],
-            [episode.response for episode in episodes],
-            [episode.response_ids.tolist() for episode in episodes],
-            {**columns, "finish_reason": [episode.finish_reason for episode in episodes]},
-        )
+        return score_together(reward, ended)
     except RewardTimeout as error:
         if len(ended) == 1:
             raise
@@ -165,6 +186,3 @@ def score_together(reward: Any, ended: Sequence[Ended]) -> list[Scored]:
             f"{error}. score_mode='deferred' asks for all responses of a rollout in one call: reward_batch=N asks for "
             "N in a call, and reward_workers=N has N calls at a time"
         ) from error
-    scores = found.scores.tolist()
-    parts = [{name: float(part[place]) for name, part in found.parts.items()} for place in range(len(ended))]
-    return list(map(Scored, scores, parts))

@@ -6,14 +6,28 @@ This one record passes between the environment, the buffers of every adapter, th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # One entry an action.
 COLUMNS = ("log_probs", "rewards", "kl", "values")
 UNKNOWN = np.empty(0)  # stands for a column of NaN
+
+
+class Paid(NamedTuple):
+    """What of a score was paid before the episode's end: by a reward that scores tokens, and by a turn environment."""
+
+    total: float = 0.0
+    parts: Mapping[str, float] = MappingProxyType({})  # by name; not all of them need to add up to it
+
+    def with_parts(self, parts: Mapping[str, float]) -> dict[str, float]:
+        """These parts behind those of a reward; one whose name a reward has too is named as the turns'."""
+        own = {f"turns/{name}" if name in parts else name: value for name, value in self.parts.items()}
+        return {**parts, **own}
 
 
 @dataclass(eq=False, slots=True)
@@ -34,11 +48,13 @@ class Trajectory:
     group: int | None = None  # of the responses to one prompt, where prompts are served in groups
     prompt: Any = None  # str, or chat messages
     response: str = ""
-    finish_reason: str = ""  # "eos", "stop" or "length"; "" where it goes on or was cut off
+    finish_reason: str = ""  # "eos", "stop", "length", "env" or "turns"; "" where it goes on or was cut off
     score: float = math.nan  # NaN where it was not scored
     score_parts: dict[str, float] = field(default_factory=dict)
     gold_score: float | None = None
     score_pending: int | None = None  # while its score waits to be asked for: its place among those that do
+    turns: list[dict[str, Any]] | None = None  # what was said and paid in each, where a turn environment answers
+    success: bool | None = None  # what the turn environment says of it
 
     def __post_init__(self) -> None:
         for name in COLUMNS:
@@ -82,23 +98,31 @@ class Trajectory:
         """The sum of the rewards."""
         return float(np.add.reduce(self.rewards))
 
+    @property
+    def completion(self) -> Any:
+        """The response as a reward gets it: its text, or, of a chat of several turns, the messages from then on."""
+        if self.turns is None or isinstance(self.prompt, str):
+            return self.response
+        messages = []
+        for turn in self.turns:
+            messages.append({"role": "assistant", "content": turn["action"]})
+            messages.append({"role": turn["role"], "content": turn["reply"]})
+        return messages[:-1]  # nothing follows the last turn
+
     def charge(self, kl: np.ndarray) -> None:
         """Take `kl_coef * kl` off the rewards, in their own precision. kl: float [M], nats."""
         self.kl = kl
         self.rewards = (self.rewards - self.kl_coef * kl).astype(self.rewards.dtype)
 
-    def pay(
-        self, score: float, parts: dict[str, float], gold_score: float | None, *, token_scores: float | None = None
-    ) -> None:
+    def pay(self, score: float, parts: dict[str, float], gold_score: float | None, paid: Paid) -> None:
         """Fill in a score that was asked for after the end, and pay it on the last action.
 
-        score, parts: what the reward says of the response. token_scores: the sum of those that were paid as the tokens
-            came, which count to the score; None where the reward gives none.
+        score, parts: what the reward says of the response. paid: what was paid as the tokens came, which counts to the
+            score.
         """
-        earlier = 0.0 if token_scores is None else token_scores
-        self.score, self.gold_score, self.score_pending = score + earlier, gold_score, None
-        self.score_parts = parts if token_scores is None else {**parts, "token_scores": token_scores}
-        self.rewards[-1] += self.score - earlier
+        self.score, self.gold_score, self.score_pending = score + paid.total, gold_score, None
+        self.score_parts = paid.with_parts(parts)
+        self.rewards[-1] += self.score - paid.total
 
     def extended(self, other: Trajectory) -> Trajectory:
         """Join this stretch and another of the same episode; every field but the columns is the later one's."""
@@ -133,5 +157,11 @@ class Trajectory:
             "episode_return": self.episode_return,
             "episode_length": len(self),
         }
-        optional = {"gold_score": self.gold_score, "group": self.group, "score_pending": self.score_pending}
+        optional = {
+            "gold_score": self.gold_score,
+            "group": self.group,
+            "score_pending": self.score_pending,
+            "turns": self.turns,
+            "success": self.success,
+        }
         return info | {name: value for name, value in optional.items() if value is not None}

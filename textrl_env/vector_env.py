@@ -153,6 +153,12 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             "kl": transition.kl.copy(),
             "_kl": live.copy(),
         }
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            going_on = [(row, turn) for row, turn in transition.turns if self._mdp.running[row]]
+        else:
+            going_on = transition.turns
+        for row, turn in going_on:
+            infos = self._add_info(infos, {"turn": turn}, row)
         self._awaiting_reset = transition.terminated | transition.truncated
         if self._awaiting_reset.any():
             infos = self._report_ends(transition, infos)
@@ -163,8 +169,10 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
     def upcoming_prompts(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Ids int64 [p] of the prompts that `rows` show next, were they to end in this order; draws none.
 
-        A row that is named twice ends twice.
+        A row that is named twice ends twice. An empty list where a turn environment is yet to write them.
         """
+        if self.rules.turns is not None:
+            return []
         if self._groups is not None:
             groups = copy.copy(self._groups)
             groups.generator = copy.deepcopy(groups.generator)
@@ -173,8 +181,8 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         return [self.prompts.sample(generators[row]).ids for row in rows]
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop asking for scores in threads."""
-        self._stop_scoring()
+        """Stop asking for scores in threads, and close the turn environments."""
+        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, besides the arguments: arrays, numbers and text, no objects."""

@@ -100,7 +100,8 @@ def respond(
             check_log_probs(log_probs[live])
             actions = parse_actions(TokenAction(drawn.tokens, log_probs), len(live), rules.vocabulary.size, ~live)
             queue.generated += int(live.sum())
-            for row, trajectory in mdp.step(actions, live).episodes:
+            transition = mdp.step(actions, live)
+            for row, trajectory in [*transition.episodes, *transition.cut]:
                 finished[tasks[row].number] = trajectory
                 queue.finished += 1
                 following = next(queue, None)
@@ -109,7 +110,7 @@ def respond(
                     mdp.reset_rows([row], [following.prompt], [following.group])
         mdp.settle_scores()
     finally:
-        mdp.pending.close()
+        mdp.close()
         # The next caller finds a fresh decoder: sampling leaves no trace, not even in a log-probability's last bit.
         policy.clear_cache()
     return [finished[number] for number in range(len(finished))]
@@ -145,14 +146,16 @@ class PromptQueue(Iterator[Wanted]):
     def upcoming(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Ids of the prompts that come next, for so many rows: only those that come in any case.
 
-        With a budget that is the rest of a group; whether another begins depends on responses to come.
+        With a budget that is the rest of a group; whether another begins depends on responses to come. None where a
+        turn environment is yet to write them.
         """
         while len(self._drawn) < len(rows) and (self._budget is None or self._begun % self._repeats):
             try:
                 self._drawn.append(self._draw())
             except StopIteration:
                 break
-        return [wanted.prompt.ids for wanted in itertools.islice(self._drawn, len(rows))]
+        drawn = (wanted.prompt.ids for wanted in itertools.islice(self._drawn, len(rows)))
+        return [ids for ids in drawn if len(ids)]
 
     def _draw(self) -> Wanted:
         if self._begun % self._repeats == 0:

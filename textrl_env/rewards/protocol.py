@@ -62,7 +62,8 @@ class Reward(Protocol):
 
         prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
         columns: the prompts' other columns, n values each; `completion_ids` (n lists of token ids); and, from an
-            environment, `finish_reason` (n of "eos", "stop" and "length").
+            environment, `finish_reason` (n of "eos", "stop" and "length", and of several turns of "env", "turns" and
+            "length"). The completion of a chat of several turns is a list of all messages from its first answer on.
 
         Returns n finite numbers, in the order of the completions. Higher is better.
         """
@@ -70,10 +71,11 @@ class Reward(Protocol):
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion in either form: a string, or TRL's list with an assistant message."""
+    """The text of a completion in either form: a string, or TRL's list of messages, of which the assistant's count."""
     if isinstance(completion, str):
         return completion
-    return "\n".join(str(message["content"]) for message in completion)
+    own = (message for message in completion if message.get("role", "assistant") == "assistant")
+    return "\n".join(str(message["content"]) for message in own)
 
 
 def reward_name(reward: object) -> str:

@@ -23,12 +23,18 @@ from textrl_env.rules import EpisodeRules
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import missing_split, own_task, split_rows
 from textrl_env.tasks.task import Task
-from textrl_env.text.prompts import PromptSet
+from textrl_env.text.prompts import PromptSet, checked_system_prompt
 from textrl_env.text.stopping import StopStrings
 from textrl_env.text.tokenization import check_end_of_turn
+from textrl_env.turns.bridge import make_bridge
+from textrl_env.turns.chat_bridge import ChatBridge
+from textrl_env.turns.make import make_turn_env_factory
+from textrl_env.turns.openings import Openings
+from textrl_env.turns.rules import SECONDS, WORKERS, TurnRules
 from textrl_env.user_values import check_precision_name, check_whole
 
 T = TypeVar("T")
+_OF_TURNS = ("max_turns", "max_turn_tokens", "turn_timeout", "turn_workers")  # arguments that need a turn environment
 
 
 class Assembly(NamedTuple):
@@ -70,6 +76,11 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
             f"with_reference=False needs kl_mode='deferred'; kl_mode={shown(kl_mode)} runs it at every step"
         )
     task = _own_task(task, arguments)
+    given = [name for name in _OF_TURNS if arguments.get(name) is not None]
+    if given and task.turns is None:
+        raise ConfigError(
+            f"{given[0]} is for episodes of several turns, and task {shown(task.name)} has none: give turns="
+        )
     for package, extra in task.requires.items():
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(extra, package)
@@ -77,7 +88,7 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
     rows = split_rows(task, split)
     if rows is None:
         raise missing_split(task, split)
-    reward, gold = make_reward(task.reward), None if task.gold is None else make_reward(task.gold)
+    reward, gold = _reward(task), None if task.gold is None else make_reward(task.gold)
     parts = assemble_model(task, weights=with_reference, **model_arguments(arguments))
     rules = EpisodeRules(
         tokenizer=parts.tokenizer,
@@ -93,17 +104,21 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
         score_mode=arguments.get("score_mode", "stepwise"),
         reward_workers=arguments.get("reward_workers", 0),
         reward_batch=arguments.get("reward_batch"),
+        turns=None if task.turns is None else _turn_rules(task, parts, arguments),
     )
-    prompts = PromptSet(
+    prompts = (PromptSet if rules.turns is None else Openings)(
         rows,
         parts.tokenizer,
         max_prompt_tokens=parts.max_prompt_tokens,
-        overflow=task.prompt_overflow,
+        overflow=_own(task.prompt_overflow, "truncate"),
         split="given" if _serves_all(arguments) else split,
-        as_chat=_own(arguments.get("as_chat"), task.as_chat),
+        as_chat=_own(_own(arguments.get("as_chat"), task.as_chat), False),
         system_prompt=_own(arguments.get("system_prompt"), task.system_prompt),
     )
-    if not rules.stop.strings and not isinstance(prompts[0].text, str):
+    is_chat = (
+        not isinstance(prompts[0].text, str) if rules.turns is None else isinstance(rules.turns.bridge, ChatBridge)
+    )
+    if not rules.stop.strings and is_chat:
         check_end_of_turn(parts.tokenizer)
     return Assembly(task, rules, prompts, _model_name(task, arguments))
 
@@ -150,13 +165,45 @@ def _own(given: T | None, of_task: T) -> T:
     return of_task if given is None else given
 
 
+def _reward(task: Task) -> Any:
+    """The reward of a task. With a turn environment alone, whose rewards are the score, one that adds nothing."""
+    if task.reward is None and task.turns is not None:
+        return turns_alone
+    if task.prompts is None and task.turns is None:
+        raise ConfigError(f"task {shown(task.name)} has neither prompts nor turns: give it one of them")
+    return make_reward(task.reward)
+
+
+def turns_alone(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Score nothing: a turn environment has paid already."""
+    return [0.0] * len(prompts)
+
+
+def _turn_rules(task: Task, parts: ModelParts, arguments: EnvArguments) -> TurnRules:
+    new_tokens = parts.max_new_tokens
+    as_chat = _own(arguments.get("as_chat"), task.as_chat)
+    turn_tokens = _own(arguments.get("max_turn_tokens"), task.max_turn_tokens)
+    return TurnRules(
+        make=make_turn_env_factory(task.turns),
+        bridge=make_bridge(parts.tokenizer, task.bridge, as_chat=as_chat is None or as_chat),
+        max_turns=_own(arguments.get("max_turns"), task.max_turns),
+        max_turn_tokens=new_tokens if turn_tokens is None else turn_tokens,
+        system_prompt=checked_system_prompt(_own(arguments.get("system_prompt"), task.system_prompt)),
+        truncates=task.prompt_overflow == "truncate",
+        timeout=arguments.get("turn_timeout", SECONDS),
+        workers=arguments.get("turn_workers", WORKERS),
+    )
+
+
 def _serves_all(arguments: EnvArguments) -> bool:
     """Whether all prompts that the caller gave are served, so that none of them is held out."""
     return arguments.get("prompts") is not None and arguments.get("split") is None
 
 
 def _own_task(task: str | Task, arguments: EnvArguments) -> Task:
-    given = {name: arguments.get(name) for name in ("prompts", "validation_prompts", "heldout_prompts", "reward")}
+    given = {
+        name: arguments.get(name) for name in ("prompts", "validation_prompts", "heldout_prompts", "reward", "turns")
+    }
     if _serves_all(arguments):
         for name in ("validation_prompts", "heldout_prompts"):
             given[name] = _own(given[name], [])

@@ -15,6 +15,7 @@ from textrl_env.tasks.assembly import Assembly, assemble
 from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.splits import best_split
 from textrl_env.tasks.task import Task
+from textrl_env.tasks.turn_conformance import check_turns
 from textrl_env.text.prompt_splits import LABELS, SPLITS, prompt_item
 from textrl_env.text.prompts import PromptSet, columns_of
 
@@ -29,13 +30,16 @@ COMPLETIONS = (
     ".",
 )
 """What the rewards are tried on."""
+UNCUT = 10**9
+"""Tokens of a prompt that is not cut."""
 
 
 def check_task(task: str | Task) -> None:
     """Build and run a task as an environment will, and say what would go wrong.
 
-    Every prompt of each split is encoded; reward and gold score are tried on samples, among them an empty response,
-    with the columns that the prompts bring; one episode is run step by step.
+    Every prompt of each split is encoded, or a turn environment plays some episodes of each, see `check_turns`. Reward
+    and gold score are tried on samples, among them an empty response, with the columns that the prompts bring. Episodes
+    are run step by step.
 
     Warns (`UserWarning`) where held-out or validation prompts are missing; where two splits have an item in common;
     where prompts are longer than `max_prompt_tokens` and will be cut; and where two calls of a reward give different
@@ -55,9 +59,10 @@ def check_task(task: str | Task) -> None:
     # the parts without the weights: prompts and rewards need none
     assembled = {split: assemble(task, split=split, kl_mode="deferred", with_reference=False) for split in splits}
     for split, parts in assembled.items():
-        _check_prompts(task, split, parts)
+        (_check_prompts if parts.rules.turns is None else check_turns)(task, split, parts)
     for one, other in itertools.combinations(assembled, 2):
-        _check_splits(task, assembled[one].prompts, assembled[other].prompts)
+        if task.prompts is not None:  # else no two splits have a seed in common
+            _check_splits(task, assembled[one].prompts, assembled[other].prompts)
     for split, parts in assembled.items():
         _check_rewards(task, split, parts)
     _check_episode(task)
@@ -69,7 +74,7 @@ def _check_prompts(task: Task, split: str, parts: Assembly) -> None:
     whole = PromptSet(
         [{"prompt": prompt.text, **prompt.columns} for prompt in prompts],
         parts.rules.tokenizer,
-        max_prompt_tokens=10**9,
+        max_prompt_tokens=UNCUT,
     )
     lengths = [len(prompt.ids) for prompt in whole]
     too_long = sum(length > prompts.max_prompt_tokens for length in lengths)
@@ -122,6 +127,9 @@ def _check_episode(task: Task) -> None:
     parts = assemble(task, device="cpu")
     mdp, vocabulary = TokenMDP(parts.rules, 2), parts.rules.vocabulary.size
     np_random = np.random.default_rng(0)
-    mdp.reset_rows([0, 1], [parts.prompts.sample(np_random) for _ in range(2)])
-    while mdp.running.any():
-        mdp.step(parse_actions(np_random.integers(vocabulary, size=2), 2, vocabulary), mdp.running.copy())
+    try:
+        mdp.reset_rows([0, 1], [parts.prompts.sample(np_random) for _ in range(2)])
+        while mdp.running.any():
+            mdp.step(parse_actions(np_random.integers(vocabulary, size=2), 2, vocabulary), mdp.running.copy())
+    finally:
+        mdp.close()

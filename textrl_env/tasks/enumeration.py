@@ -1,4 +1,4 @@
-"""The exact value of policies, and of the best one, where every response can be written down.
+"""The exact value of policies, and of the best one, where every response, or course of turns, can be written down.
 
 For the KL-regularised objective with discount 1, `J(pi) = E_pi[score - beta * log(pi / pi_ref)]`, the best achievable
 value from a prompt is `J* = beta * log E_ref[exp(score / beta)]` (Korbak et al. 2022, https://arxiv.org/abs/2205.11275,
@@ -18,6 +18,7 @@ from textrl_env.errors import ConfigError
 from textrl_env.models.packing import PackedEpisodes, pack
 from textrl_env.rewards.scoring import score_episodes
 from textrl_env.rules import EpisodeRules
+from textrl_env.tasks.turn_enumeration import turn_courses
 from textrl_env.text.prompts import PromptSet
 from textrl_env.text.tokenization import decode_responses
 from textrl_env.trajectory import Trajectory
@@ -36,6 +37,21 @@ def enumerate_responses(vocab_size: int, eos_ids: np.ndarray, max_new_tokens: in
                 yield np.array([*start, token], dtype=np.int64)
 
 
+def _scored(
+    rules: EpisodeRules, prompts: PromptSet, responses: list[np.ndarray]
+) -> Iterator[list[tuple[Trajectory, float]]]:
+    """List every response with its score, prompt by prompt."""
+    texts = decode_responses(rules.tokenizer, responses)
+    ids = [response.tolist() for response in responses]
+    for index in range(len(prompts)):
+        prompt = prompts[index]
+        columns = {name: [value] * len(responses) for name, value in prompt.columns.items()}
+        columns["finish_reason"] = rules.finish_reasons(ids)
+        scores = score_episodes(rules.reward, [prompt.text] * len(responses), texts, ids, columns).scores
+        trajectories = [Trajectory.of_response(prompt.ids, response) for response in responses]
+        yield list(zip(trajectories, scores.tolist(), strict=True))
+
+
 class ExactValue:
     """`J_ref`, `J*` and any policy's `J`, averaged over the prompts; in units of the score.
 
@@ -47,6 +63,9 @@ class ExactValue:
         if self.beta <= 0:
             raise ConfigError("the optimum is finite only with kl_coef > 0")
         size, limit = rules.vocabulary.size, rules.max_new_tokens
+        turn_limit = limit if rules.turns is None else rules.turns.max_turn_tokens
+        if rules.turns is not None:
+            limit = turn_limit * rules.turns.max_turns
         if size**limit > MAX_RESPONSES:
             raise ConfigError(f"about {size}**{limit} responses cannot be enumerated; at most {MAX_RESPONSES} can")
         reference = rules.kl_penalty.require_reference()
@@ -56,19 +75,15 @@ class ExactValue:
                 "exact values need every response possible, ended by EOS or the limit and scored as a whole: "
                 "no stop strings, top_k, top_p or per-token rewards"
             )
-        responses = list(enumerate_responses(size, rules.vocabulary.eos_ids, limit))
-        texts = decode_responses(rules.tokenizer, responses)
-        self._count = len(responses)
-        trajectories, scores = [], []
-        for index in range(len(prompts)):
-            prompt = prompts[index]
-            trajectories += [Trajectory.of_response(prompt.ids, response) for response in responses]
-            columns = {name: [value] * len(responses) for name, value in prompt.columns.items()}
-            ids = [response.tolist() for response in responses]
-            columns["finish_reason"] = rules.finish_reasons(ids)
-            scores.append(score_episodes(rules.reward, [prompt.text] * len(responses), texts, ids, columns).scores)
-        self._packed = pack(trajectories, reference.lm.device)
-        self.scores = np.stack(scores)  # float64 [prompts, responses]
+        responses = list(enumerate_responses(size, rules.vocabulary.eos_ids, turn_limit))
+        of_prompts = list((_scored if rules.turns is None else turn_courses)(rules, prompts, responses))
+        self._count = len(of_prompts[0])
+        if any(len(courses) != self._count for courses in of_prompts):
+            raise ConfigError("exact values need as many courses from one prompt as from another")
+        self._packed = pack([course for courses in of_prompts for course, _ in courses], reference.lm.device)
+        self.scores = np.array(
+            [[score for _, score in courses] for courses in of_prompts]
+        )  # float64 [prompts, courses]
         self.ref_log_probs = self._sum(self._packed, reference.episode_log_probs(self._packed))
         self.reference_value = float((np.exp(self.ref_log_probs) * self.scores).sum(axis=1).mean())
         tilted = self.ref_log_probs + self.scores / self.beta

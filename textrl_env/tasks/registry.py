@@ -20,7 +20,11 @@ from textrl_env.tasks.task import Format, Task
 
 BUILT_IN = modules_in(Path(__file__).parent / "built_in")
 """Names of the tasks that ship: the files in `built_in/`. None is imported to list them."""
-FAMILIES = {"reasoning_gym": "textrl_env.tasks.reasoning_gym"}
+FAMILIES = {
+    "reasoning_gym": "textrl_env.tasks.reasoning_gym",
+    "textarena": "textrl_env.tasks.textarena",
+    "gem": "textrl_env.tasks.gem",
+}
 """What stands before the colon in a name such as "reasoning_gym:chain_sum" -> the module whose `task_of` makes the task
 from what stands behind it.
 """
@@ -42,7 +46,7 @@ def register_task(task: Task | Callable[[], Task], name: str | None = None) -> N
 
 def task_names() -> list[str]:
     """Names of all tasks, sorted: built in, registered and of installed packages. Each data set of reasoning_gym is a
-    task beside these, `reasoning_gym:<data set>`.
+    task beside these, `reasoning_gym:<data set>`, and so is each game of TextArena and each environment of GEM.
     """
     return sorted({*BUILT_IN, *_REGISTERED, *plugins(GROUP)})
 
@@ -50,7 +54,7 @@ def task_names() -> list[str]:
 def is_built_in(name: Any) -> bool:
     """Whether every process knows the task `name`, and not only this one, which registered it.
 
-    True for the tasks that ship, for those of installed packages and for those of reasoning_gym.
+    True for the tasks that ship, for those of installed packages and for families such as reasoning_gym.
     """
     return isinstance(name, str) and (name in BUILT_IN or _in_family(name) or name in plugins(GROUP))
 

@@ -12,8 +12,10 @@ from textrl_env.tasks.registry import get_task
 from textrl_env.tasks.task import Task
 from textrl_env.text.prompt_rows import PromptRows, load_rows
 from textrl_env.text.prompt_splits import FEWEST, LABELS, SPLITS, prompt_item, split_places
+from textrl_env.turns.openings import SeedRows
 from textrl_env.user_values import check_names
 
+_ASKED = ("prompts", "validation_prompts", "heldout_prompts", "item", "reward", "gold")
 OWN_SHARES = {"heldout": 8, "validation": 8}  # an eighth each
 
 
@@ -24,14 +26,19 @@ def own_task(
     validation_prompts: Any = None,
     heldout_prompts: Any = None,
     reward: Any = None,
+    turns: Any = None,
     **others: Any,
 ) -> Task:
     """Put the caller's own prompts or reward into the task; `others` are ignored.
 
     Own prompts take the place of all the task's prompts, since what the task holds out says nothing about them. A task
     with own prompts or an own reward goes by another name. It has no gold score, which belongs to what was replaced.
+    An own turn environment takes the place of all that is asked and judged.
     """
     task = get_task(task)
+    if turns is not None and turns is not task.turns and turns != task.turns:
+        nothing: dict[str, Any] = dict.fromkeys(_ASKED)
+        task = dataclasses.replace(task, name=f"turns of {_name(turns)}", turns=turns, **nothing)
     own_prompts = {"prompts": prompts, "validation_prompts": validation_prompts, "heldout_prompts": heldout_prompts}
     own_prompts = {name: value for name, value in own_prompts.items() if value is not None}
     own_reward = reward is not None and reward is not task.reward and reward != task.reward
@@ -48,6 +55,8 @@ def own_task(
 def split_rows(task: Task, split: str) -> PromptRows | None:
     """Load the task's rows of that split; None where it has none. Raises UnknownName, and PromptError for bad rows."""
     check_names("split", [split], SPLITS)
+    if task.prompts is None and task.turns is not None:
+        return SeedRows(split)
     named = {"validation": task.validation_prompts, "heldout": task.heldout_prompts}
     if named.get(split) is not None:
         rows = load_rows(_made(named[split]))

@@ -36,13 +36,22 @@ class Task:
         built.
     sampling: keyword arguments of `SamplingParams`. stop: strings that end a response.
     as_chat: prompts that are texts are asked as a user's message where the tokenizer has a chat template, and continued
-        elsewhere, as by a base model. system_prompt: the system message of every chat that has none.
-    prompt_overflow: "truncate" cuts a prompt longer than `max_prompt_tokens` from the left, "error" refuses it.
+        elsewhere, as by a base model. None does so for turns alone.
+    system_prompt: the system message of every chat that has none.
+    prompt_overflow: "truncate" cuts a prompt longer than `max_prompt_tokens` from the left, "error" refuses it. None
+        cuts prompts, and refuses what a turn environment begins with: that says what the rules are.
+    turns: what answers the policy, for episodes of several turns: a callable that makes a `TurnEnv`, or what else
+        `textrl_env.turns.make.make_turn_env_factory` takes. Its `reset` gives the first message, so `prompts` may be
+        None: an episode is then a seed, and no split has another's. Rows of `prompts` are given to `reset` by keyword.
+        Its rewards are the score, so `reward` may be None; one that is given is added.
+    max_turns: the policy's turns in an episode. max_turn_tokens: tokens of a turn; None for `max_new_tokens`, which
+        counts all tokens behind the prompt, those of the turn environment too.
+    bridge: a function from the tokenizer to a `Bridge`; None takes its chat template, or plain text where it has none.
     """
 
     name: str
-    prompts: Any
-    reward: Any
+    prompts: Any = None
+    reward: Any = None
     validation_prompts: Any = None
     heldout_prompts: Any = None
     item: Item | None = None
@@ -53,11 +62,15 @@ class Task:
     kl_estimator: str = "k1"
     max_prompt_tokens: int = 32
     max_new_tokens: int = 48
-    as_chat: bool = False
+    as_chat: bool | None = None
     system_prompt: str | None = None
-    prompt_overflow: Literal["truncate", "error"] = "truncate"
+    prompt_overflow: Literal["truncate", "error"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
+    turns: Any = None
+    max_turns: int = 8
+    max_turn_tokens: int | None = None
+    bridge: Any = None
     description: str = ""
     requires: Mapping[str, str] = field(default_factory=dict)
 

@@ -203,16 +203,22 @@ class PromptSet:
             return ids
         if self.overflow == "error":
             raise self._too_long(index, f"{len(ids)} tokens")
-        has_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
-        if has_bos and limit > 1:
-            return ids[:1] + ids[len(ids) - (limit - 1) :]
-        return ids[len(ids) - limit :]
+        return newest_tokens(ids, limit, self.tokenizer.bos_token_id)
 
     def _too_long(self, index: int, size: str, can_hold: str = "") -> PromptTooLong:
         return PromptTooLong(
             f"{_place(index)} has {size}, more than max_prompt_tokens={self.max_prompt_tokens}{can_hold}; raise "
             "max_prompt_tokens, or pass overflow='truncate' to keep its newest tokens"
         )
+
+
+def newest_tokens(ids: list[int], limit: int, bos: int | None) -> list[int]:
+    """The last `limit` ids, but for a BOS in front, which stays."""
+    if len(ids) <= limit:
+        return ids
+    if bos is not None and ids[0] == bos and limit > 1:
+        return ids[:1] + ids[len(ids) - (limit - 1) :]
+    return ids[len(ids) - limit :]
 
 
 def _place(index: int) -> str:

@@ -34,15 +34,15 @@ class Renderer:
         self._outcome = ""
         self._printed = 0
 
-    def add(self, token: int, reward: float, episodes: list[tuple[int, Trajectory]]) -> None:
-        """Append a token, and the outcome where the episode has ended."""
-        self._ids.append(token)
+    def add(self, ids: list[int], reward: float, episodes: list[tuple[int, Trajectory]]) -> None:
+        """Append a token with what the environment wrote behind it, and the outcome where the episode has ended."""
+        self._ids += ids
         self._reward += reward
         for _, episode in episodes:
             score = f"{episode.score:.3f}" if episode.score_pending is None else "pending"
             self._outcome = (
                 f"\n[{episode.finish_reason}] score {score}  kl {episode.kl_sum:.3f}  "
-                f"return {self._reward:.3f}  tokens {len(self._ids)}\n"
+                f"return {self._reward:.3f}  tokens {len(episode)}\n"
             )
 
     def text(self) -> str:

@@ -6,9 +6,14 @@ from collections.abc import Collection
 from typing import Any
 
 from textrl_env.text.prompt_rows import PromptText
-from textrl_env.text.tokenization import Ids, decode_response, encode_chat, encode_prompt_text, encode_text
-
-_ANCHOR = "\n"  # in front of a text, so that its first word is not taken for the beginning of a document
+from textrl_env.text.tokenization import (
+    Ids,
+    decode_response,
+    encode_chat,
+    encode_continuation,
+    encode_prompt_text,
+    encode_text,
+)
 
 
 def encode_response(
@@ -65,9 +70,7 @@ def _written(tokenizer: Any, rest: Ids | None, response: str, *, after_text: boo
     write a space in front of a text that stands by itself.
     """
     alone = encode_text(tokenizer, response)
-    anchor, anchored = encode_text(tokenizer, _ANCHOR), encode_text(tokenizer, _ANCHOR + response)
-    behind = anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
-    ways = [ids for ids in (rest, alone, behind) if ids is not None]
+    ways = [ids for ids in (rest, alone, encode_continuation(tokenizer, response)) if ids is not None]
     for ids in ways:
         if decode_response(tokenizer, ids, after_text=after_text) == response:
             return ids

@@ -8,18 +8,19 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from textrl_env.errors import EmptyPrompt, PromptError
 from textrl_env.foreign_text import names_shown, shown
+from textrl_env.text.control_tokens import any_of, blind_copy, control_tokens, map_strings, strings_of
 
 Ids = list[int]
 
+_ANCHOR = "\n"  # in front of a text, so that its first word is not taken for the beginning of a document
 _SPACE_MARK = "\u2581"  # how SentencePiece vocabularies write a space
 
 
@@ -76,13 +77,20 @@ def check_messages(messages: Any) -> None:
                 )
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer: str | None = None) -> Ids:
+def encode_chat(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answer: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Ids:
     """The ids of a chat in the tokenizer's own template.
 
     messages: `[{"role": ..., "content": ...}, ...]`. The template's control tokens become control tokens; control
         tokens spelled inside a message become text. Where none is, the ids are exactly those of `apply_chat_template`.
     answer: None ends with the template's generation prompt, which is what a policy continues. A string is added as the
         assistant's message, which is what a reward model reads.
+    tools: JSON schemas of the functions that may be called, for the template to describe.
 
     Raises PromptError where the tokenizer has no chat template, the messages are malformed, or the template refuses
     them.
@@ -96,11 +104,21 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, answer
     chat = [dict(message) for message in messages]
     if answer is not None:
         chat.append({"role": "assistant", "content": answer})
-    control = _control_tokens(tokenizer)
-    if not any(token in text for text in _strings(chat) for token in control):
-        return encode_text(tokenizer, _render(tokenizer, chat, answer is None), split_special_tokens=False)
+    return encode_rendered(tokenizer, chat, lambda messages: render_chat(tokenizer, messages, answer is None, tools))
 
-    return _encode_with_hidden(tokenizer, chat, control, answer is None)
+
+def encode_rendered(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], render: Callable[[list[dict[str, Any]]], str]
+) -> Ids:
+    """The ids of the text that `render` makes of chat messages by a template.
+
+    The template's control tokens become control tokens; control tokens spelled inside a message become text.
+    """
+    chat = [dict(message) for message in messages]
+    control = control_tokens(tokenizer)
+    if not any(token in text for text in strings_of(chat) for token in control):
+        return encode_text(tokenizer, render(chat), split_special_tokens=False)
+    return _encode_with_hidden(tokenizer, chat, control, render)
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
@@ -113,13 +131,13 @@ def end_of_turn(tokenizer: Any) -> int | None:
     said = f"said{secrets.token_hex(8)}"
     chat = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": said}]
     try:
-        rendered = _render(tokenizer, chat, add_generation_prompt=False)
+        rendered = render_chat(tokenizer, chat, add_generation_prompt=False)
     except PromptError:
         return None  # it is told where a chat is encoded
     _, answered, behind = rendered.rpartition(said)
     if not answered:
         return None  # a template that shows no answer; what it begins with would be taken for an end
-    found = _any_of(_control_tokens(tokenizer)).match(behind.lstrip())
+    found = any_of(control_tokens(tokenizer)).match(behind.lstrip())
     return None if found is None else int(tokenizer.convert_tokens_to_ids(found[0]))
 
 
@@ -134,7 +152,10 @@ def check_end_of_turn(tokenizer: Any) -> None:
 
 
 def _encode_with_hidden(
-    tokenizer: Any, chat: list[dict[str, Any]], control: dict[str, Any], add_generation_prompt: bool
+    tokenizer: Any,
+    chat: list[dict[str, Any]],
+    control: dict[str, Any],
+    render: Callable[[list[dict[str, Any]]], str],
 ) -> Ids:
     """The ids of a chat whose messages spell control tokens.
 
@@ -143,16 +164,16 @@ def _encode_with_hidden(
     blind to control tokens. Then the hidden words come back, and the copy reads them as text, with the same
     boundaries and spaces as ever.
     """
-    spelled = _any_of(control)
+    spelled = any_of(control)
     hidden: dict[str, str] = {}
     nonce = secrets.token_hex(8)
 
     def hide(match: re.Match[str]) -> str:
         return hidden.setdefault(match[0], f"hidden{nonce}n{len(hidden)}n")
 
-    masked = _map_strings(lambda text: spelled.sub(hide, text), chat)
-    rendered = _render(tokenizer, masked, add_generation_prompt)
-    blind, stand_ins, real_ids = _blind_copy(tokenizer, control)
+    masked = map_strings(lambda text: spelled.sub(hide, text), chat)
+    rendered = render(masked)
+    blind, stand_ins, real_ids = blind_copy(tokenizer, control)
     rendered = spelled.sub(lambda match: stand_ins[match[0]], rendered)
     for text, mark in hidden.items():
         rendered = rendered.replace(mark, text)
@@ -161,7 +182,7 @@ def _encode_with_hidden(
     # A tokenizer written in Python knows no added tokens at all while it splits special ones.
     by_stand_in = {stand_in: tokenizer.convert_tokens_to_ids(text) for text, stand_in in stand_ins.items()}
     ids: Ids = []
-    for piece in re.split(f"({_any_of(by_stand_in).pattern})", rendered):
+    for piece in re.split(f"({any_of(by_stand_in).pattern})", rendered):
         ids += [by_stand_in[piece]] if piece in by_stand_in else encode_text(tokenizer, piece)
     return ids
 
@@ -238,78 +259,27 @@ def encode_text(
     return ids
 
 
-def _render(tokenizer: Any, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+def encode_continuation(tokenizer: Any, text: str) -> Ids:
+    """The ids of a text that stands behind another. Control tokens that it spells are encoded as text.
+
+    Some tokenizers write a space in front of a text that stands by itself.
+    """
+    anchor, anchored = encode_text(tokenizer, _ANCHOR), encode_text(tokenizer, _ANCHOR + text)
+    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else encode_text(tokenizer, text)
+
+
+def render_chat(
+    tokenizer: Any,
+    chat: list[dict[str, Any]],
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The text of a chat in the tokenizer's own template. Raises PromptError where the template refuses it."""
+    given = {} if tools is None else {"tools": [dict(tool) for tool in tools]}
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(
+            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt, **given)
+        )
     except Exception as error:  # jinja's errors: which ones depends on the template
         roles = [message["role"] for message in chat]
         raise PromptError(f"the chat template refused a chat with the roles {roles}: {error}") from error
-
-
-def _control_tokens(tokenizer: Any) -> dict[str, Any]:
-    """Text -> AddedToken of every token that the tokenizer declares special."""
-    declared = set(tokenizer.all_special_tokens)
-    added = tokenizer.added_tokens_decoder.values()
-    return {token.content: token for token in added if token.special or token.content in declared}
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the texts, the longest first; nothing if there are none."""
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)
-
-
-def _map_strings(function: Any, value: Any) -> Any:
-    if isinstance(value, str):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: _map_strings(function, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_map_strings(function, item) for item in value]
-    return value
-
-
-_blind_copies: WeakKeyDictionary[Any, tuple[int, tuple[Any, dict[str, str], dict[int, int]]]] = WeakKeyDictionary()
-
-
-def _blind_copy(tokenizer: Any, control: dict[str, Any]) -> tuple[Any, dict[str, str], dict[int, int]]:
-    """A copy of the tokenizer that knows each control token under another spelling only.
-
-    Returns the copy, {control token's text: its stand-in}, and {stand-in's id: control token's id}. A stand-in strips
-    the spaces around it exactly as its original does.
-    """
-    size = len(tokenizer)
-    cached = _blind_copies.get(tokenizer)
-    if cached is None or cached[0] != size:
-        blind = copy.deepcopy(tokenizer)
-        nonce = secrets.token_hex(8)
-        stand_ins = {text: f"standin{nonce}n{number}n" for number, text in enumerate(control)}
-        same = ("lstrip", "rstrip", "single_word")
-        blind.add_tokens(
-            [
-                type(token)(
-                    stand_ins[text],
-                    special=False,
-                    normalized=False,
-                    **{flag: getattr(token, flag) for flag in same},
-                )
-                for text, token in control.items()
-            ]
-        )
-        real_ids = {
-            blind.convert_tokens_to_ids(stand_in): tokenizer.convert_tokens_to_ids(text)
-            for text, stand_in in stand_ins.items()
-        }
-        cached = _blind_copies[tokenizer] = (size, (blind, stand_ins, real_ids))
-    return cached[1]

@@ -124,7 +124,8 @@ def _peak_mib() -> float | None:
 def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) -> dict[str, float]:
     """Means over the evaluation's episodes. Raises FloatingPointError where one is not finite."""
     means = {name: statistic.mean for name, statistic in evaluation.statistics.items()}
-    metrics: dict[str, float] = {name: means[name] for name in ("score", "gold_score", "kl") if name in means}
+    reported = ("score", "gold_score", "kl", "turns", "success")
+    metrics: dict[str, float] = {name: means[name] for name in reported if name in means}
     metrics |= {
         "objective": means["penalized_return"],
         "length": means["length"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 
 from textrl_agents.sb3 import CausalLMPolicy, EpisodeRolloutBuffer, TextVecEnv, make_agent
 from textrl_agents.sb3.agent import SB3Phases
+from textrl_env.mdp import TokenMDP
 from textrl_env.tasks.assembly import assemble
+from textrl_env.text.prompts import Prompt
 
 # Of log-probabilities, in nats; relative for those beyond one nat, whose rounding errors grow with them. Two ways to
 # compute a number round differently: in fp32 near the sixth digit; fp16 keeps 11 bits of each state, bf16 8.
@@ -77,7 +80,17 @@ class CheckedTask:
     def sequence(self) -> np.ndarray:
         """Draw a prompt and a random response that leaves room for one more token, int64 [n]."""
         length = self.random.integers(1, max(2, min(self.rules.max_new_tokens, STEPS)))
-        return np.concatenate([self.prompts.sample(self.random).ids, self.random.choice(self.known, size=length)])
+        (prompt,) = self.opened([self.prompts.sample(self.random)])
+        return np.concatenate([prompt.ids, self.random.choice(self.known, size=length)])
+
+    def opened(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Return prompts as an episode begins with them: a turn environment writes its own."""
+        mdp = TokenMDP(self.rules, len(prompts))
+        try:
+            mdp.reset_rows(range(len(prompts)), prompts)
+        finally:
+            mdp.close()
+        return [mdp.prompt_of(row) for row in range(len(prompts))]
 
     def log_probs(self, hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities [M] after states [M, H]. They are uncut: a cut would hide or double a difference."""

@@ -1,4 +1,4 @@
-"""Stock PPO of SB3 and of RLlib on the task `exact`, whose optimum is known, with the settings tuned to it."""
+"""Stock PPO of SB3 and of RLlib on the tasks whose optimum is known, `exact` and `exact_turns`, tuned to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SB3_ITERATIONS, RLLIB_ITERATIONS = 250, 150
 
 
 class ExactResult(NamedTuple):
-    """What training on `exact` reached."""
+    """What training on a task with a known optimum reached."""
 
     algorithm: object  # the library's own
     normalized: float  # 0: the reference, 1: the best any policy can do
@@ -30,20 +30,21 @@ class ExactResult(NamedTuple):
 def train_exact_with_sb3(
     seed: int = 0,
     *,
+    task: str = "exact",
     iterations: int = SB3_ITERATIONS,
     device: str | torch.device = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> ExactResult:
-    """Train SB3's PPO on `exact` and compute its policy's exact value.
+    """Train SB3's PPO on a task and compute its policy's exact value.
 
-    iterations: rollouts, each followed by an update. env_kwargs: more arguments of the environment.
-    overrides: `make_agent`'s arguments, on top of the tuned ones.
+    task: "exact", or "exact_turns", whose episodes have two turns. iterations: rollouts, each followed by an update.
+    env_kwargs: more arguments of the environment. overrides: `make_agent`'s arguments, on top of the tuned ones.
     One thread is the fastest for a model as small as this; it uses as many as torch is set to.
     """
     start = time.perf_counter()
-    env = {"task": "exact", "device": device, **(env_kwargs or {})}
-    tuned = get_algorithm("ppo").settings_for("exact")
+    env = {"task": task, "device": device, **(env_kwargs or {})}
+    tuned = get_algorithm("ppo").settings_for(task)
     agent = make_agent("ppo", seed=seed, env_kwargs=env, **{**tuned, **overrides})
     agent.set_logger(Logger(folder=None, output_formats=[]))
     agent.learn(iterations * agent.n_steps * agent.n_envs)
@@ -53,12 +54,12 @@ def train_exact_with_sb3(
 
 
 def train_exact_with_rllib(
-    seed: int = 0, *, iterations: int = RLLIB_ITERATIONS, device: str | torch.device = "auto"
+    seed: int = 0, *, task: str = "exact", iterations: int = RLLIB_ITERATIONS, device: str | torch.device = "auto"
 ) -> ExactResult:
-    """Train RLlib's PPO on `exact` and compute its policy's exact value. iterations: batches, each with an update."""
+    """Train RLlib's PPO on a task and compute its policy's exact value. iterations: batches, each with an update."""
     start = time.perf_counter()
-    env = {"task": "exact", "device": str(device)}
-    tuned = get_algorithm("rllib_ppo").settings_for("exact")
+    env = {"task": task, "device": str(device)}
+    tuned = get_algorithm("rllib_ppo").settings_for(task)
     algorithm, policy = train_rllib_ppo(env, seed, iterations, **tuned)
     seconds = time.perf_counter() - start
     return ExactResult(algorithm, _normalized(policy, env), seconds)

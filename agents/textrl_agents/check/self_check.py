@@ -173,7 +173,7 @@ def reward_identity(checked: CheckedTask) -> Found:
 def round_trip(checked: CheckedTask) -> Found:
     """Text comes back as it was, and text that spells a control token stays text."""
     tokenizer = checked.rules.tokenizer
-    own = [prompt.text for prompt in (checked.prompts[i] for i in range(min(len(checked.prompts), 16)))]
+    own = [prompt.text for prompt in checked.opened([checked.prompts[i] for i in range(min(len(checked.prompts), 16))])]
     texts = [*TEXTS, *(text for text in own if isinstance(text, str) and text)]
 
     def writes(character: str) -> bool:

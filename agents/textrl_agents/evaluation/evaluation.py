@@ -20,7 +20,7 @@ from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
 from textrl_agents.policy import Policy
 from textrl_agents.rollout import collect
 from textrl_agents.training.random_state import own_generator
-from textrl_agents.training.rlhf_metrics import FINISH_REASONS
+from textrl_agents.training.rlhf_metrics import finish_shares
 from textrl_env import Task, TextGenVectorEnv
 from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
@@ -36,6 +36,8 @@ MEASURES: dict[str, Callable[[Trajectory], float | None]] = {
     "penalized_return": lambda episode: episode.episode_return,  # score - kl_coef * kl
     "length": len,  # tokens, with EOS
     "entropy": lambda episode: episode.surprisal,  # nats; its mean is the entropy of a response's distribution
+    "turns": lambda episode: None if episode.turns is None else len(episode.turns),
+    "success": lambda episode: None if episode.success is None else float(episode.success),
 }
 
 
@@ -69,7 +71,8 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` measured. `statistics` has one entry for each of `MEASURES` (gold_score if the task has one).
+    """What `evaluate` measured. `statistics` has one entry for each of `MEASURES` that every episode has: a gold score,
+    turns and success are not those of every task.
 
     task: its name, or what was asked and judged instead. split: which prompts were answered, "train", "validation",
     "heldout", or "given" where nothing is known of what was trained on.
@@ -91,7 +94,6 @@ class Evaluation:
         cls, env: TextGenVectorEnv, episodes: list[Trajectory], *, seed: int, deterministic: bool = False
     ) -> Evaluation:
         """Measure responses to `env`'s prompts whose KL is charged."""
-        reasons = Counter(episode.finish_reason for episode in episodes)
         eos = set(env.rules.vocabulary.eos_ids.tolist())
         texts = [[token for token in episode.response_ids.tolist() if token not in eos] for episode in episodes]
         return cls(
@@ -103,9 +105,9 @@ class Evaluation:
             statistics={
                 name: Statistic.of(_column(episodes, name))
                 for name in MEASURES
-                if name != "gold_score" or env.rules.gold is not None
+                if all(MEASURES[name](episode) is not None for episode in episodes)
             },
-            finish_reasons={reason: reasons[reason] / len(episodes) for reason in FINISH_REASONS},
+            finish_reasons=finish_shares(episodes),
             distinct_1=_distinct(texts),
             distinct_2=_distinct([itertools.pairwise(ids) for ids in texts]),
             episodes=episodes,
@@ -208,8 +210,8 @@ def _as_sample(episode: Trajectory) -> dict[str, Any]:
         "finish_reason": episode.finish_reason,
         "score": episode.score,
         "score_parts": dict(episode.score_parts),
-        **{name: measure(episode) for name, measure in MEASURES.items()},
-    }
+        **{name: measure(episode) for name, measure in MEASURES.items() if name not in ("turns", "success")},
+    } | ({} if episode.turns is None else {"turns": episode.turns, "success": episode.success})
 
 
 def _column(episodes: Sequence[Trajectory], name: str) -> np.ndarray:

@@ -69,7 +69,7 @@ def sibling_env(env: TextGenVectorEnv, rows: int, split: str = "heldout") -> Tex
         max_prompt_tokens=rules.max_prompt_tokens,
         max_new_tokens=rules.max_new_tokens,
         stop=rules.stop.strings,
-        as_chat=env.prompts.as_chat,
+        as_chat=env.prompts.as_chat if rules.turns is None else rules.turns.is_chat,
         system_prompt=env.prompts.system_prompt,
         kl_coef=rules.kl_penalty.controller,
         kl_estimator=rules.kl_penalty.estimator,
@@ -81,4 +81,11 @@ def sibling_env(env: TextGenVectorEnv, rows: int, split: str = "heldout") -> Tex
         "dtype": reference.weight_dtype,
         "precision": reference.precision,
     }
+    if rules.turns is not None:
+        arguments |= {
+            "max_turns": rules.turns.max_turns,
+            "max_turn_tokens": rules.turns.max_turn_tokens,
+            "turn_timeout": rules.turns.timeout,
+            "turn_workers": rules.turns.workers,
+        }
     return heldout_env(arguments, episodes=rows, rows=rows, split=split)

@@ -17,6 +17,8 @@ LABELS = {
     "penalized_return": "score - kl_coef * KL",
     "length": "tokens",
     "entropy": "entropy per response (nats)",
+    "turns": "turns",
+    "success": "success",
 }
 
 

@@ -84,7 +84,12 @@ def change_table(before: Evaluation, after: Evaluation, found: dict[str, Change]
 
 
 def _items(evaluation: Evaluation, task: Task) -> list[str]:
-    """The item that each response is about. A task's text may have been asked as a chat, so the last message counts."""
+    """The item that each response is about. A task's text may have been asked as a chat, so the last message counts.
+
+    An episode of a turn environment is about its seed, which no other one has but by chance.
+    """
+    if task.turns is not None:
+        return [str(episode.group) for episode in evaluation.episodes]
     about = task.item or prompt_item
     rows = split_rows(task, evaluation.split) or ()
     known = {_asked(text): about({"prompt": text, **columns}) for text, columns in rows}

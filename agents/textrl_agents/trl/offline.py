@@ -16,6 +16,7 @@ from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl.trainer import (
     StopOnDivergence,
     build_trainer,
+    refuse_turns,
     train_in_place,
     trl_algorithm,
     trl_arguments,
@@ -43,6 +44,7 @@ def train_offline(
     Raises UnknownName and ConfigError for what cannot be set.
     """
     about = trl_algorithm(algorithm, is_online=False)
+    refuse_turns(about, env)
     if not pairs:
         raise ConfigError(f"{algorithm} needs at least one pair, got none")
     decided = {

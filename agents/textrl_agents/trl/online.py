@@ -18,6 +18,7 @@ from textrl_agents.trl.rows import prompt_dataset, prompt_processor
 from textrl_agents.trl.trainer import (
     StopOnDivergence,
     build_trainer,
+    refuse_turns,
     train_in_place,
     trl_algorithm,
     trl_arguments,
@@ -64,6 +65,7 @@ class OnlineRun:
         record: Record = lambda tokens, **means: None,
     ):
         about = trl_algorithm(algorithm, is_online=True)
+        refuse_turns(about, env)
         _check(about.name_in_library, env)
         schedule = schedule or learning_schedule(None, trained_weights(policy))
         decided = {**_defaults(env, policy), **about.defaults, "learning_rate": schedule.peak, "max_steps": 1}

@@ -16,7 +16,7 @@ from textrl_agents.training.learning_rate import learning_schedule
 from textrl_agents.trl import train_offline, train_online
 from textrl_agents.trl.offline import REFUSED
 from textrl_agents.trl.online import DECIDED
-from textrl_agents.trl.trainer import check_names, trl_algorithm
+from textrl_agents.trl.trainer import check_names, refuse_turns, trl_algorithm
 from textrl_env.trajectory import Trajectory
 from textrl_env.user_values import check_whole
 
@@ -56,6 +56,7 @@ def _offline(algorithm: TRLAlgorithm, cell: Cell, record: Record) -> Trained:
     n = settings.pop("n")
     check_whole("n", n, 2)
     env = training_env(cell)
+    refuse_turns(algorithm, env)  # before tokens are spent on pairs
     policy = initial_policy(env)
     torch.manual_seed(cell.seed)
 

@@ -19,7 +19,7 @@ from textrl_agents.algorithms.libraries.trl import TRLAlgorithm
 from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.training.divergence import GradientGuard, RewardRange
 from textrl_agents.training.terminal import errors_only
-from textrl_env import user_values
+from textrl_env import TextGenVectorEnv, user_values
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.storage.pretrained import quiet_loading
@@ -49,6 +49,16 @@ FIXED: dict[str, Any] = {
 }
 # The caller of this module or the run gives these.
 GIVEN = ("output_dir", "seed", "data_seed", "use_cpu", "model_init_kwargs", "max_steps", "run_name", "do_eval")
+
+
+def refuse_turns(algorithm: TRLAlgorithm, env: TextGenVectorEnv) -> None:
+    """Raise ConfigError where an episode has several turns: TRL's trainers sample and train one response."""
+    if env.rules.turns is not None:
+        raise ConfigError(
+            f"TRL's {algorithm.name_in_library.upper()} trains single responses, and an episode of task "
+            f"{env.task.name!r} has several turns. Train it by an algorithm of SB3 or RLlib, by best_of_n, or by "
+            "expert_iteration"
+        )
 
 
 def trl_algorithm(name: str, *, is_online: bool | None = None) -> TRLAlgorithm:

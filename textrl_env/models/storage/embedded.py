@@ -1,4 +1,4 @@
-"""Where the embedded policy and reward model lie, checked against their hashes before use.
+"""Where the embedded models lie, checked against their hashes before use.
 
 `textrl_env/embedded/README.md` says how the files were made.
 """
@@ -9,18 +9,20 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
 from textrl_env.errors import AssetError, UnknownName
 
 ROOT = Path(__file__).parents[2] / "embedded"
-NAMES = ("policy", "reward")
+NAMES = ("policy", "turns", "reward")
+MODELS = MappingProxyType({"embedded": "policy", "embedded-turns": "turns"})
+"""What a model may be called -> the folder of the causal LM that is meant."""
 HASHES = "SHA256SUMS.json"
 _REMEDY = "Reinstall textrl-env, or make the assets again: python -m textrl_env.embedded.build"
 
 
 @functools.cache
-def asset_folder(name: Literal["policy", "reward"]) -> Path:
+def asset_folder(name: str) -> Path:
     """Return the folder of an embedded model, in Hugging Face format with its tokenizer.
 
     Its files' sha256 are checked once per process. Raises `UnknownName` for another name, and `AssetError`

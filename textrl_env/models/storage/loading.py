@@ -16,7 +16,7 @@ from textrl_env.errors import ConfigError, MissingExtra, ModelError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.models.causal_lm import require_weights
 from textrl_env.models.storage.catalogued import catalogued_folder
-from textrl_env.models.storage.embedded import asset_folder
+from textrl_env.models.storage.embedded import MODELS, asset_folder
 from textrl_env.models.storage.gguf import is_gguf, load_gguf_model, load_gguf_outline, load_gguf_tokenizer
 from textrl_env.models.storage.policy_folder import verify_policy
 from textrl_env.models.storage.pretrained import first_lines, load_pretrained, load_tokenizer_of, local_files_only
@@ -80,8 +80,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
 
-    model: "embedded", a name of `textrl models list`, a folder, a .gguf file (which is dequantised each time that it is
-        loaded), a Hugging Face id, or a module, which is used as it is (moved to `device`).
+    model: "embedded", "embedded-turns" (which has learned to take turns), a name of `textrl models list`, a folder, a
+        .gguf file (which is dequantised each time that it is loaded), a Hugging Face id, or a module, which is used as
+        it is (moved to `device`).
     tokenizer: the same for the tokenizer; by default the one that lies beside the model.
     device: "auto", "cpu", "cuda", "cuda:1", ...
     dtype: what weights are stored in: "float32", "bfloat16", "float16", or "auto": float32, but for the frozen weights
@@ -119,8 +120,8 @@ def load_model(
 
 
 def _source(model: str | Path) -> str:
-    if str(model) == EMBEDDED:
-        return str(asset_folder("policy"))
+    if str(model) in MODELS:
+        return str(asset_folder(MODELS[str(model)]))
     if isinstance(model, str) and (folder := catalogued_folder(model)) is not None:
         return str(folder)
     if is_gguf(model):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textrl_env.models.storage.catalogued import catalogued_entry
-from textrl_env.models.storage.embedded import asset_folder
+from textrl_env.models.storage.embedded import MODELS, asset_folder
 from textrl_env.models.storage.manifest import MANIFEST, verify
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -66,7 +66,7 @@ def _base_model(model: Any) -> str | None:
     name = getattr(base, "name_or_path", "")
     if not name:
         return None
-    if Path(name) == asset_folder("policy"):
+    if Path(name) in map(asset_folder, MODELS.values()):
         return _EMBEDDED
     if (entry := catalogued_entry(name)) is not None:
         return entry.origin

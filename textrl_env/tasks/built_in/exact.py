@@ -26,12 +26,12 @@ def steps_forward(prompts: list[str], completions: list[str], **columns: Any) ->
     return [float(sum(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(text))) for text in texts]
 
 
-def letter_tokenizer() -> Any:
-    """Make a Hugging Face tokenizer whose six tokens are five letters and EOS."""
+def letter_tokenizer(letters: str = LETTERS) -> Any:
+    """Make a Hugging Face tokenizer whose tokens are the letters and EOS."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {token: index for index, token in enumerate([*LETTERS, EOS])}
+    vocab = {token: index for index, token in enumerate([*letters, EOS])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=EOS))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -40,12 +40,12 @@ def letter_tokenizer() -> Any:
     )
 
 
-def letter_model() -> tuple[Any, Any]:
+def letter_model(letters: str = LETTERS) -> tuple[Any, Any]:
     """Make a small random transformer over the letters, the same one every time, and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = letter_tokenizer()
+    tokenizer = letter_tokenizer(letters)
     eos = tokenizer.eos_token_id
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -16,21 +16,12 @@ import math
 from random import Random
 from typing import Any
 
+from textrl_env.language.goods import GROUP_OF, GROUPS
 from textrl_env.rewards import FunctionReward, completion_text
 from textrl_env.tasks.task import Format, Row, Task
 
 # --- prompts and answers ----------------------------------------------------------------------------------
 
-GROUPS = {
-    "tea": ("tea", "kettle", "cup", "honey", "lemon", "spoon", "biscuit", "tray"),
-    "garden": ("seed", "pot", "spade", "hose", "glove", "rake", "bulb", "fence"),
-    "travel": ("map", "bag", "ticket", "towel", "compass", "tent", "rope", "torch"),
-    "office": ("pen", "paper", "stapler", "folder", "desk", "lamp", "printer", "ink"),
-    "music": ("drum", "guitar", "string", "amp", "cable", "stand", "tuner", "song"),
-    "sport": ("ball", "shoe", "net", "bat", "whistle", "shirt", "bottle", "bench"),
-}
-GROUP_OF = {item: group for group, items in GROUPS.items() for item in items}
-"""Item of the catalogue -> the group that buys it."""
 NEXT = 3
 """How many items are asked for."""
 STRAY = 0.3

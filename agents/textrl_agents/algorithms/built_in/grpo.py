@@ -6,6 +6,17 @@ Shao et al. 2024 (https://arxiv.org/abs/2402.03300). A small class on top of SB3
 from textrl_agents.algorithms.libraries.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
 from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
+# On the tasks whose optimum is known.
+EXACT = {
+    "n_envs": 128,
+    "n_steps": 20,
+    "batch_size": 640,
+    "clip_range": 0.1,
+    "group_size": 8,
+    "scale": True,
+    "learning_rate": FALLING,
+}
+
 ALGORITHM = SB3Algorithm(
     name="grpo",
     description="group relative policy optimisation",
@@ -25,14 +36,7 @@ ALGORITHM = SB3Algorithm(
     },
     task_settings={
         "sentiment": {"learning_rate": FULL},
-        "exact": {
-            "n_envs": 128,
-            "n_steps": 20,
-            "batch_size": 640,
-            "clip_range": 0.1,
-            "group_size": 8,
-            "scale": True,
-            "learning_rate": FALLING,
-        },
+        "exact": EXACT,
+        "exact_turns": EXACT,
     },
 )

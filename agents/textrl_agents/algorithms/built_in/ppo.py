@@ -7,6 +7,16 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347); of language models Zieg
 from textrl_agents.algorithms.libraries.sb3 import CRITIC, LOSS, ON_POLICY, PPO, SB3Algorithm
 from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
+# On the tasks whose optimum is known.
+EXACT = {
+    "n_envs": 128,
+    "n_steps": 20,
+    "batch_size": 640,
+    "clip_range": 0.1,
+    "vf_coef": 0.5,
+    "learning_rate": FALLING,
+}
+
 ALGORITHM = SB3Algorithm(
     name="ppo",
     description="stock SB3 PPO",
@@ -18,13 +28,7 @@ ALGORITHM = SB3Algorithm(
     settings={"n_envs": 32, "n_epochs": 2, "learning_rate": HALF},
     task_settings={
         "sentiment": {"learning_rate": FULL},
-        "exact": {
-            "n_envs": 128,
-            "n_steps": 20,
-            "batch_size": 640,
-            "clip_range": 0.1,
-            "vf_coef": 0.5,
-            "learning_rate": FALLING,
-        },
+        "exact": EXACT,
+        "exact_turns": EXACT,
     },
 )

@@ -6,6 +6,16 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347).
 from textrl_agents.algorithms.libraries.rllib import RLlibAlgorithm
 from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
+# On the tasks whose optimum is known.
+EXACT = {
+    "num_envs_per_env_runner": 128,
+    "rollout_fragment_length": 20,
+    "minibatch_size": 640,
+    "clip_param": 0.1,
+    "vf_loss_coeff": 0.5,
+    "lr": FALLING,
+}
+
 ALGORITHM = RLlibAlgorithm(
     name="rllib_ppo",
     description="stock RLlib PPO",
@@ -28,13 +38,7 @@ ALGORITHM = RLlibAlgorithm(
     settings={"num_envs_per_env_runner": 32, "num_epochs": 2, "lr": HALF},
     task_settings={
         "sentiment": {"lr": FULL},
-        "exact": {
-            "num_envs_per_env_runner": 128,
-            "rollout_fragment_length": 20,
-            "minibatch_size": 640,
-            "clip_param": 0.1,
-            "vf_loss_coeff": 0.5,
-            "lr": FALLING,
-        },
+        "exact": EXACT,
+        "exact_turns": EXACT,
     },
 )

@@ -7,6 +7,9 @@ Kool et al. 2019 (https://openreview.net/forum?id=r1lgTGL5DE); of language model
 from textrl_agents.algorithms.libraries.sb3 import COMPARED, LOSS, ON_POLICY, PPO, SB3Algorithm
 from textrl_agents.training.learning_rate import FALLING, FULL, HALF
 
+# On the tasks whose optimum is known.
+EXACT = {"n_envs": 128, "n_steps": 20, "batch_size": 640, "learning_rate": FALLING}
+
 ALGORITHM = SB3Algorithm(
     name="rloo",
     description="REINFORCE leave-one-out",
@@ -18,6 +21,7 @@ ALGORITHM = SB3Algorithm(
     settings={"n_envs": 64, "n_steps": 16, "batch_size": 512, "learning_rate": HALF},
     task_settings={
         "sentiment": {"n_steps": 32, "n_epochs": 2, "learning_rate": FULL},
-        "exact": {"n_envs": 128, "n_steps": 20, "batch_size": 640, "learning_rate": FALLING},
+        "exact": EXACT,
+        "exact_turns": EXACT,
     },
 )

@@ -30,6 +30,8 @@ class PromptSource:
         from textrl_env.text.prompt_splits import LABELS
 
         task = get_task(name)
+        if task.turns is not None:
+            raise ConfigError(f"people judge single responses, and an episode of task {name!r} has several turns")
         rows = split_rows(task, split)
         if rows is None:
             raise ConfigError(f"task {name!r} has no {LABELS[split]}; give prompts of your own")

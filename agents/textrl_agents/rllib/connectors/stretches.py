@@ -49,6 +49,8 @@ def _ending(info: Mapping[str, Any]) -> dict[str, Any]:
         "score": float(info["score"]),
         "score_parts": {name: float(part) for name, part in info["score_parts"].items()},
         "gold_score": None if info.get("gold_score") is None else float(info["gold_score"]),
+        "turns": info.get("turns"),
+        "success": None if info.get("success") is None else bool(info["success"]),
     }
 
 

@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from textrl_agents.sb3.buffers.response_buffer import Estimate, Estimator, ResponseRolloutBuffer
 from textrl_env.errors import ConfigError
 from textrl_env.trajectory import Trajectory
+from textrl_env.user_values import check_names
 
 NO_CLIPPING = 1e6  # beyond any ratio; finite, because it is logged
 
@@ -28,11 +29,15 @@ def reward_to_go(rewards: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(returns: np.ndarray) -> np.ndarray:
-    """Each response's return minus the mean return of the others to its prompt, [G, K] of returns [G, K], K >= 2.
+    """Each response's return minus the mean return of the others to its prompt, [G, K] of returns [G, K].
+
+    One without others, K = 1, has no baseline.
 
     Kool et al. 2019; RLOO of Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740, section 3.2.
     """
     size = returns.shape[1]
+    if size == 1:
+        return returns
     compared: np.ndarray = (returns - returns.mean(axis=1, keepdims=True)) * (size / (size - 1))
     return compared
 
@@ -45,7 +50,7 @@ def group_relative(returns: np.ndarray, *, scale: bool = True, epsilon: float = 
         responses are nearly alike weigh as much as any other. epsilon: added to the deviation.
     """
     centred: np.ndarray = returns - returns.mean(axis=1, keepdims=True)
-    if scale:  # with K - 1 in the denominator, as in TRL
+    if scale and returns.shape[1] > 1:  # with K - 1 in the denominator, as in TRL
         centred = centred / (returns.std(axis=1, ddof=1, keepdims=True) + epsilon)
     return centred
 
@@ -64,6 +69,48 @@ def compared_in_group(groups: Sequence[Sequence[Trajectory]], rule: Any) -> list
         Estimate(np.full(len(response), advantage), np.full(len(response), total))
         for response, advantage, total in zip(responses, rule(returns).flat, returns.flat, strict=True)
     ]
+
+
+def turn_starts(response: Trajectory) -> np.ndarray:
+    """Where, among its actions, the turns of an episode begin: int64 [n]; 0 alone of a single response."""
+    lengths = [turn["tokens"] for turn in response.turns or ()]
+    starts = np.cumsum([0, *lengths])
+    return starts[starts < len(response)]
+
+
+def compared_by_turn(groups: Sequence[Sequence[Trajectory]], rule: Any) -> list[Estimate]:
+    """RLOO's and GRPO's, turn by turn: the return from a turn on, by `rule` of those of the group from that turn on.
+
+    An episode is compared in its turn t with those that have a turn t.
+
+    By leave-one-out the gradient is unbiased. The baseline of an action in turn t depends on the group's other episodes
+    alone, and given the opening these are independent of it: E[grad log pi(a | s) * b] = E[grad log pi(a | s)] * E[b],
+    which is 0, as for whole episodes. A mean that the episode itself is in, as GRPO's, shrinks a turn's part of the
+    gradient by (n - 1) / n where n of the group reach the turn, so late turns weigh less; division by the deviation is
+    biased as it is for whole episodes.
+    """
+    estimates: list[Estimate] = []
+    for group in groups:
+        to_go = [reward_to_go(response.rewards) for response in group]
+        starts = [turn_starts(response) for response in group]
+        advantages, returns = ([np.zeros(len(response)) for response in group] for _ in range(2))
+        for turn in range(max(map(len, starts))):
+            having = [k for k, places in enumerate(starts) if len(places) > turn]
+            found = np.array([to_go[k][starts[k][turn]] for k in having])
+            for k, advantage, total in zip(having, rule(found[None])[0], found, strict=True):
+                stretch = slice(starts[k][turn], None)  # later turns overwrite their own part
+                advantages[k][stretch], returns[k][stretch] = advantage, total
+        estimates += map(Estimate, advantages, returns)
+    return estimates
+
+
+COMPARISONS = {"episode": compared_in_group, "turn": compared_by_turn}
+"""What a group's advantages are of, by the setting `compare`."""
+
+
+def _group_buffer(compare: Any, rule: Any, group_size: int) -> dict[str, Any]:
+    check_names("compare", [compare], COMPARISONS)
+    return _buffer(functools.partial(COMPARISONS[compare], rule=rule), group_size)
 
 
 class _WholeResponses:
@@ -144,17 +191,25 @@ class REINFORCE(_WholeResponses, PPO):
 class RLOO(_WholeResponses, PPO):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740).
 
-    group_size: responses to each prompt, as the environment serves them. normalize_advantage: over a minibatch, which
-    RLOO does not do. The other arguments are PPO's: with one epoch its clipped loss is REINFORCE's but for the steps
-    between minibatches.
+    group_size: responses to each prompt, as the environment serves them. compare: "episode", whole episodes by their
+    returns, or "turn", each turn of several by the return from there on (see `compared_by_turn`).
+    normalize_advantage: over a minibatch, which RLOO does not do. The other arguments are PPO's: with one epoch its
+    clipped loss is REINFORCE's but for the steps between minibatches.
     """
 
     def __init__(
-        self, policy: Any, env: Any, *, group_size: int = 4, normalize_advantage: bool = False, **arguments: Any
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        group_size: int = 4,
+        compare: str = "episode",
+        normalize_advantage: bool = False,
+        **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
-        rule = functools.partial(compared_in_group, rule=leave_one_out)
-        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        buffer = _group_buffer(compare, leave_one_out, group_size)
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **buffer}
         super().__init__(policy, env, **arguments)
 
 
@@ -162,8 +217,8 @@ class GRPO(_WholeResponses, PPO):
     """Group relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300).
 
     group_size: responses to each prompt, as the environment serves them. scale: whether advantages are divided by their
-    group's standard deviation; normalize_advantage: by a minibatch's as well, which GRPO does not do. Every token
-    weighs alike, whatever its response's length. The other arguments are PPO's.
+    group's standard deviation; normalize_advantage: by a minibatch's as well, which GRPO does not do. compare: as
+    RLOO's. Every token weighs alike, whatever its response's length. The other arguments are PPO's.
     """
 
     def __init__(
@@ -173,10 +228,11 @@ class GRPO(_WholeResponses, PPO):
         *,
         group_size: int = 8,
         scale: bool = True,
+        compare: str = "episode",
         normalize_advantage: bool = False,
         **arguments: Any,
     ):
         self.group_size = _check_group(group_size)
-        rule = functools.partial(compared_in_group, rule=functools.partial(group_relative, scale=scale))
-        arguments = {**arguments, "normalize_advantage": normalize_advantage, **_buffer(rule, group_size)}
+        buffer = _group_buffer(compare, functools.partial(group_relative, scale=scale), group_size)
+        arguments = {**arguments, "normalize_advantage": normalize_advantage, **buffer}
         super().__init__(policy, env, **arguments)
