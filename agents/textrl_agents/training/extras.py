@@ -27,6 +27,7 @@ EXTRAS = {
     "krippendorff": "feedback",
     "crowdkit": "feedback",
     "reasoning_gym": "reasoning-gym",
+    "textarena": "games",
     "fastapi": "feedback",
     "uvicorn": "feedback",
     "python_multipart": "feedback",
