@@ -186,6 +186,16 @@ def test_a_template_that_rewrites_is_refused(why: str):
         assert "it first wrote '<think>Welcome', and 'Welcome<|im_end|>" in str(error.value)
 
 
+def test_a_template_that_closes_the_last_answer_alone():
+    """What the policy wrote stays, and nothing is lost behind it."""
+    tokenizer = tokenizer_of(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if loop.last and m.role == 'assistant' %}<|im_end|>"
+        "{% endif %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tail = ChatBridge(tokenizer).extend([9, 3], [{"role": "user", "content": "x"}])
+    assert tokenizer.decode(tail) == "user: xassistant: "  # jinja drops the line's end behind a block
+
+
 def test_who_answers_is_shown_or_told_as_the_user():
     """ChatML shows any role; Zephyr drops the ones it does not know, and Mistral refuses them."""
     reply = [{"role": "tool", "content": "42"}]

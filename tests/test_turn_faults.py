@@ -170,9 +170,9 @@ def test_a_fault_at_the_beginning(make_env: Any):
     def broken() -> Any:
         raise OSError("no network")
 
-    with pytest.raises(TurnRaised, match="row 0 could not be made: OSError: no network"):
+    with pytest.raises(ConfigError, match="cannot be made: OSError: no network"):
         make_env(broken).reset()
-    with pytest.raises(ConfigError, match=r"has no method reset\(\)"):
+    with pytest.raises(ConfigError, match=r"must have reset\(seed\) and step\(action\)"):
         make_env(object).reset()
 
 
@@ -286,6 +286,11 @@ def test_it_cannot_change_what_the_environment_recorded(make_env: Any):
     for _ in range(2):
         env.step(np.array([END]))
     assert [record["score_parts"] for record in env._mdp.turns.records[0]] == [{"a": 2.0}, {"a": 3.0}]
+    # Nor can who reads the infos.
+    told = env.step(np.array([END]))[4]["turn"]["reply"]
+    env.transition.turns[0][1]["score_parts"]["a"] = 9.0
+    assert told.tolist() == ["y"]
+    assert env._mdp.turns.records[0][-1]["score_parts"] == {"a": 4.0}
 
 
 @pytest.mark.parametrize(

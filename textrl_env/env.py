@@ -88,13 +88,32 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     ## Episode End
     `terminated` at EOS, at a stop string, and at `max_new_tokens`; `info["finish_reason"]` says which. The score is
     paid in each case: the limit is part of the task. `truncated` is left to outer time limits, such as
-    `gym.make(..., max_episode_steps=)`: no score is paid there, and an agent bootstraps.
+    `gym.make(..., max_episode_steps=)`: no score is paid there, and an agent bootstraps. Several turns end otherwise,
+    see Turns.
 
     `info` at every step: `ref_log_prob`, `kl` (NaN where unknown). At the end also `prompt`, `response`, `score`,
     `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode_return`,
     `episode_length`; while a score is pending it is NaN, and no part of the return. (`episode` belongs to Gymnasium's
     RecordEpisodeStatistics, and is never set here.)
     The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
+
+    ## Turns
+    A task may have a turn environment (`turns`): a game, a tool, a simulated user. When a token ends a turn (EOS, the
+    chat template's end of turn, a stop string, `max_turn_tokens`), the same step asks it, pays its reward on that token
+    and appends its answer, so that the next observation has grown by more than one id. What it writes is never an
+    action, pays no KL, and what was sampled is never tokenised again. Its `reset` writes the prompt; without `prompts`,
+    an episode is drawn by its seed, and no split has another's.
+
+    `terminated` when it says so (`finish_reason` "env"), after `max_turns` ("turns"), and where the context is full
+    ("length": `max_new_tokens` counts all tokens behind the prompt). `truncated` by a time-out of its own: an agent
+    bootstraps. The score is the sum of its rewards, and what `reward` says of the whole dialogue where one is given.
+
+    `info["turn"]` at a turn's end: `action`, `reply`, `role`, `score`, `score_parts`, `tokens`, `finish_reason`. At the
+    episode's end all of them are in `info["turns"]`, `score_parts` has their sums ("turns" is the whole), and `success`
+    is what the turn environment says of it.
+
+    One that raises, hangs or talks nonsense makes `step` raise a TurnError. It is thrown away, and its row needs a
+    reset. What the others answered is kept for when the step is repeated, as it is where a reward fails afterwards.
 
     ## Rendering
     `render_mode` `"ansi"` gives the text so far, `"human"` prints it as it grows, and `"rgb_array"` is a picture of it
@@ -108,9 +127,11 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     `task` bundles the rest, and each other argument overrides its part: `model`, `tokenizer`, `prompts`,
     `validation_prompts`, `heldout_prompts`, `reward`, `kl_coef` (a number, or `{"value", "target", "horizon"}` for an
     adaptive one), `kl_estimator` ("k1", "k2", "k3", "full"), `kl_mode`, `score_mode`, `reward_workers`, `reward_batch`,
-    `max_new_tokens`, `max_prompt_tokens`, `sampling`, `as_chat` (ask texts by the chat template, where there is one),
-    `system_prompt`, `stop`, `split` ("train", "validation" or "heldout"; by default "train", and all of `prompts` where
-    they are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `precision`, `render_mode`.
+    `max_new_tokens`, `max_prompt_tokens`, `turns`, `max_turns`, `max_turn_tokens`, `turn_timeout` (seconds for an
+    answer), `turn_workers` (asked at the same time), `sampling`, `as_chat` (ask texts by the chat template, where there
+    is one), `system_prompt`, `stop`, `split` ("train", "validation" or "heldout"; by default "train", and all of
+    `prompts` where they are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `precision`,
+    `render_mode`.
 
     ## Version History
     - v0: first release.
@@ -157,7 +178,8 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     def step(self, action: int | TokenAction | np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Append a token; returns the observation, the reward, `terminated`, `truncated` and the info.
 
-        Raises InvalidAction, MissingLogProb, ResetNeeded and RewardError, each before any state has changed.
+        Raises InvalidAction, MissingLogProb, ResetNeeded and RewardError, each before any state has changed, but for
+        that of a turn environment (see Turns).
         """
         if not self._mdp.running[0] and self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")

@@ -150,13 +150,17 @@ class EpisodeRows:
         self, row: int, newest: Newest | None = None, appended: Sequence[int] = (), **known: Any
     ) -> Trajectory:
         """The row's episode so far, and what a step adds to it before that is written. known: of its end."""
-        length, count = self.lengths[row], self.counts[row]
+        length, count = self.lengths[row], self.counts[row] + (newest is not None)
         columns = {name: getattr(self, name)[row, :count].copy() for name in ("log_probs", "rewards", "kl")}
-        ids, is_action = self.ids[row, :length].copy(), self.is_action[row, :length].copy()
-        if newest is not None:
-            columns = {name: np.append(column, getattr(newest, name)[row]) for name, column in columns.items()}
-            ids = np.concatenate([ids, [newest.tokens[row]], np.array(appended, dtype=np.int64)])
-            is_action = np.concatenate([is_action, [True], np.zeros(len(appended), dtype=bool)])
+        if newest is None:
+            ids, is_action = self.ids[row, :length].copy(), self.is_action[row, :length].copy()
+        else:  # what it adds stands in copies alone
+            ids, is_action = self.ids[row, : length + 1].copy(), self.is_action[row, : length + 1].copy()
+            ids[-1], is_action[-1] = newest.tokens[row], True
+            for name, column in columns.items():
+                column[-1] = getattr(newest, name)[row]
+        if appended:
+            ids, is_action = np.append(ids, appended), np.append(is_action, np.zeros(len(appended), dtype=bool))
         return Trajectory(
             ids,
             is_action,

@@ -8,6 +8,7 @@ back: `TurnRows` keeps its answer for when the step is repeated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class TokenMDP(EpisodeRows):
         at_limit = truncated & ~terminated
         at_limit[[row for row, _ in expired]] = False
         cut = [*expired, *((row, self.trajectory(row)) for row in np.flatnonzero(at_limit).tolist())]
-        turns = [(row, end.record) for row, end in ends.items()]
+        turns = [(row, copy.deepcopy(end.record)) for row, end in ends.items()]
         return Transition(rewards, terminated, truncated, ref_log_probs, kl, episodes, cut, turns)
 
     def close(self) -> None:
@@ -199,18 +200,18 @@ class TokenMDP(EpisodeRows):
     ) -> tuple[list[tuple[int, Ended]], list[tuple[int, Trajectory]]]:
         """The rows' episodes that end here, without what a reward is yet to say, and those that a turn environment's
         time-out cuts off."""
-        responses = self._responses(over, newest.tokens, ends)
+        going_on = [row for row, end in ends.items() if not end.finish_reason and not end.truncated]
+        closing = [(row, reason) for row, reason in zip(over, reasons, strict=True) if row not in going_on]
+        responses = self._responses([row for row, _ in closing], newest.tokens, ends)
         ended: list[tuple[int, Ended]] = []
         expired: list[tuple[int, Trajectory]] = []
-        for row, reason, response in zip(over, reasons, responses, strict=True):
+        for (row, reason), response in zip(closing, responses, strict=True):
             end = ends.get(row)
-            if end is not None and not end.finish_reason and not end.truncated:
-                continue
             paid = self._paid(row, token_scores, end)
             known: dict[str, Any] = {"response": response, "finish_reason": reason}
             if end is not None:
                 assert self.turns is not None
-                known["turns"] = [*self.turns.records[row], end.record]
+                known["turns"] = copy.deepcopy([*self.turns.records[row], end.record])
                 known |= {"finish_reason": end.finish_reason, "success": end.success}
             if end is not None and end.truncated:
                 known |= {"score": paid.total, "score_parts": paid.with_parts({})}
@@ -223,7 +224,9 @@ class TokenMDP(EpisodeRows):
         """The text of what followed the prompts; of a chat of several turns, who said what."""
         if self.turns is not None and self.turns.rules.is_chat:
             return [transcript([*self.turns.records[row], ends[row].record]) for row in over]
-        ids = [np.append(self.ids[row, self.prompt_lengths[row] : self.lengths[row]], tokens[row]) for row in over]
+        ids = [
+            [*self.ids[row, self.prompt_lengths[row] : self.lengths[row]].tolist(), int(tokens[row])] for row in over
+        ]
         after_text = [isinstance(self.prompt_of(row).text, str) for row in over]
         return decode_responses(self.rules.tokenizer, ids, after_text=after_text)
 

@@ -62,7 +62,8 @@ class Reward(Protocol):
 
         prompts: n texts, or n lists of chat messages. completions: n texts, or n lists with one assistant message.
         columns: the prompts' other columns, n values each; `completion_ids` (n lists of token ids); and, from an
-            environment, `finish_reason` (n of "eos", "stop" and "length").
+            environment, `finish_reason` (n of "eos", "stop" and "length", and of several turns of "env", "turns" and
+            "length"). The completion of a chat of several turns is a list of all messages from its first answer on.
 
         Returns n finite numbers, in the order of the completions. Higher is better.
         """

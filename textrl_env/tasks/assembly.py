@@ -110,7 +110,7 @@ def assemble(task: str | Task = "sentiment", **arguments: Unpack[EnvArguments]) 
         rows,
         parts.tokenizer,
         max_prompt_tokens=parts.max_prompt_tokens,
-        overflow=task.prompt_overflow,
+        overflow=_own(task.prompt_overflow, "truncate"),
         split="given" if _serves_all(arguments) else split,
         as_chat=_own(_own(arguments.get("as_chat"), task.as_chat), False),
         system_prompt=_own(arguments.get("system_prompt"), task.system_prompt),

@@ -22,5 +22,6 @@ def task_of(environment: str) -> Task:
         max_prompt_tokens=PROMPT_TOKENS,
         max_turn_tokens=TURN_TOKENS,
         max_new_tokens=NEW_TOKENS,
+        prompt_overflow="truncate",
         description=f"talk with GEM's {environment}",
     )

@@ -38,7 +38,8 @@ class Task:
     as_chat: prompts that are texts are asked as a user's message where the tokenizer has a chat template, and continued
         elsewhere, as by a base model. None does so for turns alone.
     system_prompt: the system message of every chat that has none.
-    prompt_overflow: "truncate" cuts a prompt longer than `max_prompt_tokens` from the left, "error" refuses it.
+    prompt_overflow: "truncate" cuts a prompt longer than `max_prompt_tokens` from the left, "error" refuses it. None
+        cuts prompts, and refuses what a turn environment begins with: that says what the rules are.
     turns: what answers the policy, for episodes of several turns: a callable that makes a `TurnEnv`, or what else
         `textrl_env.turns.make.make_turn_env_factory` takes. Its `reset` gives the first message, so `prompts` may be
         None: an episode is then a seed, and no split has another's. Rows of `prompts` are given to `reset` by keyword.
@@ -63,7 +64,7 @@ class Task:
     max_new_tokens: int = 48
     as_chat: bool | None = None
     system_prompt: str | None = None
-    prompt_overflow: Literal["truncate", "error"] = "truncate"
+    prompt_overflow: Literal["truncate", "error"] | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     turns: Any = None

@@ -27,5 +27,6 @@ def task_of(game: str) -> Task:
         max_prompt_tokens=PROMPT_TOKENS,
         max_turn_tokens=TURN_TOKENS,
         max_new_tokens=NEW_TOKENS,
+        prompt_overflow="truncate",
         description=f"play TextArena's {game}",
     )

@@ -56,9 +56,9 @@ class ChatBridge:
         tail = encode_rendered(
             self.tokenizer, [{**message, "role": self._role(message["role"])} for message in messages], self._behind
         )
-        if self._end is None or ids[-1] != self._end:
-            return tail
-        return tail[tail.index(self._end) + 1 :]
+        if ids[-1] == self._end and self._end in tail:
+            return tail[tail.index(self._end) + 1 :]
+        return tail
 
     def parse(self, ids: Ids) -> str:
         return decode_response(self.tokenizer, ids, after_text=False)

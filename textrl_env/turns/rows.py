@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from textrl_env.errors import ConfigError, PromptTooLong, ResetNeeded, TurnRaised, TurnTimeout
+from textrl_env.errors import ConfigError, EmptyPrompt, PromptTooLong, ResetNeeded, TurnRaised, TurnTimeout
 from textrl_env.foreign_text import message_of, names_shown, shown
 from textrl_env.text.prompts import Prompt, newest_tokens
 from textrl_env.turns.calls import Called, ConcurrentCalls
@@ -30,13 +30,12 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 class TurnRows:
     """What answers in each of `num_rows` rows, and what was said in their episodes.
 
-    records: of the turns so far, one dict a turn (`TurnEnd.record`). success: what the last answer said of it.
+    records: of the turns so far, one dict a turn (`TurnEnd.record`).
     """
 
     def __init__(self, rules: TurnRules, num_rows: int):
         self.rules = rules
         self.records: list[list[dict[str, Any]]] = [[] for _ in range(num_rows)]
-        self.success: list[bool | None] = [None] * num_rows
         self._envs: list[Any] = [None] * num_rows
         self._lost = np.ones(num_rows, dtype=bool)  # rows whose turn environment is not where their episode is
         self._answered: dict[int, tuple[str, Reply]] = {}  # row -> text and answer of a step that was not carried out
@@ -51,7 +50,7 @@ class TurnRows:
         for row in rows:
             self._answered.pop(row, None)
             if self._envs[row] is None:
-                self._envs[row] = self._made(row)
+                self._envs[row] = self.rules.make()
         functions = [_resetting(self._envs[row], prompt) for row, prompt in zip(rows, prompts, strict=True)]
         found = self._called(rows, functions, checked_opening, [f"row {row}" for row in rows])
         opened = [
@@ -59,7 +58,7 @@ class TurnRows:
             for row, prompt, message in zip(rows, prompts, found, strict=True)
         ]
         for row in rows:
-            self.records[row], self.success[row] = [], None
+            self.records[row] = []
         self._lost[rows] = False
         return opened
 
@@ -95,9 +94,8 @@ class TurnRows:
 
     def commit(self, row: int, record: dict[str, Any]) -> None:
         """Go on: the step that this answer belongs to is carried out."""
-        _, reply = self._answered.pop(row)
+        del self._answered[row]
         self.records[row].append(record)
-        self.success[row] = reply.success
 
     def state_dict(self, running: np.ndarray) -> list[dict[str, Any]]:
         """What was said in each row, and the state of its turn environment as JSON text.
@@ -108,7 +106,6 @@ class TurnRows:
         return [
             {
                 "records": copy.deepcopy(self.records[row]),
-                "success": self.success[row],
                 "env": self._state(row) if running[row] and not self._lost[row] else None,
                 "lost": bool(self._lost[row]),
             }
@@ -124,7 +121,8 @@ class TurnRows:
         for row, entry in enumerate(state):
             if not running[row] or entry["lost"]:
                 continue
-            env = envs[row] = self._made(row)
+            env: Any = self.rules.make()
+            envs[row] = env
             if entry["env"] is None or not _is_savable(env):
                 raise ConfigError(
                     f"row {row} was saved in the midst of an episode of {turn_env_name(env)!r}, which cannot be saved, "
@@ -145,7 +143,7 @@ class TurnRows:
         self.close()
         self._envs, self._answered = list(envs), {}
         for row, entry in enumerate(state):
-            self.records[row], self.success[row] = copy.deepcopy(list(entry["records"])), entry["success"]
+            self.records[row] = copy.deepcopy(list(entry["records"]))
             self._lost[row] = envs[row] is None
 
     def close(self) -> None:
@@ -153,18 +151,6 @@ class TurnRows:
         for row in range(len(self._envs)):
             self._drop(row)
         self._calls.close()
-
-    def _made(self, row: int) -> Any:
-        try:
-            env = self.rules.make()
-        except Exception as error:
-            raise TurnRaised(
-                f"the turn environment of row {row} could not be made: {type(error).__name__}: {message_of(error)}"
-            ) from error
-        for method in ("reset", "step"):
-            if not callable(getattr(env, method, None)):
-                raise ConfigError(f"turns made {shown(env)}, which has no method {method}(); see TurnEnv")
-        return env
 
     def _opened(self, row: int, prompt: Prompt, message: str, max_tokens: int) -> Prompt:
         """The prompt of an episode that begins with this message."""
@@ -182,6 +168,8 @@ class TurnRows:
                 "shows none. Give ToolTurns form='plain', which describes them in the system prompt"
             )
         ids = rules.bridge.prompt(said, tools=tools) if tools else rules.bridge.prompt(said)  # type: ignore[call-arg]
+        if not ids:
+            raise EmptyPrompt(f"{turn_env_name(self._envs[row])!r} began an episode with {shown(message)}, no token")
         if len(ids) > max_tokens and not rules.truncates:
             raise PromptTooLong(
                 f"{turn_env_name(self._envs[row])!r} began an episode with {len(ids)} tokens, more than "
@@ -263,12 +251,12 @@ class TurnRows:
     def __deepcopy__(self, memo: dict[int, Any]) -> TurnRows:
         # Threads are not copied: the copy has its own.
         twin = TurnRows(self.rules, len(self._envs))
-        twin.records, twin.success = copy.deepcopy(self.records, memo), list(self.success)
+        twin.records = copy.deepcopy(self.records, memo)
         for row, env in enumerate(self._envs):
             if env is None or self._lost[row]:
                 continue
             if _is_savable(env):
-                twin._envs[row] = self._made(row)
+                twin._envs[row] = self.rules.make()
                 twin._envs[row].set_state(json.loads(str(self._state(row))))
             else:
                 try:
