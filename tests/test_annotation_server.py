@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from textrl_agents.cli import app
 from textrl_agents.feedback.page.sign_in import SignInFile
-from textrl_agents.speed.feedback_page_rows import AnnotatorSession, ServedPage
+from textrl_agents.speed.feedback.feedback_page_rows import AnnotatorSession, ServedPage
 from textrl_env.preferences import FeedbackStore, Question
 
 KILLS = 50

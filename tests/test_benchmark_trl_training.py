@@ -16,8 +16,8 @@ import torch
 from textrl_agents.algorithms.cell import Cell, Trained
 from textrl_agents.algorithms.cell_setup import initial_policy, training_env
 from textrl_agents.algorithms.registry import algorithm_names
-from textrl_agents.speed import trl_rows
 from textrl_agents.speed.measurement import Bench, Measurement
+from textrl_agents.speed.training import trl_rows
 from textrl_agents.training.learning_rate import WarmupSchedule
 from textrl_agents.trl import OnlineRun
 from textrl_agents.trl import train_cell as entry

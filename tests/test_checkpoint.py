@@ -44,6 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
     "grpo": {"algo": "grpo", "group_size": 3},
     "nlpo": {"algo": "nlpo", "mask_every": 2},
     "trpo": {"algo": "trpo"},
+    # What is decoded ahead of a boundary is no part of the checkpoint: new weights forget it.
+    "decoded ahead": {"policy_kwargs": {"decoder": "ahead"}},
 }
 
 

@@ -71,6 +71,22 @@ def test_log_probs_equal_the_cpus(family: str, make_model: Callable[..., Any], t
     torch.testing.assert_close(there.cpu(), here, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_is_decoded_ahead_is_what_is_evaluated(family: str, make_model: Callable[..., Any], tiny_tokenizer: Any):
+    policy = CausalLMActorCritic(make_model(family).cuda(), tiny_tokenizer, max_length=LENGTH, decoder="ahead")
+    observations = observe([[4, 9], [7, 8, 100, 3]]).cuda()
+    noted = []
+    for step in range(6):
+        action = policy.step(observations)
+        assert action.tokens.device.type == action.log_probs.device.type == "cuda"
+        observations[torch.arange(2), torch.tensor([2, 4]) + step] = action.tokens
+        noted.append(action.log_probs)
+    assert policy.decoder == "ahead"
+    sequences = [ids[ids >= 0].cpu().numpy() for ids in observations]
+    wanted = policy.log_probs(pack_suffixes(sequences, [2, 4], "cuda"))
+    torch.testing.assert_close(torch.stack(noted, 1).flatten(), wanted, atol=1e-4, rtol=0)
+
+
 def test_frequencies_follow_the_distribution():
     """CHECKS 25: 200000 draws on the device, within five standard errors for every token."""
     probs = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
@@ -136,7 +152,7 @@ def test_training_stays_on_the_device(dtype: str, tiny_task: Task):
 def test_rllib_stays_on_the_device():
     """Env runner, packed batch, reference and update on the GPU; the ratio starts at 1 with episodes cut."""
     from textrl_agents.rllib import make_config
-    from textrl_agents.speed.rllib_rows import RLlibPhases
+    from textrl_agents.speed.training.rllib_rows import RLlibPhases
 
     settings = {"num_envs_per_env_runner": 8, "rollout_fragment_length": 3, "num_epochs": 1, "lr": 1e-3, "seed": 0}
     side = RLlibPhases(make_config("ppo", {"task": "exact", "device": "cuda"}, **settings))
@@ -155,3 +171,14 @@ def test_rllib_stays_on_the_device():
         log_probs = module.forward_train(batch)["action_dist_inputs"][..., 0]
     mask = batch["loss_mask"]
     torch.testing.assert_close(log_probs[mask], batch["action_logp"][mask], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_speed_rows_of_a_model_run_on_the_device():
+    """`textrl bench speed --model` measures peaks, PPO and both ways to generate there: no row fails."""
+    from textrl_agents.speed.speed import run_speed
+
+    for package in ("peft", "vaderSentiment", "trl"):
+        pytest.importorskip(package)
+    rows = run_speed(model="embedded", device="cuda", repeats=1, quick=True)
+    assert all(row["value"] is not None and row["value"] > 0 for row in rows), rows

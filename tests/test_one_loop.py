@@ -14,8 +14,8 @@ KEPT = {
     "examples/quickstart.py::": "shows the plain Gymnasium loop",
     "agents/textrl_agents/check/self_check.py::vector_and_single": "compares the two environments step by step",
     "agents/textrl_agents/sb3/own/tabular.py::QLearning.learn": "learns at every step, as an algorithm of SB3",
-    "agents/textrl_agents/speed/rollout_rows.py::environment_alone.run": "times a step of the environment",
-    "agents/textrl_agents/speed/decoding_rows.py::policy_steps.step": "times a step of the policy",
+    "agents/textrl_agents/speed/sampling/rollout_rows.py::environment_alone.run": "times a step of the environment",
+    "agents/textrl_agents/speed/sampling/decoding_rows.py::policy_steps.step": "times a step of the policy",
     "textrl_env/tasks/conformance.py::_check_episode": "acts at random, without a policy",
 }
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

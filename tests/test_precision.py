@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from textrl_agents.sb3 import make_agent
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SlotDecoder, load_model, pack
-from textrl_env.models.compute import precision
+from textrl_env.models.compute import attention_kernel, precision
 from textrl_env.models.compute.precision import LEAST_WIDTH, compute_dtype
 from textrl_env.models.storage.loading import resolve_dtype
 from textrl_env.models.storage.policy_folder import SETTINGS_FILE
@@ -107,6 +107,68 @@ def test_an_adapter_is_float32_on_a_half_precision_base(tmp_path: Path, make_mod
     assert merged.dtype == torch.float32
     moved = merged.model.layers[0].mlp.up_proj.weight - base.model.layers[0].mlp.up_proj.weight.float()
     assert 0 < moved.abs().max() < 1e-3, "merging keeps what is smaller than the base's rounding"
+
+
+def half_with_adapter(make_model: Any, tokenizer: Any, scale: float = 0.3) -> Any:
+    """A bfloat16 Llama with an adapter that changes its numbers."""
+    loaded = load_model(make_model("llama"), tokenizer=tokenizer, device="cpu", dtype="bfloat16", lora={"r": 2}).model
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in loaded.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=scale)
+    return loaded
+
+
+def test_an_adapter_on_a_half_precision_base_is_multiplied_in_half_precision(make_model: Any, tiny_tokenizer: Any):
+    """Its weights and gradients stay in float32; what decoding copies is the adapter alone."""
+    model = half_with_adapter(make_model, tiny_tokenizer)
+    lm, ids = CausalLM(model), torch.tensor([[4, 9, 30, 7]])
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        model.config._attn_implementation = "eager"
+        wanted = lm.body(input_ids=ids, use_cache=False).last_hidden_state
+        model.config._attn_implementation = "sdpa"
+    kinds = set()
+    for name, module in model.named_modules():
+        if name.endswith(("lora_A.default", "lora_B.default")):
+            module.register_forward_hook(lambda module, given, out: kinds.add((given[0].dtype, out.dtype)))
+    states = lm.hidden(ids)
+    assert torch.equal(states, wanted)
+    assert {out for _, out in kinds} == {torch.bfloat16}
+    states.float().sum().backward()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert {weight.grad.dtype for weight in trained if weight.grad is not None} == {torch.float32}
+
+    decoder, shown = SlotDecoder(lm, LENGTH), observe([[4, 9, 30, 7], [7, 8]])
+    decoded = lm.project(decoder.last_hidden(shown)).log_softmax(-1)
+    torch.testing.assert_close(decoded[:1], lm.project(wanted[:, -1]).log_softmax(-1), atol=TOLERANCE, rtol=0)
+    assert lm._copies is not None
+    adapter = {id(weight) for weight in trained}
+    assert {id(source) for _, source in lm._copies._pairs} == adapter
+    with torch.no_grad():
+        for weight in trained:
+            weight.mul_(2.0)
+    assert not torch.equal(lm.project(decoder.last_hidden(shown)).log_softmax(-1), decoded)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_short_sequences_in_half_precision_by_products(family: str, make_model: Any, monkeypatch: pytest.MonkeyPatch):
+    """On a CPU. The same states as by the fused kernel but for rounding, and the model's own choice is restored."""
+    lm, used = CausalLM(make_model(family), precision="bfloat16"), []
+    own, ids = lm.config._attn_implementation, torch.arange(2, 14)[None]
+    forward = lm.body.forward
+    monkeypatch.setattr(
+        lm.body, "forward", lambda **given: (used.append(lm.config._attn_implementation), forward(**given))[1]
+    )
+    by_products = lm.project(lm.hidden(ids)).log_softmax(-1)
+    monkeypatch.setattr(attention_kernel, "SHORT", ids.shape[1] - 1)
+    fused = lm.project(lm.hidden(ids)).log_softmax(-1)
+    torch.testing.assert_close(by_products, fused, atol=TOLERANCE, rtol=0)
+    assert used == ["eager", own]
+    monkeypatch.undo()
+    with pytest.raises(IndexError):
+        lm.hidden(torch.tensor([[10**6]]))
+    assert lm.config._attn_implementation == own
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -243,6 +243,7 @@ def test_a_trunk_refuses_a_policy_of_another_tokenizer(trunk: Path, tmp_path: Pa
     [
         ({"kind": "tree"}, UnknownName, "unknown kind of reward model 'tree'.*classifier, linear, svm, trunk"),
         ({"votes": "some"}, UnknownName, "votes"),
+        ({"kind": "classifier", "pooling": "respnse"}, UnknownName, "pooling 'respnse'.*response"),
         ({"ensemble": 0}, ConfigError, "ensemble must be a whole number >= 1"),
         (
             {"kind": "trunk", "ensemble": 2, "bootstrap": False},

@@ -7,8 +7,10 @@ import email.utils
 import json
 import pickle
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +52,23 @@ def test_scores_come_back_in_batches_and_in_order(serve: Any) -> None:
     assert reward(prompts=PROMPTS, completions=COMPLETIONS, trainer_state=None) == [0, 1, 2, 3, 4]
     assert reward([], []) == []
     assert repr(reward) == f"RemoteReward('{server.url}', shape='textrl', batch_size=2)"
+
+
+def test_each_of_many_threads_keeps_its_connection(serve: Any) -> None:
+    together = threading.Barrier(8, timeout=10)
+    ports = []
+
+    def answer(handler: Handler, asked: Any) -> None:
+        ports.append(handler.client_address[1])
+        together.wait()
+        lengths(handler, asked)
+
+    reward = RemoteReward(serve(answer).url)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            assert [*threads.map(lambda text: reward(["p"], [text]), ["a"] * 8)] == [[1.0]] * 8
+    assert len(ports) == 24
+    assert len(set(ports)) == 8
 
 
 def test_columns_that_are_named_are_sent(serve: Any) -> None:

@@ -12,11 +12,12 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from textrl_agents.rllib import make_config
-from textrl_agents.speed import learning_rows, one_token_task, rllib_rows, speed
+from textrl_agents.speed import speed
 from textrl_agents.speed.measurement import Bench
 from textrl_agents.speed.names import SPEED_ROWS
-from textrl_agents.speed.rllib_rows import RLlibPhases
 from textrl_agents.speed.speed import measure_row
+from textrl_agents.speed.training import learning_rows, one_token_task, rllib_rows
+from textrl_agents.speed.training.rllib_rows import RLlibPhases
 from textrl_env.tasks.assembly import assemble
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import math
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("ray.rllib")
 
+import typer
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
@@ -81,6 +89,13 @@ def test_rows_and_tokens_are_shared_out() -> None:
         measure_scaling({"task": "exact"}, rows=1, steps=1)
 
 
+def test_settings_that_one_layout_cannot_have_are_told_before_any_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 tokens of each of two learners are less than a minibatch of 48; in one process they would do."""
+    monkeypatch.setattr(measured_module, "_measure_layout", lambda *_: pytest.fail("a layout has run"))
+    with pytest.raises(ConfigError, match="minibatch_size 48 is more than the train_batch_size_per_learner of 32"):
+        measure_scaling({"task": "exact", "device": "cpu"}, rows=8, steps=8, settings={"minibatch_size": 48})
+
+
 @pytest.mark.parametrize("layouts", ["2", "2x", "x2", "-1x2", "2x2,", "2*2"])
 def test_wrong_layouts(layouts: str) -> None:
     result = CliRunner().invoke(app, ["bench", "scaling", "--layouts", layouts])
@@ -120,3 +135,38 @@ def test_measured() -> None:
         assert 50 < each.token_bytes < 2000
     assert found.model.gradient_bytes > 0
     assert found.model.bandwidth > 1e6
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+
+
+def test_the_pages_commands_parse() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [re.sub(r"\s#.*", "", line) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("textrl ")]
+    assert len(commands) == 4
+    for words in commands:
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words)  # raises where an option is not known
+
+
+def test_the_pages_example_is_what_the_formula_gives() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    rows = re.findall(r"^\| (\d) \| ([\d, |]+) \| (\d+) runners \|$", page, flags=re.MULTILINE)
+    shown = {int(learners): [int(cell.replace(",", "")) for cell in cells.split("|")] for learners, cells, _ in rows}
+    *lines, ends = printed.getvalue().splitlines()
+    assert {int(line[0]): json.loads(line[2:]) for line in lines} == shown
+    assert json.loads(ends.partition(":")[2]) == [int(end) for *_, end in rows]
+    adapter = names["adapter"]
+    whole = replace(adapter, weight_bytes=538_000_000, gradient_bytes=538_000_000)
+    assert max(whole.speed(Layout(r, k)) for r in range(1, 65) for k in range(1, 9)) == whole.speed(Layout(1, 1))
+    best = max(range(1, 65), key=lambda runners: adapter.speed(Layout(runners, 1)))
+    rule = math.sqrt(adapter.batch * adapter.bandwidth / (adapter.sampling * adapter.weight_bytes))
+    assert best == pytest.approx(rule, abs=0.5)
+    assert adapter.bandwidth / adapter.token_bytes > 5e6

@@ -19,17 +19,13 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from textrl_agents.check.known_optimum import ExactResult
 from textrl_agents.sb3 import EpisodeRolloutBuffer
-from textrl_agents.speed import (
-    learning_rows,
-    measurement,
-    rollout_rows,
-    speed,
-    update_rows,
-)
+from textrl_agents.speed import measurement, speed
 from textrl_agents.speed.measurement import Bench, Comparison, Measured, Measurement, Target, compare
 from textrl_agents.speed.names import SPEED_ROWS
-from textrl_agents.speed.rollout_rows import TransformersRollout
+from textrl_agents.speed.sampling import rollout_rows
+from textrl_agents.speed.sampling.rollout_rows import TransformersRollout
 from textrl_agents.speed.speed import load_measurement, measure_row, run_speed
+from textrl_agents.speed.training import learning_rows, update_rows
 from textrl_agents.speed.workload import Workload
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, UnknownName
@@ -45,6 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
     "scores: deferred vs stepwise": {"rows": 3, "longest": 8, "n_steps": 4},
     "scores: a judge of a second a call": {"seconds": 0.001, "rows": 3, "longest": 4, "n_steps": 8},
     "stepping vs generate_batch": {"rows": 3, "tokens": 4},
+    "stepping: ahead vs slots": {"rows": 3, "tokens": 4},
     "update vs one prefix per transition": {"rows": 2, "tokens": 4},
     "update time per token, long vs short": {"long": 8, "short": 2, "batch_size": 16},
     "vector env alone": {"rows": 3, "longest": 8, "steps": 20},
@@ -327,7 +324,7 @@ class TestRunSpeed:
     def test_only_and_progress(self, workload: Workload, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(speed, "embedded_workload", lambda device: workload)
         monkeypatch.setattr(
-            speed, "load_measurement", lambda name: dataclasses.replace(load_measurement(name), quick=TINY[name])
+            speed, "load_measurement", lambda name, table: dataclasses.replace(load_measurement(name), quick=TINY[name])
         )
         started: list[str] = []
         rows = run_speed(
@@ -343,7 +340,7 @@ class TestRunSpeed:
             seen.append(torch.get_num_threads())
             return Measured(1.0, "")
 
-        monkeypatch.setattr(speed, "load_measurement", lambda name: Measurement(measure, Target(">=", 1.0)))
+        monkeypatch.setattr(speed, "load_measurement", lambda name, table: Measurement(measure, Target(">=", 1.0)))
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
@@ -357,7 +354,7 @@ class TestRunSpeed:
         def broken(bench: Bench) -> Measured:
             raise RuntimeError("out of paper")
 
-        monkeypatch.setattr(speed, "load_measurement", lambda name: Measurement(broken, Target(">=", 1.0)))
+        monkeypatch.setattr(speed, "load_measurement", lambda name, table: Measurement(broken, Target(">=", 1.0)))
         (row,) = run_speed(device="cpu", only="vector env alone")
         assert (row["value"], row["ok"], row["detail"]) == (None, False, "RuntimeError: out of paper")
 
@@ -382,7 +379,7 @@ class TestRunSpeed:
         def row(bench: Bench, *, work: int = 9) -> Measured:
             return Measured(work, "")
 
-        monkeypatch.setattr(speed, "load_measurement", lambda name: row)
+        monkeypatch.setattr(speed, "load_measurement", lambda name, table: row)
         full, quick = (measure_row("a", bench, quick=quick) for quick in (False, True))
         assert (full["value"], full["target"], full["ok"]) == (9, ">= 5", True)
         assert (quick["value"], quick["target"], quick["ok"]) == (2, ">= 1", True)

@@ -14,9 +14,11 @@ import torch
 from letter_dialogue import LetterDialogue, letter_dialogue, replayed
 from test_environment_tokens import by_prefix, gae, moved
 
+from textrl_agents.evaluation.evaluation import evaluate, paired_difference
 from textrl_agents.rollout import collect
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_agents.sb3.checkpoint import load_checkpoint, save_checkpoint
+from textrl_agents.training.rlhf_metrics import rlhf_metrics
 from textrl_agents.trl import train_offline, train_online
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError
@@ -339,3 +341,40 @@ def test_what_rllibs_losses_are_fed(algo: str):
             assert each.score == sum(turn["score"] for turn in each.turns)
     assert ended > 2
     assert crossed > 2
+
+
+def test_an_evaluation_says_how_many_turns_and_how_many_succeeded():
+    core = CausalLMActorCritic(*letter_model(), max_length=16)
+    env = TextGenVectorEnv(4, letter_dialogue(), autoreset_mode="SAME_STEP", kl_mode="deferred")
+    found = evaluate(core, env=env, episodes=12, seed=0)
+    replayed_paid = [sum(replayed(each.ids.tolist(), each.is_action.tolist()).paid) for each in found.episodes]
+    assert [each.score for each in found.episodes] == replayed_paid
+    assert found["turns"].mean == 3
+    assert found["success"].mean == np.mean([each.success for each in found.episodes])
+    assert {name: share for name, share in found.finish_reasons.items() if share} == {"env": 1.0}
+    sample = found.to_json()["samples"][0]
+    assert [turn["tokens"] for turn in sample["turns"]] == [turn["tokens"] for turn in found.episodes[0].turns]
+    other = evaluate(core, env=env, episodes=12, seed=0)
+    assert paired_difference(found, other)["score"].mean == 0
+
+
+def test_metrics_of_rollouts_with_several_turns():
+    """Shares that sum to 1, and parts that only some episodes have."""
+    record = {"action": "a", "reply": "b", "role": "user", "score": 1.0, "score_parts": {}, "tokens": 1}
+    ids = np.zeros(2, dtype=np.int64)
+    episodes = [
+        Trajectory.of_response(ids[:1], ids[1:], turns=[record] * count, success=success, finish_reason=reason, **known)
+        for count, success, reason, known in (
+            (1, True, "env", {"score_parts": {"turns": 1.0, "bonus": 3.0}}),
+            (2, False, "turns", {"score_parts": {"turns": 2.0}}),
+            (3, None, "", {}),
+        )
+    ]
+    for each in episodes:
+        each.kl, each.log_probs, each.score = np.zeros(1), np.zeros(1), 1.0
+    found = rlhf_metrics(episodes, "deferred")
+    assert found["rollout/turns"] == 2
+    assert found["rollout/success"] == 0.5
+    shares = {name: found[f"rollout/{name}_share"] for name in ("eos", "stop", "length", "env", "turns", "truncated")}
+    assert shares == pytest.approx({"eos": 0, "stop": 0, "length": 0, "env": 1 / 3, "turns": 1 / 3, "truncated": 1 / 3})
+    assert found["objective/score_parts/bonus"] == 1.0

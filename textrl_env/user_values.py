@@ -15,6 +15,8 @@ from textrl_env.foreign_text import shown
 DEVICE_KINDS = ("auto", "cpu", "cuda", "mps", "xpu")
 DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 PRECISION_NAMES = ("auto", "float32", "bfloat16")
+DECODERS = ("slots", "ahead")
+POOLINGS = ("response", "all", "last")  # of hidden states
 # NumPy's generators, which SB3 and RLlib seed, take no larger number.
 LARGEST_SEED = 2**32 - 1
 

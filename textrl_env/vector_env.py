@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -164,6 +165,20 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         # The transition stays as it was: what is returned is the caller's own.
         returned = (transition.rewards.copy(), transition.terminated.copy(), transition.truncated.copy())
         return self._mdp.ids.copy(), *returned, infos
+
+    def upcoming_prompts(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Ids int64 [p] of the prompts that `rows` show next, were they to end in this order; draws none.
+
+        A row that is named twice ends twice. An empty list where a turn environment is yet to write them.
+        """
+        if self.rules.turns is not None:
+            return []
+        if self._groups is not None:
+            groups = copy.copy(self._groups)
+            groups.generator = copy.deepcopy(groups.generator)
+            return [groups.next()[0].ids for _ in rows]
+        generators = {row: copy.deepcopy(self._generators[row]) for row in set(rows)}
+        return [self.prompts.sample(generators[row]).ids for row in rows]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop asking for scores in threads, and close the turn environments."""

@@ -11,8 +11,6 @@ from typer.core import TyperGroup
 
 from textrl_agents.commands import (
     bench,
-    bench_overoptimize,
-    bench_scaling,
     check,
     demo,
     evaluate,
@@ -87,8 +85,6 @@ app.command("sft")(sft.sft)
 app.command("loop")(loop.loop)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
-bench.app.command("overoptimize")(bench_overoptimize.overoptimize)
-bench.app.command("scaling")(bench_scaling.scaling)
 app.add_typer(bench.app, name="bench")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(models.app, name="models")

@@ -12,6 +12,7 @@ import torch
 from textrl_env.kl import Distributions
 from textrl_env.models import PackedEpisodes, SamplingParams, Vocabulary
 from textrl_env.models.actor_critic import ActionEvaluation, Step
+from textrl_env.models.decoding.ahead_decoder import Upcoming
 from textrl_env.models.sampling import entropy_of, sample
 
 
@@ -83,6 +84,12 @@ class Policy(Protocol):
         log_probs = states.logits.log_softmax(dim=-1)
         chosen = log_probs.gather(-1, packed.actions[:, None]).squeeze(-1)
         return ActionEvaluation(states.values, chosen, entropy_of(log_probs))
+
+    def look_ahead(self, steps: int | None, upcoming: Upcoming | None) -> None:
+        """Take note of how many steps come with these weights, and of the prompts that rows show when they end.
+
+        None: not known. A policy that decodes whole responses at once can make use of it.
+        """
 
     def clear_cache(self) -> None:
         """Forget what is cached of earlier observations."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import gymnasium
@@ -90,6 +91,7 @@ def respond(
     mdp.reset_rows(range(len(tasks)), [task.prompt for task in tasks], [task.group for task in tasks])
     finished: dict[int, Trajectory] = {}
     policy.clear_cache()
+    policy.look_ahead(None, queue.upcoming)
     try:
         while mdp.running.any():
             live = mdp.running.copy()
@@ -135,9 +137,27 @@ class PromptQueue(Iterator[Wanted]):
         self._prompts, self._repeats, self._budget, self._limit = iter(prompts), repeats, budget, limit
         self._begun = 0  # responses
         self._prompt: Prompt | None = None
+        self._drawn: deque[Wanted] = deque()  # by `upcoming`
         self.generated = self.finished = 0
 
     def __next__(self) -> Wanted:
+        return self._drawn.popleft() if self._drawn else self._draw()
+
+    def upcoming(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Ids of the prompts that come next, for so many rows: only those that come in any case.
+
+        With a budget that is the rest of a group; whether another begins depends on responses to come. None where a
+        turn environment is yet to write them.
+        """
+        while len(self._drawn) < len(rows) and (self._budget is None or self._begun % self._repeats):
+            try:
+                self._drawn.append(self._draw())
+            except StopIteration:
+                break
+        drawn = (wanted.prompt.ids for wanted in itertools.islice(self._drawn, len(rows)))
+        return [ids for ids in drawn if len(ids)]
+
+    def _draw(self) -> Wanted:
         if self._begun % self._repeats == 0:
             if not self._has_room():
                 raise StopIteration

@@ -7,9 +7,8 @@ is 1.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +20,18 @@ from textrl_env.errors import ConfigError, ModelError
 from textrl_env.models.adapters import standalone, value_trunk_of
 from textrl_env.models.causal_lm import CausalLM
 from textrl_env.models.compute.micro_batches import in_micro_batches
+from textrl_env.models.decoding.ahead_decoder import AheadDecoder, Upcoming
+from textrl_env.models.decoding.ahead_fit import ahead_decoder
 from textrl_env.models.decoding.slot_decoder import SlotDecoder
 from textrl_env.models.packing import PackedEpisodes, pack_observations, packed_states
 from textrl_env.models.projection import CHUNK_ELEMENTS, token_statistics
-from textrl_env.models.sampling import SamplingParams, sample, warp
+from textrl_env.models.sampling import Sample, SamplingParams, sample, warp
+from textrl_env.models.states import States
 from textrl_env.models.storage.loading import load_model
 from textrl_env.models.storage.policy_folder import CARD_FILE, SETTINGS_FILE, VALUE_HEAD_FILE, model_card
 from textrl_env.models.storage.pretrained import quiet_loading
 from textrl_env.models.vocabulary import Vocabulary
-from textrl_env.user_values import check_whole
+from textrl_env.user_values import DECODERS, check_names, check_whole
 
 VALUE_TRUNKS = ("shared", "separate")
 
@@ -39,7 +41,7 @@ class Step(NamedTuple):
 
     tokens: torch.Tensor  # int64 [N]
     log_probs: torch.Tensor  # float32 [N]
-    values: torch.Tensor | None  # float32 [N]; None for a separate trunk, whose values `states` gives after the fact
+    values: torch.Tensor | None  # float32 [N]; None where `values_later`: `states` gives them after the fact
 
 
 class ActionEvaluation(NamedTuple):
@@ -48,48 +50,6 @@ class ActionEvaluation(NamedTuple):
     values: torch.Tensor  # float32 [M]
     log_probs: torch.Tensor  # float32 [M]
     entropy: torch.Tensor  # float32 [M], nats
-
-
-class States:
-    """The states of M observations or transitions. Each part is computed when it is first asked for.
-
-    shown: observations int64 [M, L], right-padded with -1, or the transitions of whole sequences. These carry gradients
-        where gradients were enabled when the states were asked for.
-    """
-
-    def __init__(self, policy: CausalLMActorCritic, shown: torch.Tensor | PackedEpisodes):
-        self._policy, self._shown = policy, shown
-        self._with_gradients = torch.is_grad_enabled() and isinstance(shown, PackedEpisodes)
-
-    @functools.cached_property
-    def hidden(self) -> torch.Tensor:
-        """The language model's states, [M, H]."""
-        with torch.set_grad_enabled(self._with_gradients):
-            return self._policy._own_states(self.features)
-
-    @functools.cached_property
-    def features(self) -> torch.Tensor:
-        """What the distribution is made of, [M, F]."""
-        with torch.set_grad_enabled(self._with_gradients):
-            return self._policy._features(self._shown)
-
-    @functools.cached_property
-    def logits(self) -> torch.Tensor:
-        """Logits of the distribution sampled, float32 [M, V]; -inf where an id cannot be drawn."""
-        with torch.set_grad_enabled(self._with_gradients):
-            return self._policy._logits(self.features)
-
-    @functools.cached_property
-    def values(self) -> torch.Tensor:
-        """State values, float32 [M]."""
-        with torch.set_grad_enabled(self._with_gradients):
-            known = "features" in vars(self) and self._policy.value_body is None
-            return self._policy._values(self.hidden if known else self._policy._value_states(self._shown))
-
-    def distributions(self, rows: int) -> Iterator[torch.Tensor]:
-        """Log-probabilities of every id, float32 [m, V] for `rows` of the M at a time."""
-        for part in self.features.split(rows):
-            yield self._policy._logits(part).log_softmax(dim=-1)
 
 
 class CausalLMActorCritic(nn.Module):
@@ -106,6 +66,10 @@ class CausalLMActorCritic(nn.Module):
     micro_batch_tokens: tokens of a minibatch whose activations are held at a time in an update, for about a third more
         time: its peak of memory then grows with these, and not with the minibatch. None holds all.
     gradient_checkpointing: whether an update keeps what goes into each layer alone, for about a third more time.
+    decoder: how `step` decodes: "slots" a token a row and step, with keys and values cached; "ahead" whole responses at
+        once by the continuous batching of transformers, of which each step serves a token a row. "ahead" gives no
+        values with a step; where the model does not fit, it falls back to "slots" with a warning.
+    response_tokens: of the longest response, where known: "ahead" decodes no more behind a prompt.
     """
 
     def __init__(
@@ -121,8 +85,13 @@ class CausalLMActorCritic(nn.Module):
         precision: str = "auto",
         micro_batch_tokens: int | None = None,
         gradient_checkpointing: bool = False,
+        decoder: str = "slots",
+        response_tokens: int | None = None,
     ):
         super().__init__()
+        check_names("decoder", [decoder], DECODERS)
+        if response_tokens is not None:
+            check_whole("response_tokens", response_tokens, 1)
         if micro_batch_tokens is not None:
             check_whole("micro_batch_tokens", micro_batch_tokens, 1)
         if value_trunk not in VALUE_TRUNKS:
@@ -131,6 +100,7 @@ class CausalLMActorCritic(nn.Module):
         self.sampling = sampling or SamplingParams()
         self.value_trunk, self.greedy, self.cache = value_trunk, greedy, cache
         self.max_length, self.micro_batch_tokens = max_length, micro_batch_tokens
+        self.decoder, self.response_tokens = decoder, response_tokens
         self.vocabulary = Vocabulary.of(model, tokenizer)
         self.chunk_elements: int | None = CHUNK_ELEMENTS
         self.lm = CausalLM(model, precision=precision)
@@ -144,6 +114,7 @@ class CausalLMActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._decoder: SlotDecoder | None = None
+        self._ahead: AheadDecoder | None = None
         self.train(False)
         if gradient_checkpointing:
             for lm in {self.lm, self._value_lm}:
@@ -155,7 +126,7 @@ class CausalLMActorCritic(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CausalLMActorCritic:
         self.clear_cache()  # moved or cast: what was cached is elsewhere
-        self._decoder = None
+        self._decoder = self._ahead = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return self
 
@@ -168,12 +139,33 @@ class CausalLMActorCritic(nn.Module):
         self.lm.drop_copies()
         if self._decoder is not None:
             self._decoder.clear()
+        if self._ahead is not None:
+            self._ahead.clear()
+
+    @property
+    def values_later(self) -> bool:
+        """Whether `step` gives no values, since one forward after the fact gives them all."""
+        return self.value_trunk == "separate" or self.decoder == "ahead"
+
+    def look_ahead(self, steps: int | None, upcoming: Upcoming | None) -> None:
+        """Tell decoder="ahead" what is known of the steps to come; see `AheadDecoder.look_ahead`."""
+        if (ahead := self._ahead_decoder()) is not None:
+            ahead.look_ahead(steps, upcoming)
+
+    def _ahead_decoder(self) -> AheadDecoder | None:
+        if self._ahead is None and self.decoder == "ahead":  # built when it is first used, as the other decoder is
+            self._ahead = ahead_decoder(self)
+            if self._ahead is None:
+                self.decoder = "slots"
+        return self._ahead
 
     @torch.no_grad()
     def step(self, observations: torch.Tensor, *, deterministic: bool = False) -> Step:
         """Sample the next token of observations int64 [N, L], right-padded with -1."""
+        if (ahead := self._ahead_decoder()) is not None:
+            return Step(*ahead.step(observations, deterministic=deterministic), None)
         features = self._features(observations)
-        drawn = sample(self._project(features), self.sampling, self.banned, deterministic=deterministic)
+        drawn = self._draw(features, deterministic=deterministic)
         values = self._values(self._own_states(features)) if self.value_body is None else None
         return Step(drawn.tokens, drawn.log_probs, values)
 
@@ -223,10 +215,16 @@ class CausalLMActorCritic(nn.Module):
     def _features(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
         """What `_project` takes, [M, F], of observations or of transitions."""
         if not isinstance(shown, PackedEpisodes):
+            if self._ahead_decoder() is not None:
+                return self._prefix_features(shown)
             if self._decoder is None:  # built at the first step: it probes the model where it then lives
                 self._decoder = SlotDecoder(self.lm, self.max_length, cache=self.cache)
             return self._decoder.last_hidden(shown)
         return packed_states(self.lm, shown)
+
+    def _prefix_features(self, observations: torch.Tensor) -> torch.Tensor:
+        """The same of observations int64 [M, L], each run as a whole."""
+        return packed_states(self.lm, pack_observations(observations.to(self.device)))
 
     def _own_states(self, features: torch.Tensor) -> torch.Tensor:
         """The language model's states [M, H] among the features."""
@@ -236,6 +234,12 @@ class CausalLMActorCritic(nn.Module):
         """Logits [M, V] before temperature and cuts."""
         return self.lm.project(features)
 
+    def _draw(self, features: torch.Tensor, *, deterministic: bool) -> Sample:
+        return sample(self._project(features), self.sampling, self.banned, deterministic=deterministic)
+
+    def _decoded_version(self) -> Any:
+        return self.lm.weights_version()
+
     def _logits(self, features: torch.Tensor) -> torch.Tensor:
         return warp(self._project(features), self.sampling, self.banned)
 
@@ -244,7 +248,7 @@ class CausalLMActorCritic(nn.Module):
         if self.value_body is None:
             return CausalLMActorCritic._features(self, shown)
         if not isinstance(shown, PackedEpisodes):
-            shown = pack_observations(shown.to(self.device), torch.zeros(len(shown), device=self.device))
+            shown = pack_observations(shown.to(self.device))
         return packed_states(self._value_lm, shown)
 
     def _values(self, hidden: torch.Tensor) -> torch.Tensor:

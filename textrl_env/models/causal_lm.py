@@ -15,6 +15,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from textrl_env.errors import ModelError
+from textrl_env.models.compute.attention_kernel import attention_for
 from textrl_env.models.compute.layer_checkpointing import LayerCheckpointing
 from textrl_env.models.compute.precision import compute_dtype
 from textrl_env.models.compute.weight_copies import WeightCopies
@@ -56,7 +57,8 @@ class CausalLM:
     adapter_off: run the model with its LoRA adapter disabled, which makes it the reference of its own policy.
     precision: what its matrix products are computed in; see `compute_dtype`. With bfloat16 products of float32 weights,
         decoding takes them from a bfloat16 copy of the matrices, half the memory of the weights again, which follows
-        every change and is given up where a gradient is asked for.
+        every change and is given up where a gradient is asked for. So it is with an adapter in float32 over weights in
+        bfloat16: the copy is then of the adapter alone.
     """
 
     def __init__(self, model: Any, *, adapter_off: bool = False, precision: str = "auto"):
@@ -111,9 +113,14 @@ class CausalLM:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Compute in `dtype`. Forwards within one such block convert each trained weight once."""
-        if self.dtype == self.weight_dtype:
+        if not self._converts():
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def _converts(self) -> bool:
+        """Whether products are computed in half precision from weights that are in another: all, or an adapter's."""
+        dtype = self.dtype
+        return dtype.itemsize == 2 and any(parameter.dtype != dtype for parameter in self._parameters)
 
     def checkpoint_layers(self) -> None:
         """Keep of each layer what goes in alone, wherever gradients are asked for. Raises ModelError."""
@@ -156,9 +163,21 @@ class CausalLM:
         if position_ids is not None and self._takes_positions:
             arguments["position_ids"] = position_ids
         checkpointing = self._checkpointing if torch.is_grad_enabled() else None
-        with self._adapter(), self.autocast(), checkpointing or contextlib.nullcontext():
-            body = self._body(decoding=cache is not None)
-            states: torch.Tensor = body(**arguments).last_hidden_state
+        decoding = cache is not None
+        attention: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if not decoding:  # a cache has its own
+            attention = attention_for(self.config, input_ids.shape[1], self.dtype, self.device)
+        with self._adapter(), self.autocast(), attention, checkpointing or contextlib.nullcontext():
+            states: torch.Tensor = self._body(decoding=decoding)(**arguments).last_hidden_state
+        return states
+
+    def paged(self, input_ids: torch.Tensor, **paging: Any) -> torch.Tensor:
+        """The same of ids [1, T] of many requests, one behind the other, for decoding.
+
+        paging: what the continuous batching of `transformers` gives a model: positions, masks, and the pages.
+        """
+        with self._adapter(), self.autocast():
+            states: torch.Tensor = self._body(decoding=True)(input_ids=input_ids, **paging).last_hidden_state
         return states
 
     def states(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -195,7 +214,7 @@ class CausalLM:
 
     def _body(self, *, decoding: bool) -> Any:
         """The decoder to run. Token by token, every step would convert all of its weights to run a few rows."""
-        if self.dtype == self.weight_dtype:
+        if not self._converts():
             return self.body
         if torch.is_grad_enabled():
             self.drop_copies()  # an update needs the memory, and makes them stale

@@ -37,6 +37,8 @@ class MaskedActorCritic(CausalLMActorCritic):
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, mask_top_p: float = 0.9, mask_model: Any = None, **settings: Any):
+        if settings.get("decoder") == "ahead":
+            raise ConfigError("decoder='ahead' decodes one model, and a masked policy draws from two: use 'slots'")
         super().__init__(model, tokenizer, **settings)
         if not 0 < mask_top_p < 1:
             raise ConfigError(f"mask_top_p must be between 0 and 1, got {mask_top_p!r}")

@@ -74,13 +74,14 @@ def pack(trajectories: Sequence[Trajectory], device: torch.device | str) -> Pack
     return PackedEpisodes(torch.from_numpy(padded[:, :-1]).to(device), lengths, *place)
 
 
-def pack_observations(observations: torch.Tensor, actions: torch.Tensor) -> PackedEpisodes:
-    """One transition a row: observations int64 [M, L] right-padded with -1, actions [M]."""
+def pack_observations(observations: torch.Tensor, actions: torch.Tensor | None = None) -> PackedEpisodes:
+    """One transition a row: observations int64 [M, L] right-padded with -1, actions [M]; 0 where none are given."""
     lengths = (observations >= 0).sum(dim=1)
     host_lengths = lengths.cpu().numpy()
     ids = observations[:, : max(int(host_lengths.max()), 1)].clamp(min=0).long()
     rows = torch.arange(len(ids), device=ids.device)
-    return PackedEpisodes(ids, host_lengths, rows, lengths - 1, actions.long().flatten())
+    actions = torch.zeros_like(rows) if actions is None else actions.long().flatten()
+    return PackedEpisodes(ids, host_lengths, rows, lengths - 1, actions)
 
 
 def length_groups(lengths: np.ndarray, device: torch.device) -> Iterator[np.ndarray]:

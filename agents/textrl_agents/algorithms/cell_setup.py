@@ -44,6 +44,7 @@ def initial_policy(env: TextGenVectorEnv) -> CausalLMActorCritic:
         max_length=env.rules.max_length,
         sampling=env.rules.sampling,
         precision=reference.lm.precision,
+        response_tokens=env.rules.max_new_tokens,
     )
 
 

@@ -55,6 +55,13 @@ EvalEvery = Annotated[
 ]
 EpisodesPerEvaluation = Annotated[int | None, typer.Option(help="Episodes of each evaluation; 0: never. Default: 256.")]
 SaveEvery = Annotated[int | None, typer.Option(help="Tokens between checkpoints; 0: at the end alone.")]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        help="How responses are sampled: slots, a token of every row a step; ahead, whole responses at once by the "
+        "continuous batching of transformers. Default: slots, the faster one on a CPU."
+    ),
+]
 Optimizer = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +97,7 @@ def train(
     device: DeviceIfGiven = None,
     dtype: DtypeIfGiven = None,
     precision: PrecisionIfGiven = None,
+    decoder: Decoder = None,
     optimizer: Optimizer = None,
     threads: Threads = None,
     settings: Assignments = None,
@@ -121,6 +129,7 @@ def train(
         "device": device,
         "dtype": dtype,
         "precision": precision,
+        "decoder": decoder,
         "optimizer": optimizer,
         "threads": threads,
     }

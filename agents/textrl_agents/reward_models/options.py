@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.user_values import LARGEST_SEED, check_device_name, check_number, check_seed, check_whole
+from textrl_env.user_values import LARGEST_SEED, POOLINGS, check_device_name, check_number, check_seed, check_whole
 
 Kind = Literal["classifier", "trunk", "linear", "svm"]
 KINDS = MappingProxyType(
@@ -93,6 +93,7 @@ class TrainingOptions:
             ("votes", self.votes, VOTES),
             ("features", self.features, FEATURES),
             ("way to combine an ensemble", self.combine, COMBINATIONS),
+            ("pooling", self.pooling, POOLINGS),
         ):
             if value not in known:
                 raise UnknownName(what, value, known)

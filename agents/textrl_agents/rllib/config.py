@@ -49,7 +49,7 @@ def make_config(
     algo: "ppo", "appo" or "impala". env_config: the environment's arguments (`task`, `model`, `reward`, ...), with
         models by name or path: every process loads what it needs.
     actor_critic: arguments of CausalLMActorCritic (`value_trunk`, `cache`, `micro_batch_tokens`,
-        `gradient_checkpointing`).
+        `gradient_checkpointing`, `decoder`).
     old_log_probs: what an update's ratio is taken against: "sampled", as tokens were drawn, or "recomputed" by one more
         pass over each batch, so that the first ratio is 1 but for rounding; PPO's alone, whose batch is of the policy
         that learns.

@@ -79,7 +79,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
     """A causal language model with a value head.
 
     model_config: `env`, the environment's arguments, from which the model is loaded where the module is built, and
-        `actor_critic`, arguments of CausalLMActorCritic (`value_trunk`, `cache`).
+        `actor_critic`, arguments of CausalLMActorCritic (`value_trunk`, `decoder`).
 
     Sampling returns tokens and their log-probabilities, never logits of the vocabulary's size. It needs no recurrent
     state: the core compares what it has cached with what it is shown.
@@ -94,6 +94,7 @@ class CausalLMModule(TorchRLModule, ValueFunctionAPI):
             max_length=parts.max_length,
             sampling=parts.sampling,
             precision=parts.precision,
+            response_tokens=parts.max_new_tokens,
             **settings,
         )
         self.sampler_gap = SamplerGap()

@@ -24,6 +24,7 @@ from textrl_agents.training.terminal import TrainingProgress, errors_only
 from textrl_env import TextGenVectorEnv
 from textrl_env.errors import ConfigError, RewardError, StepError
 from textrl_env.models import CausalLMActorCritic
+from textrl_env.user_values import DECODERS
 
 # Settings of the algorithm that the run decides.
 _DECIDED = ("seed", "num_envs_per_env_runner", "log_level", "optimizer")
@@ -65,6 +66,8 @@ class RLlibRun:
         for name in _DECIDED:
             if name in settings:
                 raise ConfigError(f"algorithm.{name} is decided by the run; there is a setting for it outside")
+        if config.decoder != DECODERS[0]:
+            settings["actor_critic"] = {**(settings.get("actor_critic") or {}), "decoder": config.decoder}
         for logger in ("ray", "ray.rllib"):  # the second has a level of its own
             self._open.enter_context(errors_only(logger))
         algorithm_config = make_config(

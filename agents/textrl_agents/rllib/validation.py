@@ -57,7 +57,7 @@ _WIRED = (
 # Arguments of `make_config` beside the settings.
 _OF_MAKE_CONFIG = ("actor_critic", "old_log_probs", "optimizer")
 # Arguments of CausalLMActorCritic that follow from the environment's.
-_OF_ENVIRONMENT = ("model", "tokenizer", "max_length", "sampling", "precision")
+_OF_ENVIRONMENT = ("model", "tokenizer", "max_length", "sampling", "precision", "response_tokens")
 
 
 def check_settings(algorithm: RLlibAlgorithm, settings: Mapping[str, Any]) -> None:

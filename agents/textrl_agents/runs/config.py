@@ -35,6 +35,7 @@ from textrl_env.foreign_text import shown
 from textrl_env.rewards.make import check_reward_name
 from textrl_env.tasks.registry import check_task_name
 from textrl_env.user_values import (
+    DECODERS,
     LARGEST_SEED,
     check_device_name,
     check_dtype_name,
@@ -80,6 +81,7 @@ class TrainConfig:
     device: str = "auto"
     dtype: str = "auto"
     precision: str = "auto"  # what matrix products are computed in
+    decoder: str = "slots"  # how responses are sampled: a token a step, or "ahead": whole
     optimizer: Any = None  # "torch.optim.AdamW", or {name: torch.optim.AdamW, fused: true}. Default: Adam
     threads: int | None = None  # of torch on the CPU
 
@@ -158,6 +160,7 @@ class TrainConfig:
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         check_precision_name(self.precision)
+        check_names("decoder", [self.decoder], DECODERS)
         check_optimizer(self.optimizer)
         known = [name for name in ENV_ARGUMENTS if name not in _NOT_IN_ENV]
         for name in self.env:
@@ -183,6 +186,8 @@ class TrainConfig:
             )
         if self.optimizer is not None:
             raise ConfigError(f"optimizer must be left out: {algorithm.name} has one of its own")
+        if self.decoder != DECODERS[0]:
+            raise ConfigError(f"decoder must be left out: {algorithm.name} does not take it")
         if self.n_envs is not None and algorithm.library != "sb3":
             raise ConfigError(
                 f"n_envs must be left out: {algorithm.name} has settings of its own; give them as algorithm.NAME"

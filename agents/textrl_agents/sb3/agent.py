@@ -174,6 +174,7 @@ def _policy_kwargs(algorithm: SB3Algorithm, given: dict[str, Any] | None, vec_en
         "device": str(reference.lm.device),
         "dtype": reference.lm.weight_dtype,
         "precision": reference.lm.precision,
+        "response_tokens": vec_env.env.rules.max_new_tokens,
         **algorithm.policy_kwargs,
         **(given or {}),
         "model": ModelCopy(model) if isinstance(model, nn.Module) else model,

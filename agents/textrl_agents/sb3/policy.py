@@ -31,7 +31,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     model, tokenizer: what `textrl_env.models.load_model` takes, or a ModelCopy. A module is copied, unless
         `share_model` or it is a peft model, whose reference is itself with the adapter off. In `policy_kwargs` it is
         given as a ModelCopy, which `make_agent` makes of it: SB3's `save` pickles a bare one with its weights.
-    sampling, value_trunk, cache, precision, micro_batch_tokens, gradient_checkpointing: see CausalLMActorCritic.
+    sampling, value_trunk, cache, precision, micro_batch_tokens, gradient_checkpointing, decoder, response_tokens: see
+        CausalLMActorCritic.
     device, dtype: where and how a model given by name is loaded.
     old_log_probs: what an update's ratio is taken against: "sampled", as tokens were drawn, or "recomputed" by one more
         pass over each rollout, so that the first ratio is 1 but for rounding.
@@ -57,6 +58,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         precision: str = "auto",
         micro_batch_tokens: int | None = None,
         gradient_checkpointing: bool = False,
+        decoder: str = "slots",
+        response_tokens: int | None = None,
         share_model: bool = False,
         attention: str | None = None,
         device: Any = "auto",
@@ -95,6 +98,8 @@ class CausalLMPolicy(ActorCriticPolicy):
             precision=precision,
             micro_batch_tokens=micro_batch_tokens,
             gradient_checkpointing=gradient_checkpointing,
+            decoder=decoder,
+            response_tokens=response_tokens,
         )
         if self.actor_critic.vocabulary.size != action_space.n:
             raise ConfigError(
@@ -105,7 +110,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.gradient_guard = GradientGuard(self.optimizer)
-        # True while a buffer collects which computes the values of a separate trunk itself, all at once.
+        # True while a buffer collects which computes values that a step does not give itself, all at once.
         self.values_after_rollout = False
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
@@ -127,7 +132,8 @@ class CausalLMPolicy(ActorCriticPolicy):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens [N], values [N, 1] and log-probabilities [N] after observations int64 [N, L].
 
-        The values of a separate trunk cost a second decoder, and are NaN while `values_after_rollout`.
+        Values that a step does not give (`values_later`) cost a forward of their own, and are NaN while
+        `values_after_rollout`.
         """
         drawn = self.actor_critic.step(obs, deterministic=deterministic)
         tokens, values = SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=True), drawn.values

@@ -31,7 +31,7 @@ from textrl_agents.sb3.saved_policy import load_policy_folder, save_policy_folde
 from textrl_agents.training.divergence import GradientGuard, check_values
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic
-from textrl_env.models.actor_critic import States
+from textrl_env.models.states import States
 
 SPREAD_FILE = "quantile_spread.safetensors"
 

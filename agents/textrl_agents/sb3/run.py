@@ -28,6 +28,7 @@ from textrl_agents.sb3.validation import check_names
 from textrl_agents.sb3.vec_env import TextVecEnv
 from textrl_agents.training.terminal import TrainingProgress
 from textrl_env.models import CausalLMActorCritic
+from textrl_env.user_values import DECODERS
 
 POINTS = 100  # of a learning curve, at most
 
@@ -42,8 +43,11 @@ class SB3Run:
         check_names(sb3_algorithm(config.algo), config.algorithm, others=())
         set_random_seed(config.seed)  # before the model is loaded: a LoRA adapter starts at random
         settings = dict(config.algorithm)
+        named = {"decoder": config.decoder} if config.decoder != DECODERS[0] else {}
         if config.optimizer is not None:
-            settings["policy_kwargs"] = {**settings.get("policy_kwargs", {}), **_optimizer(config.optimizer)}
+            named |= _optimizer(config.optimizer)
+        if named:
+            settings["policy_kwargs"] = {**settings.get("policy_kwargs", {}), **named}
         self.agent: OnPolicyAlgorithm = make_agent(
             config.algo,
             n_envs=config.n_envs or N_ENVS,

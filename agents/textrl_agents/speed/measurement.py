@@ -36,7 +36,7 @@ class Target(NamedTuple):
 class Bench(NamedTuple):
     """What every measurement is given.
 
-    workload: loads the embedded models when it is first called. repeats: rounds of a comparison.
+    workload: loads the models when it is first called. repeats: rounds of a comparison.
     """
 
     device: torch.device
@@ -57,18 +57,23 @@ class Measurement:
     """A row: how it is measured, and what it must reach.
 
     measure: takes the bench and sizes by name. The defaults of its arguments are the full sizes.
+    target: None for a figure of this machine, of which nothing is asked.
     quick: the sizes of `--quick` that differ. quick_target: its target; None for the same.
     """
 
     measure: Callable[..., Measured]
-    target: Target
+    target: Target | None
     unit: str = "x"
     quick: Mapping[str, Any] = field(default_factory=dict)
     quick_target: Target | None = None
 
 
 def measurement(
-    target: Target, *, unit: str = "x", quick: Mapping[str, Any] | None = None, quick_target: Target | None = None
+    target: Target | None,
+    *,
+    unit: str = "x",
+    quick: Mapping[str, Any] | None = None,
+    quick_target: Target | None = None,
 ) -> Callable[[Callable[..., Measured]], Measurement]:
     """Make a function a row's `Measurement`, as a decorator."""
     return lambda measure: Measurement(measure, target, unit, quick or {}, quick_target)
@@ -97,11 +102,17 @@ def compare(ours: Work, theirs: Work, *, repeats: int, device: torch.device) -> 
 
 def speed(work: Work, device: torch.device) -> float:
     """Do the work once; return its units a second."""
+    amount, seconds = timed(work, device)
+    return amount / seconds
+
+
+def timed(work: Work, device: torch.device) -> tuple[int, float]:
+    """Do the work once; return how much it was and the seconds that it took, the device's included."""
     _wait(device)
     start = time.perf_counter()
     amount = work()
     _wait(device)
-    return amount / (time.perf_counter() - start)
+    return amount, time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

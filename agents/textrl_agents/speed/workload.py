@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,20 @@ from textrl_env.models import load_model
 from textrl_env.models.storage.embedded import asset_folder
 from textrl_env.rewards import ClassifierReward
 from textrl_env.tasks import Task
+from textrl_env.text.prompts import PromptSet
+
+LONGEST_PROMPT = 1024  # tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """A causal LM and a reward model, both on `device`.
+    """A causal LM and what scores its responses, on `device`.
 
     prompts: texts; a batch of n takes the first n of them, and starts again where there are fewer.
-    classifier, classifier_tokenizer: the reward model as code with `transformers` alone uses it.
+    classifier, classifier_tokenizer: the reward model as code with `transformers` alone uses it; None where `reward`
+        scores.
+    reward: what an environment scores by; None stands for the classifier.
+    as_chat: whether prompts are asked by the tokenizer's chat template.
     """
 
     model: Any
@@ -32,25 +39,43 @@ class Workload:
     classifier: Any
     classifier_tokenizer: Any
     device: torch.device
+    reward: Any = None
+    as_chat: bool = False
 
     def without_eos(self) -> Workload:
-        """Copy the models so that no token ends a response: all responses are then equally long."""
+        """Copy the models so that no token ends a response: all responses are then equally long.
+
+        The chat template, which writes an end of turn, goes too: prompts are then texts to continue.
+        """
         model, tokenizer = without_eos(copy.deepcopy(self.model), copy.deepcopy(self.tokenizer))
-        return Workload(model, tokenizer, self.prompts, self.classifier, self.classifier_tokenizer, self.device)
+        return dataclasses.replace(self, model=model, tokenizer=tokenizer)
+
+    @property
+    def generator(self) -> Any:
+        """The `transformers` model that generates: of a peft model the one inside, whose layers hold the adapter."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def batch(self, rows: int) -> list[str]:
         """Return one prompt for each of `rows` rows."""
         return [self.prompts[row % len(self.prompts)] for row in range(rows)]
 
+    def prompt_ids(self, rows: int) -> list[list[int]]:
+        """Return the ids of those prompts, as an environment shows them."""
+        prompts = PromptSet(
+            self.batch(rows), self.tokenizer, max_prompt_tokens=LONGEST_PROMPT, overflow="error", as_chat=self.as_chat
+        )
+        return [prompt.ids.tolist() for prompt in prompts]
+
     def task(self, rows: int, max_new_tokens: int) -> Task:
-        """Make a task of those prompts and the reward model. It has no gold scorer, as the baseline has none."""
-        prompts = self.batch(rows)
+        """Make a task of those prompts and the reward. It has no gold scorer, as the baseline has none."""
+        reward = self.reward or ClassifierReward(self.classifier, self.classifier_tokenizer)
         return Task(
             name="speed",
-            prompts=prompts,
-            reward=ClassifierReward(self.classifier, self.classifier_tokenizer),
-            max_prompt_tokens=max(len(ids) for ids in self.tokenizer(prompts)["input_ids"]),
+            prompts=self.batch(rows),
+            reward=reward,
+            max_prompt_tokens=max(map(len, self.prompt_ids(rows))),
             max_new_tokens=max_new_tokens,
+            as_chat=self.as_chat,
         )
 
     def agent(
@@ -77,9 +102,10 @@ class Workload:
 
 def without_eos(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Change both so that no token ends a response."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # generate() needs an id to pad with, and would otherwise take the EOS that is removed here.
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    base.generation_config.pad_token_id = tokenizer.pad_token_id
+    base.generation_config.eos_token_id = base.config.eos_token_id = None
     tokenizer.eos_token = tokenizer.chat_template = None  # the template writes an end of turn
     return model, tokenizer
 

@@ -18,6 +18,8 @@ from transformers.pytorch_utils import Conv1D
 class WeightCopies:
     """A copy of `body` that shares all of it but the weights of its linear layers, which are copies in `dtype`.
 
+    Those that are in `dtype` already are shared too.
+
     version: of the weights, as `CausalLM.weights_version` has it: how often they changed, and where they are.
     """
 
@@ -33,7 +35,7 @@ class WeightCopies:
         for module in self._body.modules():
             if isinstance(module, (nn.Linear, Conv1D)):
                 for name, source in list(module.named_parameters(recurse=False)):
-                    if source.is_floating_point():
+                    if source.is_floating_point() and source.dtype != dtype:
                         converted = nn.Parameter(torch.empty_like(source, dtype=dtype), requires_grad=False)
                         setattr(module, name, converted)
                         self._pairs.append((converted, source))

@@ -17,9 +17,7 @@ from textrl_env.models.storage.loading import EMBEDDED, resolve_device, resolve_
 from textrl_env.models.storage.pretrained import first_lines, load_pretrained, local_files_only, quiet_loading
 from textrl_env.rewards.classifier_loading import load_tokenizer, longest_input, model_source, settle_padding
 from textrl_env.rewards.encoding import ConversationEncoder, batches_by_length, padded
-from textrl_env.user_values import whole_number
-
-POOLINGS = ("response", "all", "last")
+from textrl_env.user_values import POOLINGS, whole_number
 
 
 class HiddenStates:

@@ -29,6 +29,8 @@ _CHUNK = 2**16
 _SHOWN = 300  # characters of an answer in a message
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _JITTER = random.Random()  # of its own: Python's shared generator belongs to the run, which must be repeatable
+# Connections that stay open between calls, at most: one for each thread that calls at once. They are opened as needed.
+KEPT_CONNECTIONS = 256
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts, at most; each wait is twice the one before
 
 
@@ -211,7 +213,7 @@ class Connection:
         from urllib3 import PoolManager
 
         if os.getpid() not in self._pools:
-            self._pools = {os.getpid(): PoolManager(maxsize=2)}
+            self._pools = {os.getpid(): PoolManager(maxsize=KEPT_CONNECTIONS)}
         return self._pools[os.getpid()]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from textrl_env.foreign_text import shown
 from textrl_env.tasks import get_task
 from textrl_env.user_values import (
     LARGEST_SEED,
+    POOLINGS,
     check_device_name,
     check_names,
     check_number,
@@ -25,7 +26,6 @@ from textrl_env.user_values import (
 )
 
 PLAN_FILE = "plan.json"
-POOLINGS = ("response", "all", "last")  # of hidden states
 KINDS = ("linear", "trunk", "svm", "classifier")  # of reward models
 LEAST_SIZES = LEAST_MEMBERS = 2
 LEAST_COMPARISONS = 10  # that a model learns from

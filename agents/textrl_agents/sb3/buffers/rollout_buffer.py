@@ -45,8 +45,8 @@ class EpisodeRolloutBuffer(RolloutBuffer):
     `get(batch_size)` counts transitions: its minibatches hold whole sequences, dealt so that each has about
     `batch_size` transitions. Advantages and returns are SB3's own `compute_returns_and_advantage`.
 
-    Deferred scores, the deferred KL and the values of a separate trunk are computed when the rollout is full, the
-    scores in one call of the reward and the others in one pass each.
+    Deferred scores, the deferred KL and values that come later (of a separate trunk, or with decoder="ahead") are
+    computed when the rollout is full, the scores in one call of the reward and the others in one pass each.
     """
 
     def __init__(
@@ -83,7 +83,14 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         env.follow()
         policy.gradient_guard.rewards = self.reward_range
         policy.values_after_rollout = True
+        self._look_ahead(self.buffer_size - 1)
         return goes_on
+
+    def _look_ahead(self, steps: int) -> None:
+        """Tell the policy what comes in the rest of this rollout."""
+        assert self.env is not None
+        assert self.policy is not None
+        self.policy.actor_critic.look_ahead(steps, self.env.env.upcoming_prompts)
 
     def reward_range(self) -> RewardRange:
         """The least and the greatest reward of this rollout, with the KL charged."""
@@ -124,6 +131,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         if self.policy is not None:
             self.policy.values_after_rollout = True
             self.policy.sampler_gap.expect(None)
+            self._look_ahead(self.buffer_size)
         self.generator_ready = False
         BaseBuffer.reset(self)
 
@@ -186,7 +194,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
             sampled, recomputed = torch.from_numpy(self.log_probs[self._place]), core.log_probs(self._packed).cpu()
             self.policy.sampler_gap.found(sampler_gap(sampled, recomputed))
             self.log_probs[self._place] = recomputed.numpy()
-        if core.value_trunk == "separate":
+        if core.values_later:
             with torch.no_grad():
                 self.values[self._place] = core.states(self._packed).values.cpu().numpy()
         bounds = np.cumsum([len(trajectory) for trajectory in self.trajectories])[:-1]

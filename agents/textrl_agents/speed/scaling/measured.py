@@ -81,6 +81,9 @@ def measure_scaling(
             raise ConfigError(f"{rows} rows cannot be shared out among {layout.runners} env runners: choose a multiple")
         if rows * steps < layout.learners:
             raise ConfigError(f"{rows} x {steps} tokens are fewer than {layout.learners} learners: raise rows or steps")
+    with errors_only("ray.rllib"):
+        # All of them first: settings that one layout cannot have are told before another has run for minutes.
+        configs = [_config(layout, env, rows, steps, settings or {}) for layout in wanted]
     threads = torch.get_num_threads()
     processes = max(layout.runners + layout.learners for layout in wanted)
     try:
@@ -88,10 +91,10 @@ def measure_scaling(
         # Ray counts processes, not cores: more of them than cores are slow, and still run.
         with errors_only("ray"), errors_only("ray.rllib"), ray_session(num_cpus=processes + 1):
             times = []
-            for layout in wanted:
+            for layout, config in zip(wanted, configs, strict=True):
                 if progress is not None:
                     progress(f"{layout.runners} env runners, {layout.learners} learners")
-                times.append(_measure_layout(layout, env, rows, steps, repeats, settings or {}))
+                times.append(_measure_layout(layout, config, repeats))
             bandwidth = _bandwidth(repeats)
     finally:
         torch.set_num_threads(threads)
@@ -119,10 +122,8 @@ def fit(times: Sequence[LayoutTimes], bandwidth: float) -> CostModel:
     )
 
 
-def _measure_layout(
-    layout: Layout, env: Mapping[str, Any], rows: int, steps: int, repeats: int, settings: Mapping[str, Any]
-) -> LayoutTimes:
-    config = make_config(
+def _config(layout: Layout, env: Mapping[str, Any], rows: int, steps: int, settings: Mapping[str, Any]) -> Any:
+    return make_config(
         "ppo",
         env,
         num_env_runners=layout.runners,
@@ -134,6 +135,9 @@ def _measure_layout(
         log_level="ERROR",
         **settings,
     )
+
+
+def _measure_layout(layout: Layout, config: Any, repeats: int) -> LayoutTimes:
     algorithm = config.build_algo()
     try:
         rounds = [_iteration(algorithm) for _ in range(repeats + 1)][1:]

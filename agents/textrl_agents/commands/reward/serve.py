@@ -1,4 +1,4 @@
-"""`textrl reward`: train, eval, curve and serve."""
+"""`textrl reward serve`: a reward that other programs ask by HTTP."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from typing import Annotated
 
 import typer
 
-from textrl_agents.commands import reward_curve, reward_train
 from textrl_agents.commands.options import check_names, set_threads, told_on_stderr
 from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError
-
-app = typer.Typer(no_args_is_help=True, help="Reward models.")
-app.command("train")(reward_train.train)
-app.command("eval")(reward_train.evaluate)
-app.command("curve")(reward_curve.curve)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -36,7 +30,6 @@ QueryEnd = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: one per core.")]
 
 
-@app.command("serve")
 def serve(
     reward: RewardSpec,
     host: Host = "127.0.0.1",

@@ -1,4 +1,4 @@
-"""`textrl bench`: run, report, list and speed."""
+"""`textrl bench run`, `report` and `list`: algorithms compared on tasks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import typer
 
 from textrl_agents.commands.options import (
     AsJson,
-    Device,
     DeviceIfGiven,
     Trust,
-    check_names,
     print_json,
     print_table,
-    told_on_stderr,
 )
 from textrl_agents.training.extras import require
 from textrl_env.errors import ConfigError
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 
 # The columns of the report that a terminal has room for.
 SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
-
-app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
 
 Plugins = Annotated[
     list[Path] | None,
@@ -86,34 +81,6 @@ JudgingSplit = Annotated[
 ]
 
 
-@app.command()
-def speed(
-    device: Device = "auto",
-    only: Annotated[str | None, typer.Option(metavar="NAME", help="Run this row of the table alone.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each row; the median counts.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: about a minute, and less exact.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure speed and memory against the same work done by hand, side by side."""
-    check_names(device=device)
-    from textrl_agents.speed.names import chosen_names
-
-    chosen_names(only)
-    from textrl_agents.speed.speed import run_speed
-
-    with told_on_stderr() as tell:
-        rows = run_speed(device=device, only=only, repeats=repeats, quick=quick, progress=tell)
-    if as_json:
-        print_json(rows)
-        return
-    cells = []
-    for row in rows:
-        value = f"{row['value']:.3g}" if isinstance(row["value"], float) else str(row["value"])
-        cells.append((row["name"], value, row["unit"], row["target"], row["ok"], row["detail"]))
-    print_table(("name", "value", "unit", "target", "ok", "measured"), cells, numbers=("value", "target"))
-
-
-@app.command()
 def run(
     out: BenchmarkFolder,
     algos: Algos = None,
@@ -174,7 +141,6 @@ def run(
     _exit_unless_done(results)
 
 
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a benchmark.")],
     plugin: Plugins = None,
@@ -199,7 +165,6 @@ def report(
         print_json({"report": [str(path) for path in paths], "results": lines})
 
 
-@app.command("list")
 def list_names(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the algorithms, tasks and presets, with what each is."""
     from textrl_agents.algorithms.registry import algorithm_names, get_algorithm

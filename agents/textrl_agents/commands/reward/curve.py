@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from textrl_agents.commands.options import AsJson, Device, Threads, print_json, print_table, set_threads, told_on_stderr
-from textrl_agents.commands.reward_train import (
+from textrl_agents.commands.reward.train import (
     Bootstrap,
     Combine,
     Ensemble,

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from textrl_agents.speed.measurement import Bench, Measured, Target, Work, compare, compared, measurement
-from textrl_agents.speed.rollout_rows import TransformersRollout
+from textrl_agents.speed.sampling.rollout_rows import TransformersRollout
 from textrl_agents.speed.workload import Workload
 from textrl_agents.training.terminal import errors_only
 from textrl_env.models import CausalLMActorCritic
@@ -33,14 +33,29 @@ def stepping_against_continuous_batching(bench: Bench, *, rows: int = 64, tokens
     return compared(compare(steps, theirs, repeats=bench.repeats, device=bench.device), "act", "generate_batch")
 
 
-def policy_steps(workload: Workload, rows: int, tokens: int) -> Work:
+@measurement(Target(">=", 0.2), quick={"tokens": 32})
+def stepping_ahead(bench: Bench, *, rows: int = 64, tokens: int = 64) -> Measured:
+    """Compare the same steps where whole responses are decoded ahead (`decoder="ahead"`) with those of the slot cache.
+
+    Of the two ways the second is for a CPU; the target says that the first one batches there at all.
+    """
+    workload = bench.workload().without_eos()
+    ahead, slots = (policy_steps(workload, rows, tokens, decoder) for decoder in ("ahead", "slots"))
+    return compared(compare(ahead, slots, repeats=bench.repeats, device=bench.device), "ahead", "slots")
+
+
+def policy_steps(workload: Workload, rows: int, tokens: int, decoder: str = "slots") -> Work:
     """Sample `tokens` for each of `rows` prompts, step by step, from observations that grow by what was sampled."""
     task = workload.task(rows, tokens)
     policy = CausalLMActorCritic(
-        workload.model, workload.tokenizer, max_length=task.max_prompt_tokens + task.max_new_tokens
+        workload.model,
+        workload.tokenizer,
+        max_length=task.max_prompt_tokens + task.max_new_tokens,
+        decoder=decoder,
+        response_tokens=tokens,
     )
     starts = torch.full((rows, policy.max_length), -1)
-    for row, ids in enumerate(workload.tokenizer(workload.batch(rows))["input_ids"]):
+    for row, ids in enumerate(workload.prompt_ids(rows)):
         starts[row, : len(ids)] = torch.tensor(ids)
     starts = starts.to(workload.device)
     lengths = (starts >= 0).sum(dim=1)
@@ -63,7 +78,7 @@ class ContinuousBatching:
 
     def __init__(self, workload: Workload, rows: int, max_new_tokens: int):
         self.workload = workload
-        self._prompts: list[list[int]] = workload.tokenizer(workload.batch(rows))["input_ids"]
+        self._prompts: list[list[int]] = workload.prompt_ids(rows)
         longest = max(len(ids) for ids in self._prompts) + max_new_tokens
         self._generation = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -86,7 +101,7 @@ class ContinuousBatching:
     def generated_tokens(self) -> int:
         """Generate; return the number of response tokens. Raises RuntimeError where a row got fewer than it should."""
         with errors_only("transformers"):
-            outputs = self.workload.model.generate_batch(
+            outputs = self.workload.generator.generate_batch(
                 self._prompts,
                 generation_config=self._generation,
                 continuous_batching_config=self._batching,

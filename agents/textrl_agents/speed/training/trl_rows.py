@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import Any
 
 from textrl_agents.algorithms.cell_setup import initial_policy
 from textrl_agents.sb3 import make_agent
@@ -15,6 +16,7 @@ from textrl_env import TextGenVectorEnv
 
 GENERATIONS = 4  # responses to each prompt
 MINIBATCHES = 4  # steps on each batch of responses
+_SENTIMENT = {"task": "sentiment"}
 
 
 @measurement(Target(">=", 1.0))
@@ -23,35 +25,38 @@ def rloo_against_trl(bench: Bench, *, rows: int = 64, rounds: int = 4) -> Measur
 
     rows: responses of a round. rounds: of each timing, since TRL's loop is set up anew for each.
     """
-    return _training_against_trl("rloo", bench, rows, rounds)
+    return training_against_trl("rloo", bench, _SENTIMENT, rows=rows, rounds=rounds)
 
 
 @measurement(Target(">=", 1.0))
 def grpo_against_trl(bench: Bench, *, rows: int = 64, rounds: int = 4) -> Measured:
     """Compare tokens/s of GRPO, sampling and update together, with TRL's. The sizes are those of RLOO."""
-    return _training_against_trl("grpo", bench, rows, rounds)
+    return training_against_trl("grpo", bench, _SENTIMENT, rows=rows, rounds=rounds)
 
 
-def _training_against_trl(algorithm: str, bench: Bench, rows: int, rounds: int) -> Measured:
+def training_against_trl(algorithm: str, bench: Bench, env: Mapping[str, Any], *, rows: int, rounds: int) -> Measured:
+    """Compare an algorithm that we and TRL have. env: the environment's arguments, but for the device."""
+    arguments = {**env, "device": bench.device}
     with trl_session() as folder:
-        theirs = TrlRounds(algorithm, rows=rows, rounds=rounds, folder=folder, device=bench.device)
+        theirs = TrlRounds(algorithm, arguments, rows=rows, rounds=rounds, folder=folder)
         tokens = theirs() // rounds  # also its warm-up
-        ours = OurRounds(algorithm, rows=rows, rounds=rounds, tokens=tokens, device=bench.device)
+        ours = OurRounds(algorithm, arguments, rows=rows, rounds=rounds, tokens=tokens)
         return compared(compare(ours, theirs, repeats=bench.repeats, device=bench.device), "ours", "TRL")
 
 
 class TrlRounds:
-    """TRL's own training loop on `sentiment`, a few rounds at a time: generate, score, step on each minibatch.
+    """TRL's own training loop, a few rounds at a time: generate, score, step on each minibatch.
 
-    rows: responses of a round. The learning rate is 0, so that every round does the same work.
+    env: the environment's arguments. rows: responses of a round. The learning rate is 0, so that every round does the
+    same work.
     """
 
-    def __init__(self, algorithm: str, *, rows: int, rounds: int, folder: str, device: torch.device):
-        env = TextGenVectorEnv(1, "sentiment", kl_mode="deferred", device=device)
+    def __init__(self, algorithm: str, env: Mapping[str, Any], *, rows: int, rounds: int, folder: str):
+        one_row = TextGenVectorEnv(1, **env, kl_mode="deferred")
         self.run = OnlineRun(
             algorithm,
-            env,
-            initial_policy(env),
+            one_row,
+            initial_policy(one_row),
             budget=2**40,
             folder=folder,
             schedule=WarmupSchedule(0.0),
@@ -73,7 +78,7 @@ class TrlRounds:
 class OurRounds:
     """Our algorithm on the same task, model and reward, with as many tokens in a round and in a minibatch."""
 
-    def __init__(self, algorithm: str, *, rows: int, rounds: int, tokens: int, device: torch.device):
+    def __init__(self, algorithm: str, env: Mapping[str, Any], *, rows: int, rounds: int, tokens: int):
         steps = max(1, round(tokens / rows))
         agent = make_agent(
             algorithm,
@@ -83,7 +88,7 @@ class OurRounds:
             group_size=GENERATIONS,
             batch_size=max(2, steps * rows // MINIBATCHES),
             learning_rate=0.0,
-            env_kwargs={"task": "sentiment", "device": device},
+            env_kwargs=dict(env),
             seed=0,
         )
         self.rounds, self.phases = rounds, SB3Phases(agent)

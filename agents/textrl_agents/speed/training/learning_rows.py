@@ -17,8 +17,8 @@ from textrl_agents.check.known_optimum import (
 from textrl_agents.evaluation import paired_difference
 from textrl_agents.runs.demo import SMALL, demo_config
 from textrl_agents.runs.train import train
-from textrl_agents.speed import one_token_task
 from textrl_agents.speed.measurement import Bench, Measured, Target, measurement
+from textrl_agents.speed.training import one_token_task
 from textrl_env.errors import ConfigError
 
 SB3_SECONDS, RLLIB_SECONDS = 60.0, 90.0

@@ -95,19 +95,20 @@ class TransformersRollout:
     def __init__(self, workload: Workload, rows: int, max_new_tokens: int):
         self.workload, self.max_new_tokens = workload, max_new_tokens
         self._prompts = workload.batch(rows)
-        tokenizer = copy.deepcopy(workload.tokenizer)
-        encoded = tokenizer(self._prompts, padding=True, padding_side="left", return_tensors="pt")
+        encoded = copy.deepcopy(workload.tokenizer).pad(
+            {"input_ids": workload.prompt_ids(rows)}, padding_side="left", return_tensors="pt"
+        )
         self._inputs: dict[str, torch.Tensor] = {
             name: encoded[name].to(workload.device) for name in ("input_ids", "attention_mask")
         }
-        eos = workload.model.generation_config.eos_token_id
+        eos = workload.generator.generation_config.eos_token_id
         eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
         self._eos = torch.tensor(eos, device=workload.device)
 
     @torch.inference_mode()
     def generate(self) -> torch.Tensor:
         """Sample from the full distribution; return prompts and responses, int64 [rows, P + T]."""
-        sequences: torch.Tensor = self.workload.model.generate(
+        sequences: torch.Tensor = self.workload.generator.generate(
             **self._inputs,
             do_sample=True,
             temperature=1.0,

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from textrl_agents.sb3 import make_agent
 from textrl_agents.sb3.agent import SB3Phases
 from textrl_agents.speed.measurement import Bench, Measured, Target, compare, compared, measurement
-from textrl_agents.speed.workload import word_tokenizer, zero_reward
-from textrl_env.tasks import Task
+from textrl_agents.speed.random_llama import PROMPT_TOKENS, LlamaSize, llama_phases
 
-# A small pretrained model's width, that of SmolLM2-135M, with fewer layers and a smaller vocabulary. Its weights are
-# random: what is timed does not depend on them.
-WIDTH, LAYERS, VOCABULARY = 576, 4, 8192
-PROMPT_TOKENS = 8
+# A small pretrained model's width, that of SmolLM2-135M, with fewer layers.
+WIDTH, LAYERS = 576, 4
 
 
 @measurement(Target(">=", 0.95), quick={"rows": 4, "tokens": 8, "layers": 1})
@@ -46,40 +42,8 @@ def micro_batches(bench: Bench, *, rows: int = 16, tokens: int = 32, layers: int
 
 
 def _phases(bench: Bench, rows: int, tokens: int, layers: int, precision: str, **settings: Any) -> SB3Phases:
-    """Stock PPO, one epoch of one minibatch, on a random Llama whose responses are all `tokens` long."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=8 * WIDTH // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    task = Task(
-        name="precision",
-        prompts=[" ".join(f"w{i + 1}" for i in range(PROMPT_TOKENS))],
-        reward=zero_reward,
-        model=lambda: (LlamaForCausalLM(config), word_tokenizer(VOCABULARY)),
-        max_prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=tokens,
-    )
-    agent = make_agent(
-        "ppo",
-        n_envs=rows,
-        n_steps=tokens,
-        n_epochs=1,
-        batch_size=rows * tokens,
-        learning_rate=0.0,
-        seed=0,
-        env_kwargs={"task": task, "device": bench.device, "precision": precision},
-        policy_kwargs=settings,
-    )
-    return SB3Phases(agent)
+    size = LlamaSize(WIDTH, layers, heads=9, key_heads=3)
+    return llama_phases(size, rows=rows, tokens=tokens, device=bench.device, precision=precision, **settings)
 
 
 def _computes_in(phases: SB3Phases) -> str:

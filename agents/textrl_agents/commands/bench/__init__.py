@@ -1,0 +1,16 @@
+"""`textrl bench`: algorithms compared on tasks, speed, scaling and over-optimisation."""
+
+from __future__ import annotations
+
+import typer
+
+from textrl_agents.commands.bench import cells, cost_curves, overoptimize, scaling, speed
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
+app.command("speed")(speed.speed)
+app.command("cost-curves")(cost_curves.cost_curves)
+app.command("run")(cells.run)
+app.command("report")(cells.report)
+app.command("list")(cells.list_names)
+app.command("overoptimize")(overoptimize.overoptimize)
+app.command("scaling")(scaling.scaling)

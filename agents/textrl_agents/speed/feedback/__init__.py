@@ -1,0 +1,1 @@
+"""Rows on people's feedback: the store, and the annotation page."""

@@ -1,0 +1,1 @@
+"""Rows on sampling: decoding, whole rollouts, scores."""
