@@ -239,6 +239,14 @@ def test_the_known_optimum_is_reached():
 
 
 @pytest.mark.slow
+def test_most_of_the_known_optimum_of_two_turns_is_reached_soon():
+    """What is best in the first turn alone is not best: the critic must carry the second turn's points back to it."""
+    agent, normalized, _ = train_exact_with_sb3(0, task="exact_turns", iterations=60, device="cpu")
+    assert type(agent) is PPO
+    assert 0.7 <= normalized <= 1.0
+
+
+@pytest.mark.slow
 def test_a2c_improves_too():
     """CHECKS 30, from exactly 0."""
     agent = make_agent("a2c", env_kwargs=EXACT, n_envs=64, n_steps=10, learning_rate=3e-3, seed=0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import warnings
 from typing import Any
 
 import pytest
 
-from textrl_env.errors import TurnRaised
+from textrl_env.errors import PromptTooLong, TurnRaised
 from textrl_env.tasks import Task
 from textrl_env.tasks.conformance import check_task
 
@@ -72,7 +73,8 @@ class Failing(Good):
 
 
 def task_of(turns: Any) -> Task:
-    return Task("mine", turns=turns, max_turns=3, max_prompt_tokens=32, max_turn_tokens=4, max_new_tokens=80)
+    limits = {"max_turns": 3, "max_prompt_tokens": 32, "max_turn_tokens": 4, "max_new_tokens": 80}
+    return Task("mine", turns=turns, prompt_overflow="truncate", **limits)  # type: ignore[arg-type]
 
 
 def test_a_good_turn_environment_passes_without_a_warning() -> None:
@@ -96,6 +98,12 @@ def test_what_will_go_wrong_is_warned_of(turns: type, warning: str) -> None:
     messages = {str(each.message) for each in told}
     assert len(messages) == 3  # one a split
     assert all("turn environment of task 'mine', on " in message for message in messages)
+
+
+def test_an_opening_that_is_not_to_be_cut_is_refused() -> None:
+    whole = dataclasses.replace(task_of(Long), prompt_overflow="error")
+    with pytest.raises(PromptTooLong, match="began an episode with 210 tokens"):
+        check_task(whole)
 
 
 def test_one_that_fails_is_told_with_what_it_was_asked() -> None:

@@ -22,6 +22,8 @@ LEARNING_RATE = 2e-3
 REHEARSED = 0.15
 """The share of documents from the policy's own training text, so that it forgets little of it."""
 LONGEST = 256
+MOST_TOKENS = 48
+"""Of a reply, where the model is measured."""
 _IGNORE = -100
 
 
@@ -107,7 +109,7 @@ def _replies(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, talks:
     inputs = tokenizer.pad({"input_ids": rows}, padding=True, padding_side="left", return_tensors="pt")
     output = model.generate(  # type: ignore[misc]  # wrapped by an untyped decorator
         **inputs,
-        max_new_tokens=48,
+        max_new_tokens=MOST_TOKENS,
         do_sample=True,
         top_k=0,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(TURN_END)],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from textrl_env.tasks.task import Task
 from textrl_env.turns.foreign.textarena import check_textarena
 
-MAX_TURNS, PROMPT_TOKENS, TURN_TOKENS, NEW_TOKENS = 8, 256, 24, 256
+MAX_TURNS, PROMPT_TOKENS, TURN_TOKENS, NEW_TOKENS = 8, 320, 24, 192
 
 
 def task_of(game: str) -> Task:

@@ -39,7 +39,7 @@ def check_turns(task: Task, split: str, parts: Assembly) -> None:
         for index in range(min(EPISODES, len(parts.prompts))):
             prompt, replies = parts.prompts[index], REPLIES[index % len(REPLIES) :] + REPLIES
             opened, course = _played(rows, prompt, replies)
-            if len(opened.ids) > parts.prompts.max_prompt_tokens:
+            if rules.truncates and len(opened.ids) > parts.prompts.max_prompt_tokens:  # else it is refused, and said so
                 faults["begins with more tokens than max_prompt_tokens, and is cut from the left"] = None
             if (opened.text, course) != ((again := _played(rows, prompt, replies))[0].text, again[1]):
                 faults["gave two episodes for one seed and the same replies: no group compares like with like"] = None
