@@ -87,7 +87,7 @@ def pretrained_workload(model: str, device: torch.device) -> PretrainedWorkload:
         None,
         device,
         reward=make_reward(task.reward),
-        as_chat=task.as_chat,
+        as_chat=bool(task.as_chat),
         env=env,
         max_new_tokens=task.max_new_tokens,
     )
