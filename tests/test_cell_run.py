@@ -106,6 +106,14 @@ def test_the_tuned_settings_are_in_the_config(tmp_path: Path) -> None:
     assert config(tmp_path, "ppo").resolved().algorithm == {}, "with checkpoints a run has the library's defaults"
 
 
+@pytest.mark.parametrize("given", [{"task": "exact_turns"}, {"env": {"turns": "guess"}}])
+@pytest.mark.parametrize("algo", ["grpo", "dpo"])
+def test_trl_refuses_several_turns_before_anything_is_written(algo: str, given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{algo.upper()} trains single responses.*several turns"):
+        train(config(tmp_path / "run", algo, lib="trl", **given), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

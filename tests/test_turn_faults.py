@@ -176,6 +176,45 @@ def test_a_fault_at_the_beginning(make_env: Any):
         make_env(object).reset()
 
 
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+def test_a_fault_at_the_next_beginning_does_nothing_twice(make_env: Any, mode: str, groups: bool):
+    """A step whose autoreset fails can be repeated: the tokens are appended once, and no end is lost."""
+
+    class Fragile(CountingGame):
+        fails = False
+
+        def reset(self, seed: int | None = None) -> Any:
+            if Fragile.fails:
+                Fragile.fails = False
+                raise OSError("down")
+            return super().reset(seed)
+
+    given = {"autoreset_mode": mode, "turn_workers": 1, **({"group_size": 3} if groups else {})}
+    steps = [np.array(tokens) for tokens in ([60, 61, 62], [END, 61, 62], [63, 64, 65], [END, END, END])]
+    played: dict[bool, list[Any]] = {}
+    for faulty in (False, True):
+        env = make_env(lambda: Fragile(turns=1), **given)
+        env.reset(seed=0)
+        played[faulty] = []
+        for place, tokens in enumerate(steps):
+            if faulty and place == (2 if mode == "NEXT_STEP" else 1):
+                Fragile.fails = True
+                with pytest.raises(TurnRaised, match="down"):
+                    env.step(tokens)
+                with pytest.raises(ResetNeeded, match="Repeat that step with the same tokens"):
+                    env.step(np.array([tokens[0], 70, 71]))
+            _, rewards, terminated, _, infos = env.step(tokens)
+            final = infos.get("final_info", infos)
+            played[faulty].append(
+                [env._mdp.lengths[1:].tolist(), rewards, terminated, final.get("score"), final.get("group")]
+            )
+        env.close()
+    for expected, found in zip(played[False], played[True], strict=True):
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_an_answer_is_kept_while_the_reward_fails(make_env: Any):
     """The turn environment is asked once, and the repeated step is the one that would have been."""
     working = False

@@ -11,11 +11,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from textrl_env.actions import parse_actions
+from textrl_env.actions import ParsedActions, parse_actions
 from textrl_env.arguments import EnvArguments
 from textrl_env.assembled import AssembledEnv
 from textrl_env.env import RESET_OPTIONS, TextGenEnv, check_options, choose_prompt, observation_space, step_info
 from textrl_env.errors import ConfigError, ResetNeeded
+from textrl_env.foreign_text import shown
 from textrl_env.mdp import TokenMDP, Transition
 from textrl_env.rewards.protocol import load_state_of, state_of
 from textrl_env.tasks.task import Task
@@ -75,6 +76,8 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
         self.transition: Transition | None = None  # the last step, unbatched: what adapters read
         self._generators = [np.random.default_rng() for _ in range(self.num_envs)]
         self._awaiting_reset = np.ones(self.num_envs, dtype=bool)
+        # A step's tokens int64 [N], and what it did, until the rows that begin anew have done so too.
+        self._unfinished: tuple[np.ndarray, Transition] | None = None
 
     def _assemble(self) -> None:
         super()._assemble()
@@ -131,20 +134,21 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
                 self._groups.generator = gymnasium.utils.seeding.np_random(seeds[0])[0]
             self._groups.start()
         self._start(rows, [{key: values[row] for key, values in chosen.items()} for row in rows.tolist()])
-        self.transition = None
+        self.transition = self._unfinished = None
         return self._mdp.ids.copy(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Append a token to each row; observations int64 [N, max_length], rewards float64 [N], flags bool [N], infos.
 
         actions: token ids [N], rows `[token, log_prob]` [N, 2], or TokenActions. Raises as the single environment does.
+        Where a turn environment fails to begin the next episode, the same step may be repeated: nothing is done twice.
         """
         if self._mdp.prompts[0] is None:
             raise ResetNeeded("call reset() before the first step()")
         disabled = self.autoreset_mode is AutoresetMode.DISABLED
         live = np.ones(self.num_envs, dtype=bool) if disabled else ~self._awaiting_reset
         parsed = parse_actions(actions, self.num_envs, self.rules.vocabulary.size, ignored=~live)
-        transition = self.transition = self._mdp.step(parsed, live)
+        transition = self.transition = self._carried_out(parsed, live)
         if not live.all():
             self._start(np.flatnonzero(self._awaiting_reset))
         infos: dict[str, Any] = {
@@ -159,9 +163,12 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             going_on = transition.turns
         for row, turn in going_on:
             infos = self._add_info(infos, {"turn": turn}, row)
-        self._awaiting_reset = transition.terminated | transition.truncated
-        if self._awaiting_reset.any():
+        ended = transition.terminated | transition.truncated
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._awaiting_reset = ended
+        if ended.any():
             infos = self._report_ends(transition, infos)
+        self._unfinished = None
         # The transition stays as it was: what is returned is the caller's own.
         returned = (transition.rewards.copy(), transition.terminated.copy(), transition.truncated.copy())
         return self._mdp.ids.copy(), *returned, infos
@@ -205,7 +212,21 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             self._groups.load_state_dict(state["groups"])
         self.kl_penalty.controller.value = float(state["kl_coef"])
         load_state_of(self.rules.reward, state.get("reward", {}))  # an older checkpoint has none
-        self.transition = None
+        self.transition = self._unfinished = None
+
+    def _carried_out(self, actions: ParsedActions, live: np.ndarray) -> Transition:
+        """Step the rows where `live`, bool [N], unless an earlier try did: its next episodes alone failed to begin.
+
+        Raises ResetNeeded where that one had other tokens.
+        """
+        if self._unfinished is None:
+            self._unfinished = actions.tokens.copy(), self._mdp.step(actions, live)
+        elif not np.array_equal(self._unfinished[0][live], actions.tokens[live]):
+            raise ResetNeeded(
+                "a turn environment failed to begin an episode, after these tokens were appended: "
+                f"{shown(self._unfinished[0][live].tolist())}. Repeat that step with the same tokens, or call reset()"
+            )
+        return self._unfinished[1]
 
     def _report_ends(self, transition: Transition, infos: dict[str, Any]) -> dict[str, Any]:
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
@@ -228,8 +249,7 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
 
     def _start(self, rows: np.ndarray, options: Sequence[dict[str, Any]] | None = None) -> None:
         if self._groups is not None:
-            served = [self._groups.next() for _ in rows]
-            self._mdp.reset_rows(rows, [prompt for prompt, _ in served], [group for _, group in served])
+            self._start_in_groups(self._groups, rows)
         else:
             prompts = [
                 choose_prompt(self.prompts, self._generators[row], options[place] if options else None)
@@ -237,6 +257,16 @@ class TextGenVectorEnv(AssembledEnv, gymnasium.vector.VectorEnv[np.ndarray, Any,
             ]
             self._mdp.reset_rows(rows, prompts)
         self._awaiting_reset[rows] = False
+
+    def _start_in_groups(self, groups: PromptGroups, rows: np.ndarray) -> None:
+        before = None if self.rules.turns is None else groups.state_dict()
+        served = [groups.next() for _ in rows]
+        try:
+            self._mdp.reset_rows(rows, [prompt for prompt, _ in served], [group for _, group in served])
+        except BaseException:
+            if before is not None:  # else a group would lack the rows that did not begin
+                groups.load_state_dict(before)
+            raise
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -77,6 +77,9 @@ class Algorithm:
         """Its tuned settings on `task`."""
         return {**self.settings, **self.task_settings.get(task, {})}
 
+    def check_turns(self, task: str) -> None:
+        """Raise ConfigError where it cannot train the episodes of this task, which have several turns."""
+
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise UnknownName for a setting that it does not have, and ConfigError for a value that it refuses."""
         if self.arguments is not None:

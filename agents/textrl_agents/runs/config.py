@@ -199,6 +199,8 @@ class TrainConfig:
         from textrl_env.tasks import get_task
 
         task, algorithm = get_task(self.task), self.algorithm_entry
+        if self.env.get("turns") is not None or task.turns is not None:
+            algorithm.check_turns(self.task)
         resumable = algorithm.has_checkpoints
         return dataclasses.replace(
             self,

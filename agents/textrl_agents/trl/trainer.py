@@ -54,11 +54,7 @@ GIVEN = ("output_dir", "seed", "data_seed", "use_cpu", "model_init_kwargs", "max
 def refuse_turns(algorithm: TRLAlgorithm, env: TextGenVectorEnv) -> None:
     """Raise ConfigError where an episode has several turns: TRL's trainers sample and train one response."""
     if env.rules.turns is not None:
-        raise ConfigError(
-            f"TRL's {algorithm.name_in_library.upper()} trains single responses, and an episode of task "
-            f"{env.task.name!r} has several turns. Train it by an algorithm of SB3 or RLlib, by best_of_n, or by "
-            "expert_iteration"
-        )
+        algorithm.check_turns(env.task.name)
 
 
 def trl_algorithm(name: str, *, is_online: bool | None = None) -> TRLAlgorithm:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from textrl_agents.algorithms.algorithm import Algorithm, load_object
+from textrl_env.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,13 @@ class TRLAlgorithm(Algorithm):
     def is_online(self) -> bool:
         """Whether it samples while it trains."""
         return not self.rows
+
+    def check_turns(self, task: str) -> None:
+        """Raise ConfigError: TRL's trainers sample and train one response."""
+        raise ConfigError(
+            f"TRL's {self.name_in_library.upper()} trains single responses, and an episode of task {task!r} has "
+            "several turns. Train it by an algorithm of SB3 or RLlib, by best_of_n, or by expert_iteration"
+        )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise UnknownName for a setting that TRL's config does not have or that is not the user's."""
