@@ -208,6 +208,14 @@ def test_nothing_is_served_that_earlier_weights_have_decoded(how: str, ahead: Ma
     torch.testing.assert_close(log_probs, evaluated(policy, rows, start), atol=1e-5, rtol=0)
 
 
+def test_nothing_is_served_that_another_temperature_has_decoded(ahead: MakePolicy):
+    policy = ahead()
+    start, _ = rolled(policy, steps=3)
+    policy.sampling = SamplingParams(temperature=3.0)
+    rows, log_probs = rolled(policy, start, steps=3)
+    torch.testing.assert_close(log_probs, evaluated(policy, rows, start), atol=1e-5, rtol=0)
+
+
 def test_greedy_and_sampled_steps_are_not_mixed(ahead: MakePolicy):
     policy = ahead()
     rows, _ = rolled(policy, steps=2)

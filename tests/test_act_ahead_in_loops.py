@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from counting_game import CountingGame
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from textrl_agents.rollout import PromptQueue, collect
 from textrl_agents.sb3 import make_agent
@@ -88,6 +88,21 @@ def test_a_rollout_decodes_little_that_it_does_not_use(tiny_task: Task, asked: l
     agent.learn(96, reset_num_timesteps=False)
     assert len(asked) < 24 / 2, "rows that end at different steps were decoded one by one"
     assert sum(request.limit for requests in asked for request in requests) <= 1.5 * 96
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_an_evaluation_in_the_midst_of_a_rollout(greedy: bool, tiny_task: Task, monkeypatch: pytest.MonkeyPatch):
+    """SB3's own, with more rows than the rollout has: what the rollout knows of its rows says nothing of these."""
+    agent, rollouts = agent_of(tiny_task), Rollouts()
+    asked_of, told = agent.env.env.upcoming_prompts, []
+    monkeypatch.setattr(agent.env.env, "upcoming_prompts", lambda rows: (told.append(rows), asked_of(rows))[1])
+    others = agent_of(tiny_task, n_envs=7).env
+    evaluation = EvalCallback(others, eval_freq=5, n_eval_episodes=7, verbose=0, deterministic=greedy)
+    agent.learn(2 * 32, callback=[rollouts, evaluation])
+    assert np.isfinite(evaluation.last_mean_reward)
+    assert np.max(rollouts.errors) < 1e-5
+    assert told, "the rollout went on as if nothing were known of its rows"
+    assert max(max(rows, default=0) for rows in told) < 4
 
 
 @pytest.mark.parametrize("algo", ["rloo", "a2c"])

@@ -84,6 +84,25 @@ def test_the_same_numbers_and_gradients_from_less(how: str, trunk: str, make_pol
     assert kept_less < kept / 2
 
 
+@pytest.mark.parametrize("trunk", ["shared", "separate"])
+def test_layers_of_short_half_precision_sequences_are_computed_again_by_the_same_attention(
+    trunk: str, make_policy: Callable[..., Any]
+):
+    """Which is not the model's own choice on a CPU; twice from one graph, as second-order methods ask for."""
+    packed = packed_episodes((3, 9))
+    plain, checkpointed = (
+        make_policy(precision="bfloat16", value_trunk=trunk, gradient_checkpointing=on) for on in (False, True)
+    )
+    wanted, got = (evaluated(policy, packed)[1] for policy in (plain, checkpointed))
+    assert wanted.abs().max() > 0
+    assert torch.equal(got, wanted)
+    weight = next(iter(checkpointed.lm.body.parameters()))
+    total = checkpointed.evaluate(packed).log_probs.sum()
+    once, again = (torch.autograd.grad(total, weight, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, again)
+    assert checkpointed.lm.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_architecture_has_layers_to_checkpoint(family: str, make_model: Any, make_policy: Callable[..., Any]):
     packed = packed_episodes((3, 9))

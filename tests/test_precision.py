@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from textrl_agents.sb3 import make_agent
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.models import CausalLM, CausalLMActorCritic, Reference, SlotDecoder, load_model, pack
+from textrl_env.models.adapters import value_trunk_of
 from textrl_env.models.compute import attention_kernel, precision
 from textrl_env.models.compute.precision import LEAST_WIDTH, compute_dtype
 from textrl_env.models.storage.loading import resolve_dtype
@@ -169,6 +170,21 @@ def test_short_sequences_in_half_precision_by_products(family: str, make_model: 
     with pytest.raises(IndexError):
         lm.hidden(torch.tensor([[10**6]]))
     assert lm.config._attn_implementation == own
+
+
+def test_a_separate_value_trunk_chooses_its_attention_for_itself(make_model: Any, monkeypatch: pytest.MonkeyPatch):
+    """Its layers read a configuration of their own; the policy's must not change while the trunk runs."""
+    lm, used = CausalLM(make_model("llama"), precision="bfloat16"), []
+    trunk = lm.with_body(value_trunk_of(lm.model))
+    forward = trunk.body.forward
+
+    def spied(**given: Any) -> Any:
+        used.append((trunk.body.layers[0].self_attn.config._attn_implementation, lm.config._attn_implementation))
+        return forward(**given)
+
+    monkeypatch.setattr(trunk.body, "forward", spied)
+    trunk.hidden(torch.arange(2, 14)[None])
+    assert used == [("eager", "sdpa")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -238,7 +238,7 @@ class CausalLMActorCritic(nn.Module):
         return sample(self._project(features), self.sampling, self.banned, deterministic=deterministic)
 
     def _decoded_version(self) -> Any:
-        return self.lm.weights_version()
+        return self.lm.weights_version(), self.sampling
 
     def _logits(self, features: torch.Tensor) -> torch.Tensor:
         return warp(self._project(features), self.sampling, self.banned)

@@ -92,6 +92,7 @@ class CausalLM:
         """The same view with another decoder in front, such as a value trunk copied from this one."""
         other = copy.copy(self)
         other.body, other._parameters, other._copies = body, list(body.parameters()), None
+        other.config = body.config  # its layers take their attention from there
         other._checkpointing = None
         return other
 

@@ -144,6 +144,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         return tokens, values[:, None], drawn.log_probs
 
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        # Of other rows than a rollout's, whose buffer says again what comes with each step that it is given.
+        self.actor_critic.look_ahead(None, None)
         drawn = self.actor_critic.step(observation, deterministic=deterministic)
         return SampledTensor.of(drawn.tokens, drawn.log_probs, self, in_rollout=False)
 

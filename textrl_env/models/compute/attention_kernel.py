@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,19 +13,31 @@ import torch
 SHORT = 128
 
 
-@contextlib.contextmanager
-def attention_for(config: Any, length: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+class AttentionBy:
+    """A block in which the model of `config` attends by the function of this name; may be entered again and again.
+
+    No other thread may run that model meanwhile.
+    """
+
+    def __init__(self, config: Any, name: str):
+        self._config, self._name = config, name
+
+    def __enter__(self) -> None:
+        self._before = self._config._attn_implementation
+        self._config._attn_implementation = self._name
+
+    def __exit__(self, *error: Any) -> None:
+        self._config._attn_implementation = self._before
+
+
+def attention_for(
+    config: Any, length: int, dtype: torch.dtype, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
     """Run short sequences of bfloat16 on a CPU by the model's own "eager" attention, in place of torch's fused one.
 
-    The backward pass of the fused kernel costs several times its forward there. `config` is the model's; no other
-    thread may run it meanwhile.
+    The backward pass of the fused kernel costs several times its forward there. `config` is the model's.
     """
     by_products = device.type == "cpu" and dtype == torch.bfloat16 and length <= SHORT
     if not by_products or getattr(config, "_attn_implementation", None) != "sdpa":
-        yield
-        return
-    config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        config._attn_implementation = "sdpa"
+        return contextlib.nullcontext()
+    return AttentionBy(config, "eager")

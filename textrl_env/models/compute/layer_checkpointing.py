@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from textrl_env.errors import ModelError
+from textrl_env.models.compute.attention_kernel import AttentionBy
 
 PROBE_TOKENS = 5
 
@@ -24,6 +26,7 @@ class LayerCheckpointing:
     def __init__(self, body: Any):
         layers = (module for module in body.modules() if isinstance(module, GradientCheckpointingLayer))
         self._layers: list[Any] = list(layers)
+        self._config = getattr(body, "config", None)
         self._checkpointed = 0  # layers run in blocks so far
         name = type(body).__name__
         ids = torch.arange(PROBE_TOKENS, device=next(body.parameters()).device)[None]
@@ -52,4 +55,14 @@ class LayerCheckpointing:
 
     def _run(self, layer: Any, *inputs: Any) -> Any:
         self._checkpointed += 1
-        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(
+            layer, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=self._same_attention
+        )
+
+    def _same_attention(
+        self,
+    ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        """For a layer's forward, and for the second one: in the backward pass the model's choice may be another."""
+        name = getattr(self._config, "_attn_implementation", None)
+        again = contextlib.nullcontext() if name is None else AttentionBy(self._config, name)
+        return contextlib.nullcontext(), again

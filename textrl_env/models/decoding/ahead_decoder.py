@@ -40,7 +40,7 @@ class StepPolicy(Protocol):
     def _draw(self, features: torch.Tensor, *, deterministic: bool) -> Sample: ...
 
     def _decoded_version(self) -> Any:
-        """Changes whenever a weight does."""
+        """Changes whenever a weight does, or how tokens are drawn."""
 
 
 @dataclass(slots=True)

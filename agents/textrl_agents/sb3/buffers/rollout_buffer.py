@@ -87,10 +87,10 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         return goes_on
 
     def _look_ahead(self, steps: int) -> None:
-        """Tell the policy what comes in the rest of this rollout."""
+        """Tell the policy what comes in the rest of this rollout; nothing once it is complete."""
         assert self.env is not None
         assert self.policy is not None
-        self.policy.actor_critic.look_ahead(steps, self.env.env.upcoming_prompts)
+        self.policy.actor_critic.look_ahead(*(steps, self.env.env.upcoming_prompts) if steps else (None, None))
 
     def reward_range(self) -> RewardRange:
         """The least and the greatest reward of this rollout, with the KL charged."""
@@ -167,6 +167,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.pos += 1
         self.full = self.pos == self.buffer_size
         action.env.follow()
+        self._look_ahead(self.buffer_size - self.pos)  # again: a callback may have stepped the policy elsewhere
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Add the deferred scores to the rewards, charge the deferred KL, then SB3's GAE."""
