@@ -17,6 +17,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousMixin
+from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.modeling_outputs import CausalLMOutput
 
 from textrl_env.errors import ModelError
@@ -29,6 +30,7 @@ PAGE_TOKENS = 32  # of the keys that are kept together
 # Requests decoded together. Attention without a kernel for pages runs each token against the keys of all of them.
 TOGETHER = {"cpu": 32}
 DEFAULT_TOGETHER = 256
+WAIT = 1.0  # seconds, after which it is seen whether the thread still runs
 PREFILL_TOKENS = 1024  # of prompts in one forward; its mask has so many rows
 
 
@@ -91,13 +93,13 @@ class PagedEngine:
                 manager.add_request(
                     request.ids, str(number), max_new_tokens=request.limit, eos_token_id=self._eos_ids or -1
                 )
-            manager.start()
             try:
-                manager.stop()  # once all are answered
-            except BaseException:  # Ctrl-C while waiting
+                manager.start()
+                outputs = _outputs(manager, len(requests))
+            except BaseException:  # Ctrl-C; the thread may have begun all the same
                 manager.stop(hard_stop=True)
                 raise
-        outputs = {output.request_id: output for output in iter(manager.get_result, None)}
+            manager.stop()
         return [self._response(outputs.get(str(number)), deterministic) for number in range(len(requests))]
 
     def _manager(self, requests: Sequence[Request], seed: int, deterministic: bool) -> Any:
@@ -122,6 +124,23 @@ class PagedEngine:
             raise ModelError(f"decoding ahead has failed ({cause}). Use decoder='slots', which decodes step by step.")
         tokens: list[int] = output.generated_tokens
         return Response(tokens, [0.0] * len(tokens) if deterministic else output.logprobs)
+
+
+def _outputs(manager: Any, count: int) -> dict[str, Any]:
+    """Wait until so many requests are answered, or the manager's thread has ended, as it does behind the last.
+
+    Not by joining the thread: in Python 3.11, Ctrl-C in there has it taken for dead while it still runs the model.
+    """
+    manager.background_thread_status.request_stop(BackgroundThreadStatus.FLUSH_AND_STOP, 0)
+    outputs: dict[str, Any] = {}
+    while len(outputs) < count:
+        running = manager.is_running()
+        output = manager.get_result(timeout=WAIT if running else 0)
+        if output is not None:
+            outputs[output.request_id] = output
+        elif not running:
+            break
+    return outputs
 
 
 @contextlib.contextmanager
