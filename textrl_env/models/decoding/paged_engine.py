@@ -10,6 +10,7 @@ import contextlib
 import copy
 import gc
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ PAGE_TOKENS = 32  # of the keys that are kept together
 TOGETHER = {"cpu": 32}
 DEFAULT_TOGETHER = 256
 WAIT = 1.0  # seconds, after which it is seen whether the thread still runs
+TRIES = 100  # within WAIT, for a thread to begin
 PREFILL_TOKENS = 1024  # of prompts in one forward; its mask has so many rows
 
 
@@ -97,7 +99,7 @@ class PagedEngine:
                 manager.start()
                 outputs = _outputs(manager, len(requests))
             except BaseException:  # Ctrl-C; the thread may have begun all the same
-                manager.stop(hard_stop=True)
+                _end(manager)
                 raise
             manager.stop()
         return [self._response(outputs.get(str(number)), deterministic) for number in range(len(requests))]
@@ -141,6 +143,16 @@ def _outputs(manager: Any, count: int) -> dict[str, Any]:
         elif not running:
             break
     return outputs
+
+
+def _end(manager: Any) -> None:
+    """End its thread at once, and wait for that; also for one that Ctrl-C met while it was being started."""
+    for _ in range(TRIES):
+        try:
+            manager.stop(hard_stop=True)
+            return
+        except RuntimeError:  # what has not begun cannot be joined
+            time.sleep(WAIT / TRIES)
 
 
 @contextlib.contextmanager
