@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import signal
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -313,6 +315,30 @@ def test_an_engine_that_fails_says_so_and_leaves_no_thread(ahead: MakePolicy, mo
     assert threading.active_count() == threads
     monkeypatch.undo()
     torch.set_rng_state(state)
+    rows, log_probs = rolled(policy)
+    torch.testing.assert_close(log_probs, evaluated(policy, rows), atol=1e-5, rtol=0)
+
+
+def test_ctrl_c_leaves_no_thread_that_runs_the_model(ahead: MakePolicy, monkeypatch: pytest.MonkeyPatch):
+    policy = ahead()
+    rolled(policy, steps=1)
+    policy.clear_cache()
+    threads, forward, calls = threading.active_count(), policy.lm.paged, []
+
+    def interrupted(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        calls.append(threading.current_thread())
+        if len(calls) == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        time.sleep(0.02)
+        return forward(*arguments, **keywords)
+
+    monkeypatch.setattr(policy.lm, "paged", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        policy.step(observe(PROMPTS))
+    assert threading.active_count() == threads
+    assert len(calls) < 6, "it was not stopped, but ran to its end"
+    assert policy.lm.config._attn_implementation == "sdpa"
+    monkeypatch.undo()
     rows, log_probs = rolled(policy)
     torch.testing.assert_close(log_probs, evaluated(policy, rows), atol=1e-5, rtol=0)
 

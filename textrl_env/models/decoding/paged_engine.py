@@ -10,6 +10,7 @@ import contextlib
 import copy
 import gc
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousMixin
+from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.modeling_outputs import CausalLMOutput
 
 from textrl_env.errors import ModelError
@@ -29,6 +31,8 @@ PAGE_TOKENS = 32  # of the keys that are kept together
 # Requests decoded together. Attention without a kernel for pages runs each token against the keys of all of them.
 TOGETHER = {"cpu": 32}
 DEFAULT_TOGETHER = 256
+WAIT = 1.0  # seconds, after which it is seen whether the thread still runs
+TRIES = 100  # within WAIT, for a thread to begin
 PREFILL_TOKENS = 1024  # of prompts in one forward; its mask has so many rows
 
 
@@ -91,13 +95,13 @@ class PagedEngine:
                 manager.add_request(
                     request.ids, str(number), max_new_tokens=request.limit, eos_token_id=self._eos_ids or -1
                 )
-            manager.start()
             try:
-                manager.stop()  # once all are answered
-            except BaseException:  # Ctrl-C while waiting
-                manager.stop(hard_stop=True)
+                manager.start()
+                outputs = _outputs(manager, len(requests))
+            except BaseException:  # Ctrl-C; the thread may have begun all the same
+                _end(manager)
                 raise
-        outputs = {output.request_id: output for output in iter(manager.get_result, None)}
+            manager.stop()
         return [self._response(outputs.get(str(number)), deterministic) for number in range(len(requests))]
 
     def _manager(self, requests: Sequence[Request], seed: int, deterministic: bool) -> Any:
@@ -122,6 +126,33 @@ class PagedEngine:
             raise ModelError(f"decoding ahead has failed ({cause}). Use decoder='slots', which decodes step by step.")
         tokens: list[int] = output.generated_tokens
         return Response(tokens, [0.0] * len(tokens) if deterministic else output.logprobs)
+
+
+def _outputs(manager: Any, count: int) -> dict[str, Any]:
+    """Wait until so many requests are answered, or the manager's thread has ended, as it does behind the last.
+
+    Not by joining the thread: in Python 3.11, Ctrl-C in there has it taken for dead while it still runs the model.
+    """
+    manager.background_thread_status.request_stop(BackgroundThreadStatus.FLUSH_AND_STOP, 0)
+    outputs: dict[str, Any] = {}
+    while len(outputs) < count:
+        running = manager.is_running()
+        output = manager.get_result(timeout=WAIT if running else 0)
+        if output is not None:
+            outputs[output.request_id] = output
+        elif not running:
+            break
+    return outputs
+
+
+def _end(manager: Any) -> None:
+    """End its thread at once, and wait for that; also for one that Ctrl-C met while it was being started."""
+    for _ in range(TRIES):
+        try:
+            manager.stop(hard_stop=True)
+            return
+        except RuntimeError:  # what has not begun cannot be joined
+            time.sleep(WAIT / TRIES)
 
 
 @contextlib.contextmanager
