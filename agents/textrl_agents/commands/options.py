@@ -22,7 +22,7 @@ Dtype = Annotated[str, typer.Option(help=DTYPE_HELP)]
 DeviceIfGiven = Annotated[str | None, typer.Option(help=f"{DEVICE_HELP} Default: auto.")]
 PrecisionIfGiven = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: auto, or as saved.")]
 DtypeIfGiven = Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} Default: auto.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: one per core.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads of torch. Default: one per core.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Trust = Annotated[
     bool,
