@@ -351,3 +351,30 @@ def test_a_lora_model_is_left_as_it_was(tiny_task: Task, make_model: Any, tiny_t
     results = [run_check(name, checked) for name in OF_THE_PARTS]
     assert all(result.ok for result in results), results
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+class Forgetful:
+    """A turn environment whose reply depends on what it was asked in earlier episodes."""
+
+    asked = 0
+
+    def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
+        return "What is 1 + 1?", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        type(self).asked += 1
+        return str(self.asked), 0.5, False, False, {}
+
+
+def test_a_turn_environment_is_played():
+    """Its rewards are the score."""
+    sound = run_check("reward is well-behaved", CheckedTask("exact_turns"))
+    assert sound.ok
+    assert sound.detail == "8 episodes of the turn environment, each played twice"
+    limits: dict[str, Any] = {"max_turns": 2, "max_prompt_tokens": 40, "max_turn_tokens": 8, "max_new_tokens": 60}
+    forgetful = Task("forgetful", turns=Forgetful, **limits)
+    told = run_check("reward is well-behaved", CheckedTask(forgetful)).detail
+    assert "two episodes for one seed" in told
+    assert "cannot be resumed" in told
+    rewarded = run_check("reward is well-behaved", CheckedTask(forgetful, reward="length"))
+    assert "scores from" in rewarded.detail

@@ -28,7 +28,7 @@ class CheckedTask:
     """The parts of an environment, loaded once for all checks."""
 
     def __init__(self, task: Any, **arguments: Any):
-        parts = assemble(task, **arguments)
+        self.parts = parts = assemble(task, **arguments)
         self.task, self.rules, self.prompts = parts.task, parts.rules, parts.prompts
         self.lm, self.sampling = self.rules.kl_penalty.require_reference().lm, self.rules.sampling
         self.tolerance = TOLERANCES[self.lm.dtype]

@@ -25,6 +25,7 @@ from textrl_env.models import CausalLMActorCritic, PackedEpisodes, SlotDecoder, 
 from textrl_env.models.packing import state_hidden
 from textrl_env.rewards import check_reward
 from textrl_env.rewards.conformance import SAMPLE_COMPLETIONS
+from textrl_env.tasks.turn_conformance import EPISODES, check_turns
 from textrl_env.text.prompts import columns_of
 from textrl_env.text.tokenization import decode_response, encode_prompt_text
 from textrl_env.trajectory import Trajectory
@@ -217,15 +218,22 @@ def vector_and_single(checked: CheckedTask) -> Found:
 
 
 def reward_behaves(checked: CheckedTask) -> Found:
-    """Scores are finite, one a sample, and the same alone and in a batch; the arguments are not changed."""
+    """Scores are finite, one a sample, and the same alone and in a batch; the arguments are not changed.
+
+    The rewards of a turn environment are a score too: it is played, see `check_turns`.
+    """
     prompts = [checked.prompts[i % len(checked.prompts)] for i in range(len(SAMPLE_COMPLETIONS))]
+    details = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scores = check_reward(
-            checked.rules.reward, [prompt.text for prompt in prompts], SAMPLE_COMPLETIONS, columns_of(prompts)
-        ).scores
-    detail = f"scores from {scores.min():.3g} to {scores.max():.3g}"
-    return Found(0.0, 0.0, "; ".join([detail, *(str(warning.message) for warning in caught)]))
+        if checked.rules.turns is not None:
+            check_turns(checked.task, "train", checked.parts)
+            details.append(f"{EPISODES} episodes of the turn environment, each played twice")
+        if checked.rules.turns is None or checked.task.reward is not None:
+            texts = [prompt.text for prompt in checked.opened(prompts)]
+            scores = check_reward(checked.rules.reward, texts, SAMPLE_COMPLETIONS, columns_of(prompts)).scores
+            details.append(f"scores from {scores.min():.3g} to {scores.max():.3g}")
+    return Found(0.0, 0.0, "; ".join([*details, *(str(warning.message) for warning in caught)]))
 
 
 def optimum(checked: CheckedTask) -> Found:
