@@ -17,6 +17,12 @@ KEPT = {
     "agents/textrl_agents/speed/sampling/rollout_rows.py::environment_alone.run": "times a step of the environment",
     "agents/textrl_agents/speed/sampling/decoding_rows.py::policy_steps.step": "times a step of the policy",
     "textrl_env/tasks/conformance.py::_check_episode": "acts at random, without a policy",
+    # These step a turn environment, by replies that are written down.
+    "textrl_env/turns/game.py::Game.set_state": "plays a saved course again",
+    "textrl_env/turns/foreign/foreign_turns.py::ForeignTurns.set_state": "plays a saved course again",
+    "textrl_env/tasks/turn_enumeration.py::_courses": "goes through every course there is",
+    "textrl_env/embedded/turn_corpus.py::episode": "scripted players, who show the embedded model how to take turns",
+    "textrl_env/embedded/turn_training.py::turn_metrics": "measures that model, below what `collect` takes",
 }
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 

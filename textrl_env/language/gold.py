@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Any
 
 from textrl_env.errors import ConfigError
+from textrl_env.text.chat_text import completion_text
 
 # Every sentiment word that the grammar writes, and everyday ones beside them: text of other models is judged too.
 _BY_VALUE = {
@@ -95,16 +96,9 @@ def gold_sentiment(prompts: Sequence[Any], completions: Sequence[Any], **columns
             "it needs one completion for each prompt"
         )
     return [
-        _score(prompt if isinstance(prompt, str) else "", _content(completion))
+        _score(prompt if isinstance(prompt, str) else "", completion_text(completion))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-
-
-def _content(completion: Any) -> str:
-    """The text of a completion: itself, or its messages' contents."""
-    if isinstance(completion, str):
-        return completion
-    return "\n".join(str(message["content"]) for message in completion)
 
 
 def _score(prompt: str, completion: str) -> float:

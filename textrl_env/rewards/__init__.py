@@ -28,10 +28,11 @@ from textrl_env.rewards.combined.normalized import NormalizedReward
 from textrl_env.rewards.conformance import check_reward
 from textrl_env.rewards.function import FunctionReward, TokenFunctionReward
 from textrl_env.rewards.make import make_reward
-from textrl_env.rewards.protocol import Reward, Scores, completion_text, reward_name
+from textrl_env.rewards.protocol import Reward, Scores, reward_name
 from textrl_env.rewards.registry import register_reward, registered_rewards
 from textrl_env.rewards.reward_folder import save_normalization, write_reward_file
 from textrl_env.rewards.scoring import score_episodes, score_newest_tokens
+from textrl_env.text.chat_text import completion_text
 
 if TYPE_CHECKING:
     from textrl_env.rewards.classifier import ClassifierReward

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from textrl_env.errors import RewardError
-from textrl_env.rewards.protocol import Text, completion_text
+from textrl_env.rewards.protocol import Text
+from textrl_env.text.chat_text import completion_text, prompt_text
 from textrl_env.text.tokenization import encode_chat
 
 # Below this many texts, waking the tokenizer's thread pool costs more than it saves.
@@ -41,10 +42,8 @@ class ConversationEncoder:
         texts: list[str] = []
         chats: dict[int, list[int]] = {}
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            if isinstance(prompt, str):
-                texts.append(prompt + completion_text(completion))
-            elif self.tokenizer.chat_template is None:
-                texts.append("\n".join([*(m["content"] for m in prompt), completion_text(completion)]))
+            if isinstance(prompt, str) or self.tokenizer.chat_template is None:
+                texts.append(prompt_text(prompt) + completion_text(completion))
             else:
                 chats[index] = encode_chat(self.tokenizer, prompt, answer=completion_text(completion))
         encoded = iter(self._encode_texts(texts))
@@ -62,10 +61,8 @@ class ConversationEncoder:
         texts: list[str] = []
         chats: dict[int, int] = {}
         for index, prompt in enumerate(prompts):
-            if isinstance(prompt, str):
-                texts.append(prompt)
-            elif self.tokenizer.chat_template is None:
-                texts.append("\n".join([*(m["content"] for m in prompt), ""]))
+            if isinstance(prompt, str) or self.tokenizer.chat_template is None:
+                texts.append(prompt_text(prompt))
             else:
                 chats[index] = len(encode_chat(self.tokenizer, prompt))
         encoded = iter(self._encode_texts(texts))

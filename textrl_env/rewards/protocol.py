@@ -18,7 +18,7 @@ list of `{"role": ..., "content": ...}` messages and each completion is a list w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -68,14 +68,6 @@ class Reward(Protocol):
         Returns n finite numbers, in the order of the completions. Higher is better.
         """
         ...
-
-
-def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion in either form: a string, or TRL's list of messages, of which the assistant's count."""
-    if isinstance(completion, str):
-        return completion
-    own = (message for message in completion if message.get("role", "assistant") == "assistant")
-    return "\n".join(str(message["content"]) for message in own)
 
 
 def reward_name(reward: object) -> str:

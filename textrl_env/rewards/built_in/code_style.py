@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from textrl_env.errors import MissingExtra
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 from textrl_env.user_values import whole_number
 
 MOST_CHARACTERS = 20_000

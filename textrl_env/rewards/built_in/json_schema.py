@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import message_of, shown
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 from textrl_env.user_values import user_path
 
 MOST_CHARACTERS = 20_000

@@ -9,7 +9,7 @@ from typing import Any
 
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 from textrl_env.user_values import check_names
 
 MOST_CHARACTERS = 20_000

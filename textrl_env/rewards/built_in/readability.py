@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 from textrl_env.user_values import check_names, finite_number, whole_number
 
 MOST_CHARACTERS = 20_000

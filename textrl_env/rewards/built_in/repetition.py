@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 from textrl_env.user_values import whole_number
 
 

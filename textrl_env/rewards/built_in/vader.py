@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from textrl_env.errors import MissingExtra
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text
 
 MOST_BYTES = 4_000
 """Only so much of a text is read, in UTF-8: VADER's time grows with the square of the number of words, and an emoji, of

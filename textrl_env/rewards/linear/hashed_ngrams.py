@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from textrl_env.errors import ConfigError, MissingExtra
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import completion_text
+from textrl_env.text.chat_text import completion_text, prompt_text
 from textrl_env.user_values import whole_number
 
 ANALYZERS = ("word", "char", "char_wb")
@@ -58,7 +58,7 @@ class HashedNgrams:
         if self.with_prompt:
             from scipy.sparse import hstack
 
-            asked = self._vectorizer.transform([_utf8(completion_text(prompt)) for prompt in prompts])
+            asked = self._vectorizer.transform([_utf8(prompt_text(prompt)) for prompt in prompts])
             counts = hstack([asked, counts], format="csr")
         return counts
 

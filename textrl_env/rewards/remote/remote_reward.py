@@ -9,9 +9,10 @@ import numpy as np
 
 from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
-from textrl_env.rewards.protocol import Scores, completion_text
+from textrl_env.rewards.protocol import Scores
 from textrl_env.rewards.remote.answer import checked_scores, checked_token_scores
 from textrl_env.rewards.remote.connection import Connection
+from textrl_env.text.chat_text import completion_text, prompt_text
 from textrl_env.user_values import whole_number
 
 SHAPES = ("textrl", "openrlhf")
@@ -142,7 +143,7 @@ class RemoteReward:
 
     @staticmethod
     def _openrlhf(prompts: list[Any], completions: list[Any], columns: dict[str, Any]) -> dict[str, Any]:
-        asked = [prompt if isinstance(prompt, str) else f"{completion_text(prompt)}\n" for prompt in prompts]
+        asked = [prompt_text(prompt) for prompt in prompts]
         queries = [prompt + completion_text(answer) for prompt, answer in zip(asked, completions, strict=True)]
         return {"query": queries, "prompts": asked, "labels": columns.get("labels", [""] * len(asked))}
 
