@@ -19,6 +19,7 @@ from textrl_env.models.packing import state_hidden
 
 MAX_LENGTH = 40
 WINDOW = 12
+SHARED = 6  # ids that rows begin with
 # Tokens of each row where sampling begins; a long row is before a short one.
 FIRSTS = (25, 1, MAX_LENGTH - 3, WINDOW - 2)
 IDS = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -185,6 +186,21 @@ def errors(lm: CausalLM, decoder: SlotDecoder) -> tuple[float, float]:
     return sampling, float((trained - wanted).abs().max())
 
 
+@torch.no_grad()
+def prefix_error(lm: CausalLM) -> float:
+    """The same of rows that all begin with the same ids, which training runs once."""
+    ids = torch.randint(2, 320, (3, MAX_LENGTH), generator=torch.Generator().manual_seed(1))
+    ids[:, :SHARED] = ids[0, :SHARED]
+    sequences = [row[:length].numpy() for row, length in zip(ids, (WINDOW, MAX_LENGTH, SHARED + 2), strict=True)]
+    packed = pack_suffixes(sequences, [SHARED + 1] * 3, "cpu")
+    got = lm.project(state_hidden(lm, packed)).log_softmax(-1)
+    alone = [
+        lm.hidden(ids[row : row + 1, : column + 1])[0, -1]
+        for row, column in zip(packed.rows, packed.columns, strict=True)
+    ]
+    return float((got - lm.project(torch.stack(alone)).log_softmax(-1)).abs().max())
+
+
 @pytest.mark.parametrize("name", CACHED)
 def test_cached_and_packed_states_are_those_of_rows_alone(name: str):
     """CHECKS 50. A model that can be cached is: no warning."""
@@ -194,6 +210,8 @@ def test_cached_and_packed_states_are_those_of_rows_alone(name: str):
         decoder = SlotDecoder(lm, MAX_LENGTH)
     assert decoder.cached, [str(each.message) for each in caught]
     assert max(errors(lm, decoder)) < 5e-5
+    assert lm.shares_prefixes(MAX_LENGTH)
+    assert prefix_error(lm) < 5e-5
 
 
 @pytest.mark.parametrize("name", RECOMPUTED)
@@ -206,6 +224,7 @@ def test_what_the_cache_does_not_fit_is_recomputed_with_a_warning(name: str):
     assert len(caught) == 1
     assert not decoder.cached
     assert max(errors(lm, decoder)) < 5e-5
+    assert prefix_error(lm) < 5e-5
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -14,6 +14,7 @@ from suffixes import pack_suffixes
 
 from textrl_env.models import CausalLM, PackedEpisodes, packing
 from textrl_env.models.packing import length_groups, pack_observations, state_hidden
+from textrl_env.models.shared_prefix import shared_length
 
 
 def episodes(count: int = 9, seed: int = 0) -> tuple[list[np.ndarray], list[int]]:
@@ -107,6 +108,43 @@ def test_groups_and_parts_keep_order_and_gradient(
     monkeypatch.setattr(packing, "GROUP_TOKENS", group_tokens)
     assert len(list(length_groups(packed.lengths, torch.device("cpu")))) > 1
     torch.testing.assert_close(gradient(), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("group_tokens", [40, 2048])
+def test_what_all_begin_with_is_run_once_with_the_same_gradient(
+    group_tokens: int, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    lm = CausalLM(make_model("llama"))
+    common = np.random.default_rng(2).integers(320, size=9)
+    sequences, firsts = episodes()
+    packed = pack_suffixes([np.concatenate([common, ids]) for ids in sequences], [9 + first for first in firsts], "cpu")
+    weight = torch.randn(len(packed), lm.hidden_size)
+    assert lm.shares_prefixes(packed.input_ids.shape[1])
+    run, forward = [], lm.hidden
+    monkeypatch.setattr(packing, "CPU_GROUP_TOKENS", group_tokens)
+    monkeypatch.setattr(lm, "hidden", lambda ids, **how: run.append(ids.numel()) or forward(ids, **how))
+
+    def gradient() -> tuple[torch.Tensor, ...]:
+        states = state_hidden(lm, packed)
+        lm.model.zero_grad()
+        (states * weight).sum().backward()
+        layer = lm.model.model.layers[0]
+        return states.detach(), *(part.weight.grad.clone() for part in (layer.self_attn.k_proj, layer.mlp.up_proj))
+
+    shared, tokens = gradient(), sum(run)
+    run.clear()
+    monkeypatch.setattr(packing, "shared_length", lambda *_: 0)
+    torch.testing.assert_close(shared, gradient(), atol=1e-4, rtol=1e-4)
+    assert sum(run) - tokens == 9 * len(sequences), "each row runs what is its own"
+
+
+def test_what_rows_begin_with_is_found():
+    ids = torch.tensor([[5, 6, 7, 8, 0], [5, 6, 7, 9, 4], [5, 6, 7, 8, 4]])
+    assert shared_length(ids, 14, torch.tensor([3, 4])) == 3
+    assert shared_length(ids, 14, torch.tensor([3, 2])) == 2, "a state is asked for there"
+    assert shared_length(ids, 14, torch.tensor([0, 3])) == 0
+    assert shared_length(ids, 200, torch.tensor([3, 4])) == 0, "it saves little"
+    assert shared_length(ids[:1], 4, torch.tensor([3])) == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -122,6 +122,29 @@ def test_a_step_runs_one_token_a_row(decoder: SlotDecoder, forwards: Forward):
     assert forwards == [(1, 2 + 4)], "a row that starts anew is prefilled in the same forward, and pads no other row"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_all_rows_begin_with_is_run_once(family: str, make_model: Callable[..., Any]):
+    """Where nothing is cached yet, and no row of it beyond what one token needs."""
+    decoder = SlotDecoder(CausalLM(make_model(family)), MAX_LENGTH)
+    assert decoder.lm.shares_prefixes(MAX_LENGTH)
+    rows = [[*range(7), *own] for own in random_rows([1, 4, 2])]
+    for _ in range(2):  # the second time with slots that hold other ids
+        check(decoder, rows)
+        for row, token in zip(rows, (3, 5, 8), strict=True):
+            row.append(token)
+        check(decoder, rows)
+        decoder.lm.head.weight.data.add_(0)  # the weights may have changed
+        torch.autograd.graph.increment_version(decoder.lm.head.weight)
+        rows = [[*range(9, 17), 1], [*range(9, 17), 2, 3], [*range(9, 17)]]
+
+
+def test_what_all_rows_begin_with_costs_one_row(decoder: SlotDecoder, forwards: Forward):
+    assert decoder.lm.shares_prefixes(MAX_LENGTH)
+    forwards.clear()
+    decoder.last_hidden(observe([[*range(7), *own] for own in random_rows([1, 4, 2])]))
+    assert [shape.numel() for shape in forwards] == [7, 7]
+
+
 def test_rows_that_swap_or_shrink_are_noticed(decoder: SlotDecoder):
     rows = random_rows([6, 6, 8])
     check(decoder, rows)

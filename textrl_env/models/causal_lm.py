@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers.cache_utils import DynamicCache
 
 from textrl_env.errors import ModelError
 from textrl_env.models.compute.attention_kernel import attention_for
 from textrl_env.models.compute.layer_checkpointing import LayerCheckpointing
 from textrl_env.models.compute.precision import compute_dtype
 from textrl_env.models.compute.weight_copies import WeightCopies
-from textrl_env.models.context_rules import rope_switch
+from textrl_env.models.context_rules import limited_window, rope_switch
+from textrl_env.models.shared_prefix import SharedPrefix
 
 PROBE_TOKENS = 5
+SHARED_PROBE = 2
 # Relative to the largest logit. bf16 keeps 8 bits of mantissa, and the two paths round at different places.
 PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -83,6 +86,7 @@ class CausalLM:
         self.rope_switch = rope_switch(self.config)
         # Checked in the weights' own type, where the tolerance is least.
         self.precision = "float32" if self.weight_dtype == torch.float32 else "auto"
+        self._shares: bool | None = None  # not tried yet
         self._check_projection()
         self.precision = precision
         if self.device.type != "meta":
@@ -151,23 +155,26 @@ class CausalLM:
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         cache: Any = None,
+        prefix: SharedPrefix | None = None,
     ) -> torch.Tensor:
         """The last layer's states [B, T, H] of ids [B, T], as the model gives them; `states` is what training uses.
 
         Right padding needs no mask: attention is causal, so no real token sees what stands after it.
+        cache: keys and values of what was decoded before. prefix: what every row begins with, before its T ids.
         """
-        arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": cache is not None}
+        decoding = cache is not None
+        past, before = (cache, 0) if prefix is None else (prefix.of_rows(len(input_ids)), prefix.length)
+        arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": past is not None}
         if attention_mask is not None:
             arguments["attention_mask"] = attention_mask
-        if cache is not None:
-            arguments["past_key_values"] = cache
+        if past is not None:
+            arguments["past_key_values"] = past
         if position_ids is not None and self._takes_positions:
             arguments["position_ids"] = position_ids
         checkpointing = self._checkpointing if torch.is_grad_enabled() else None
-        decoding = cache is not None
         attention: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if not decoding:  # a cache has its own
-            attention = attention_for(self.config, input_ids.shape[1], self.dtype, self.device)
+            attention = attention_for(self.config, before + input_ids.shape[1], self.dtype, self.device)
         with self._adapter(), self.autocast(), attention, checkpointing or contextlib.nullcontext():
             states: torch.Tensor = self._body(decoding=decoding)(**arguments).last_hidden_state
         return states
@@ -181,14 +188,39 @@ class CausalLM:
             states: torch.Tensor = self._body(decoding=True)(input_ids=input_ids, **paging).last_hidden_state
         return states
 
-    def states(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def shares_prefixes(self, length: int) -> bool:
+        """Whether rows of `length` tokens may take the keys and values of what they all begin with from one row.
+
+        So it is on a CPU. A GPU's fused attention takes no mask, which these rows need.
+        """
+        if self.device.type != "cpu" or (self._checkpointing is not None and torch.is_grad_enabled()):
+            return False  # layers that are computed again would bring their keys again
+        if limited_window(self.config, length) or (self.rope_switch is not None and length > self.rope_switch):
+            return False
+        if self._shares is None:
+            self._shares = self._shares_rightly()
+        return self._shares
+
+    def prefix(self, input_ids: torch.Tensor) -> SharedPrefix:
+        """Keys and values of ids [P], for rows that all begin with them; carries gradients."""
+        cache = DynamicCache()
+        with self._adapter(), self.autocast(), attention_for(self.config, len(input_ids), self.dtype, self.device):
+            self.body(input_ids=input_ids[None], past_key_values=cache, use_cache=True)
+        return SharedPrefix(cache)
+
+    def states(
+        self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, prefix: SharedPrefix | None = None
+    ) -> torch.Tensor:
         """States [M, H] of the prefixes `input_ids[rows[m], : columns[m] + 1]`, each as if it stood alone.
 
         input_ids: [B, T], right-padded with any id. rows, columns: int64 [M].
+        prefix: of the ids that all rows begin with, where these have been run; no column lies in it.
 
         One forward over `input_ids` gives them all, but for a model with a `rope_switch`: there a prefix up to the
         switch and one beyond it take a forward each, over the rows that have such prefixes.
         """
+        if prefix is not None:
+            return self.hidden(input_ids[:, prefix.length :], prefix=prefix)[rows, columns - prefix.length]
         switch = self.rope_switch
         if switch is None or input_ids.shape[1] <= switch:
             return self.hidden(input_ids)[rows, columns]
@@ -229,6 +261,22 @@ class CausalLM:
 
     def _adapter(self) -> contextlib.AbstractContextManager[Any]:
         return self.model.disable_adapter() if self.adapter_off else contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _shares_rightly(self) -> bool:
+        """Whether states behind a shared prefix are those of whole rows: not so where more than keys is carried on."""
+        ids = torch.arange(2 * PROBE_TOKENS, device=self.device).view(2, -1) % self.vocab_size
+        ids[:, :SHARED_PROBE] = ids[0, :SHARED_PROBE]
+        wanted = self.hidden(ids)[:, SHARED_PROBE:]
+        try:
+            prefix = self.prefix(ids[0, :SHARED_PROBE])
+            if len(prefix.layers) != self.config.num_hidden_layers:
+                return False
+            got = self.hidden(ids[:, SHARED_PROBE:], prefix=prefix)
+        except Exception:  # a model with a cache of its own kind: whatever it raises, its rows are run whole
+            return False
+        error = (self.project(got) - self.project(wanted)).abs().max() / self.project(wanted).abs().max().clamp(min=1.0)
+        return bool(error <= PROBE_TOLERANCE[self.dtype])
 
     @torch.no_grad()
     def _check_projection(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from textrl_env.models.causal_lm import CausalLM
+from textrl_env.models.shared_prefix import SharedPrefix, shared_length
 from textrl_env.trajectory import Trajectory
 
 # Sequences run together. Enough tokens to fill a device; sorted by length, so that little of it is padding. A CPU is
@@ -107,16 +108,25 @@ def state_hidden(lm: CausalLM, packed: PackedEpisodes, *, max_tokens: int | None
     groups = list(length_groups(packed.lengths, packed.input_ids.device))
     if max_tokens is not None:
         groups = [part for group in groups for part in _parts(group, packed.lengths, max_tokens)]
-    if len(groups) == 1:
-        return lm.states(packed.input_ids, packed.rows, packed.columns)
     pieces, places = [], []
     with lm.autocast():  # around all groups: each weight is converted once
+        prefix = _shared_prefix(lm, packed)
+        if len(groups) == 1:
+            return lm.states(packed.input_ids, packed.rows, packed.columns, prefix)
         for group in groups:
             part, place = packed._chosen(group)
-            pieces.append(lm.states(part.input_ids, part.rows, part.columns))
+            pieces.append(lm.states(part.input_ids, part.rows, part.columns, prefix))
             places.append(place)
     # Transitions back in their own order: out[places] = pieces, written as a gather to keep the gradient simple.
     return torch.cat(pieces)[torch.cat(places).argsort()]
+
+
+def _shared_prefix(lm: CausalLM, packed: PackedEpisodes) -> SharedPrefix | None:
+    """What all sequences begin with, run once; None where they are run whole."""
+    if len(packed.lengths) < 2 or not lm.shares_prefixes(packed.input_ids.shape[1]):
+        return None
+    length = shared_length(packed.input_ids, int(packed.lengths.sum()), packed.columns)
+    return lm.prefix(packed.input_ids[0, :length]) if length else None
 
 
 def packed_states(lm: CausalLM, packed: PackedEpisodes) -> torch.Tensor:

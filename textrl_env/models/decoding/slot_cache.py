@@ -13,6 +13,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from textrl_env.models.decoding.slot_plan import SlotPlan
+from textrl_env.models.shared_prefix import SharedPrefix
 
 
 class SlotLayer(CacheLayerMixin):
@@ -72,3 +73,17 @@ class SlotCache(Cache):
         self.num_rows, self.max_length, self.dtype = num_rows, max_length, dtype
         layer = partial(SlotLayer, self)
         super().__init__(layer_class_to_replicate=layer)  # type: ignore[arg-type]  # a class there, called only
+
+    def begin_with(self, prefix: SharedPrefix) -> None:
+        """Write the keys and values of `prefix` at the first positions of every slot."""
+        for number, (keys, values) in enumerate(prefix.layers):
+            if number == len(self.layers):  # the first forward would make it
+                self.layers.append(SlotLayer(self))
+            layer = self.layers[number]
+            assert isinstance(layer, SlotLayer)
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys, values)
+            assert layer.keys is not None
+            assert layer.values is not None
+            layer.keys[:, :, : prefix.length] = keys
+            layer.values[:, :, : prefix.length] = values

@@ -19,6 +19,7 @@ from textrl_env.models.decoding.slot_attention import takes_attention
 from textrl_env.models.decoding.slot_cache import SlotCache
 from textrl_env.models.decoding.slot_forward import Run, Shown, run_flat, run_padded
 from textrl_env.models.decoding.slot_plan import Pending
+from textrl_env.models.shared_prefix import shared_length
 
 # Lengths that a new decoder tries, beyond the first: it grows by one token, and then by two.
 PROBE_GROWTH = (0, 1, 3)
@@ -71,6 +72,8 @@ class SlotDecoder:
             rows = torch.arange(len(last), device=last.device)
             return self.lm.states(observations[:, :width].clamp(min=0), rows, last)
         slots, ids = self._current(observations)
+        if self._states is None:  # nothing is held
+            ids = self._begun(slots, ids, observations, last)
         held = (ids >= 0).sum(dim=1)
         agree = (observations == ids).int().cumprod(dim=1).sum(dim=1)
         # A row that went back has begun anew. It is run whole, as when it first began, so that two episodes with the
@@ -98,6 +101,18 @@ class SlotDecoder:
             ids, self._states = torch.full_like(observations, -1), None
             self._version = version
         return slots, ids
+
+    def _begun(
+        self, slots: SlotCache, ids: torch.Tensor, observations: torch.Tensor, last: torch.Tensor
+    ) -> torch.Tensor:
+        """The ids in the slots, once these hold what all rows begin with: it is run for one of them."""
+        if not self.lm.shares_prefixes(observations.shape[1]):
+            return ids
+        length = shared_length(observations, int((last + 1).sum()), last)
+        if length:
+            slots.begin_with(self.lm.prefix(observations[0, :length]))
+            ids[:, :length] = observations[:, :length]
+        return ids
 
     @torch.no_grad()
     def _cache_fits(self, whole: torch.Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ from textrl_agents.sb3.agent import SB3Phases
 from textrl_agents.speed.measurement import timed
 from textrl_agents.speed.rooflines.model_costs import ModelCosts
 from textrl_agents.speed.rooflines.peaks import Peaks
+from textrl_env.trajectory import Trajectory
 
 
 class RolloutWork(NamedTuple):
     """What a rollout had in it.
 
     steps: of all rows. actions: tokens sampled. states: tokens that one forward over each sequence runs, prompts and
-        what was sampled before among them. begun: tokens of prompts that were run while sampling.
+        what was sampled before among them; what all begin with counts once. begun: tokens of prompts that were run
+        while sampling.
     contexts: positions attended to by all of `states`, summed. acted_on: by the sampled tokens alone.
     """
 
@@ -41,11 +44,19 @@ class RolloutWork(NamedTuple):
         return cls(
             steps=agent.n_steps,
             actions=sum(map(len, sequences)),
-            states=int(lengths.sum()),
+            states=int(lengths.sum()) - _shared(sequences) * (len(sequences) - 1),
             begun=(len(sequences) - agent.n_envs) * prompt,
             contexts=int((lengths * (lengths + 1) // 2).sum()),
             acted_on=acted_on,
         )
+
+
+def _shared(sequences: Sequence[Trajectory]) -> int:
+    """Ids that all sequences begin with, before the first of which the state is asked for."""
+    prompts = [each.ids[: int(each.is_action.argmax()) - 1] for each in sequences]
+    shortest = min(map(len, prompts))
+    alike = (np.stack([ids[:shortest] for ids in prompts]) == prompts[0][:shortest]).all(axis=0)
+    return int(alike.cumprod().sum())
 
 
 def rollout_bound(work: RolloutWork, costs: ModelCosts, peaks: Peaks) -> float:
