@@ -34,14 +34,17 @@ SMALL: dict[str, Any] = {
 }
 EVALUATIONS = 4  # on validation prompts, while the embedded model is trained
 # An evaluation of a pretrained model takes as long as thousands of trained tokens: none comes in between. All that is
-# trained is an adapter, whose learning rate is ten times that of whole weights.
+# trained is an adapter of the queries and values, whose updates take two thirds of the time of one of every matrix and
+# teach as much. A rollout is one response a row. Of seven settings tried on validation prompts this one raised both
+# scores the most, with seed 0; minibatches matter most: of 512 and more tokens, where 128 and 256 taught half as much.
 PRETRAINED: dict[str, Any] = {
     "task": "positive",
-    "timesteps": 15_360,
+    "timesteps": 14_336,
     "kl_coef": 0.05,
-    "n_envs": 32,
-    "lora": {"r": 16, "lora_alpha": 16},
-    "algorithm": {"n_steps": 32, "n_epochs": 2, "learning_rate": 3e-4},
+    "n_envs": 64,
+    "env": {"max_new_tokens": 32, "sampling": {"temperature": 0.8}},
+    "lora": {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]},
+    "algorithm": {"n_steps": 32, "n_epochs": 2, "learning_rate": 2e-3, "gae_lambda": 1.0},
     "eval_every": 0,
     "eval_episodes": 64,
     "dtype": "bfloat16",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+from textrl_agents.runs.demo import PRETRAINED
 from textrl_agents.speed.measurement import Bench, Measured, Measurement, Target, Work, compare, compared, measurement
 from textrl_agents.speed.pretrained.workload import PretrainedWorkload
 from textrl_agents.speed.rooflines.ppo_bounds import PPOTimes
@@ -16,7 +17,8 @@ from textrl_agents.speed.sampling.rollout_rows import TransformersRollout
 from textrl_agents.speed.training.trl_rows import training_against_trl
 from textrl_agents.speed.workload import Workload
 
-ROWS, STEPS = 32, 32  # of the demo's rollouts
+ROWS, STEPS = PRETRAINED["n_envs"], PRETRAINED["algorithm"]["n_steps"]  # of the demo's rollouts
+COMPARED = 32  # rows of a comparison
 QUICK = {"rows": 8, "n_steps": 16}
 
 
@@ -72,14 +74,14 @@ def end_to_end(bench: Bench, *, rows: int = ROWS, n_steps: int = STEPS) -> Measu
 
 
 @measurement(Target(">=", 1.1), quick={"rows": 8, "tokens": 16})
-def rollout_of_equal_lengths(bench: Bench, *, rows: int = ROWS, tokens: int = 64) -> Measured:
+def rollout_of_equal_lengths(bench: Bench, *, rows: int = COMPARED, tokens: int = 64) -> Measured:
     """Compare PPO's rollout, with reward and KL, with `generate` alone. tokens: of each response; none ends before."""
     workload = bench.workload().without_eos()
     return _against_generate(bench, workload, workload.agent(rows, tokens, tokens).collect, rows, tokens)
 
 
 @measurement(Target(">=", 3.0), quick={"rows": 8, "n_steps": 16, "longest": 64})
-def rollout_to_eos(bench: Bench, *, rows: int = ROWS, n_steps: int = 64, longest: int = 128) -> Measured:
+def rollout_to_eos(bench: Bench, *, rows: int = COMPARED, n_steps: int = 64, longest: int = 128) -> Measured:
     """Compare the same where responses end by the model's own end of turn. Only real tokens are counted.
 
     longest: tokens of a response at most. n_steps: of a rollout.
@@ -89,25 +91,25 @@ def rollout_to_eos(bench: Bench, *, rows: int = ROWS, n_steps: int = 64, longest
 
 
 stepping = Measurement(
-    functools.partial(decoding_rows.stepping.measure, rows=ROWS, tokens=64),
+    functools.partial(decoding_rows.stepping.measure, rows=COMPARED, tokens=64),
     Target(">=", 1.0),
     quick={"rows": 8, "tokens": 16},
 )
 stepping_against_continuous_batching = Measurement(
-    functools.partial(decoding_rows.stepping_against_continuous_batching.measure, rows=ROWS, tokens=64),
+    functools.partial(decoding_rows.stepping_against_continuous_batching.measure, rows=COMPARED, tokens=64),
     Target(">=", 0.8),
     quick={"rows": 8, "tokens": 16},
 )
 
 
 @measurement(Target(">=", 1.0), quick={"rows": 8})
-def rloo_against_trl(bench: Bench, *, rows: int = 32, rounds: int = 1) -> Measured:
+def rloo_against_trl(bench: Bench, *, rows: int = COMPARED, rounds: int = 1) -> Measured:
     """Compare tokens/s of RLOO, sampling and update together, with TRL's. rows: responses of a round."""
     return training_against_trl("rloo", bench, _workload(bench).env, rows=rows, rounds=rounds)
 
 
 @measurement(Target(">=", 1.0), quick={"rows": 8})
-def grpo_against_trl(bench: Bench, *, rows: int = 32, rounds: int = 1) -> Measured:
+def grpo_against_trl(bench: Bench, *, rows: int = COMPARED, rounds: int = 1) -> Measured:
     """Compare tokens/s of GRPO with TRL's. The sizes are those of RLOO."""
     return training_against_trl("grpo", bench, _workload(bench).env, rows=rows, rounds=rounds)
 

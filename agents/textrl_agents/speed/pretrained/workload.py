@@ -27,7 +27,7 @@ class PretrainedWorkload(Workload):
     """A model with an adapter (LoRA), the prompts of the demo's task asked as chats, and its reward.
 
     env: the environment's arguments, by which all this can be loaded again, but for the device.
-    max_new_tokens: of the task's responses.
+    max_new_tokens: of the demo's responses.
     """
 
     env: Mapping[str, Any]
@@ -70,7 +70,9 @@ def pretrained_workload(model: str, device: torch.device) -> PretrainedWorkload:
     """Load a model by any name that `load_model` takes. Raises ModelError and MissingExtra."""
     check_pretrained()
     task = get_task(PRETRAINED["task"])
-    env = {"model": model, **{name: PRETRAINED[name] for name in ("task", "kl_coef", "lora", "dtype")}}
+    longest = PRETRAINED["env"]["max_new_tokens"]
+    settings = {name: PRETRAINED[name] for name in ("task", "kl_coef", "lora", "dtype")}
+    env = {"model": model, **settings, "max_new_tokens": longest}
     loaded = load_model(model, device=device, dtype=env["dtype"], lora=env["lora"])
     tokenizer, base = loaded.tokenizer, loaded.model.get_base_model()
     if tokenizer.pad_token_id is None:
@@ -89,5 +91,5 @@ def pretrained_workload(model: str, device: torch.device) -> PretrainedWorkload:
         reward=make_reward(task.reward),
         as_chat=bool(task.as_chat),
         env=env,
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=longest,
     )
