@@ -61,11 +61,20 @@ PRESETS = {
         algos=("reference", "ppo", "reinforce", "rloo", "grpo", "q_learning", "best_of_n", "expert_iteration"),
     ),
     "default": Preset(
-        "every algorithm on five tasks with five seeds; hours on a small machine",
-        tasks=("exact", "sentiment", "summarize", "translate", "detoxify"),
+        "every algorithm on seven tasks with five seeds; hours on a small machine",
+        tasks=("exact", "exact_turns", "sentiment", "summarize", "translate", "detoxify", "calculator"),
         seeds=5,
         eval_episodes=256,
-        budgets={"exact": 262_144},
+        budgets={"exact": 262_144, "exact_turns": 262_144, "calculator": 98_304},
+    ),
+    "turns": Preset(
+        "a critic against baselines from groups on tasks of several turns, at equal tokens",
+        tasks=("exact_turns", "guess", "calculator", "clarify", "safe_chat"),
+        seeds=5,
+        eval_episodes=256,
+        budget=98_304,
+        budgets={"exact_turns": 262_144},
+        algos=("reference", "ppo", "rloo", "grpo"),
     ),
 }
 

@@ -134,6 +134,8 @@ def _metrics(evaluation: Evaluation, trained: Trained, env: TextGenVectorEnv) ->
         "entropy": means["entropy"],
         "eos_share": evaluation.finish_reasons["eos"],
     }
+    if "turns" in means:
+        metrics["turn_length"] = means["length"] / means["turns"]
     exact = _exact_value(env)
     if exact is not None and trained.evaluation is None:
         metrics["normalized"] = exact.normalized(trained.policy, deterministic=trained.deterministic)

@@ -40,7 +40,11 @@ COLUMNS = (
     Column("normalized", "normalized", 3, "on tasks whose optimum is known: 0 is the reference's objective, 1 the "
            "optimum's. It is the exact value of a policy, where the objective is a mean of samples, so these tables "
            "are sorted by it. (Only best_of_n, which is no policy, has it from samples.)"),
-    Column("length", "length", 1, "tokens of a response, its end-of-sequence token included."),
+    Column("success", "success", 3, "the share of episodes that the turn environment calls solved."),
+    Column("turns", "turns", 2, "that the policy took in an episode."),
+    Column("turn_length", "tokens/turn", 1, "that the policy wrote, end of turn included."),
+    Column("length", "length", 1, "tokens of a response, its end-of-sequence token included; over all turns, where "
+           "there are several."),
     Column("distinct_1", "distinct-1", 3, "different tokens / all tokens of all responses. Low values are repetition, "
            "within responses or between them."),
     Column("distinct_2", "distinct-2", 3, "the same of pairs of neighbouring tokens."),
