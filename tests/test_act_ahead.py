@@ -333,8 +333,12 @@ def test_ctrl_c_leaves_no_thread_that_runs_the_model(ahead: MakePolicy, monkeypa
         return forward(*arguments, **keywords)
 
     monkeypatch.setattr(policy.lm, "paged", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        policy.step(observe(PROMPTS))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            policy.step(observe(PROMPTS))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert threading.active_count() == threads
     assert len(calls) < 6, "it was not stopped, but ran to its end"
     assert policy.lm.config._attn_implementation == "sdpa"

@@ -58,7 +58,7 @@ def test_the_ratio_of_acting_and_evaluating_is_one(
     packed, log_probs, values = roll(policy)
     evaluated = policy.evaluate(packed)
     torch.testing.assert_close((evaluated.log_probs - log_probs).exp(), torch.ones(18), atol=1e-5, rtol=0)
-    torch.testing.assert_close(evaluated.values, values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(evaluated.values, values, atol=1e-5, rtol=1e-5)
     assert values.abs().min() > 0
     assert not model.training
 
@@ -123,7 +123,7 @@ def test_after_an_update_nothing_is_stale(value_trunk: str, make_policy: MakePol
     states = torch.full((len(packed), policy.max_length), -1)
     for m, (row, column) in enumerate(zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)):
         states[m, : column + 1] = packed.input_ids[row, : column + 1]
-    torch.testing.assert_close(policy.states(states).values, after.values.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.states(states).values, after.values.detach(), atol=1e-5, rtol=1e-5)
     stepwise = policy.states(states).logits.log_softmax(-1)[torch.arange(len(packed)), packed.actions]
     torch.testing.assert_close(stepwise, after.log_probs.detach(), atol=1e-5, rtol=0)
 

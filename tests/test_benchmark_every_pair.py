@@ -45,10 +45,11 @@ WITHOUT_PAIRS = {(name, "json_answer") for name in ("trl_dpo", "trl_orpo", "trl_
 
 
 def marks(name: str, task: str) -> list[pytest.MarkDecorator]:
-    """Quick are one task with every algorithm of SB3, and every task with one."""
+    """Quick are one task with three algorithms of SB3, and every task with one."""
     if name.startswith("rllib"):
         return [pytest.mark.ray]
-    return [] if not name.startswith("trl_") and (task == "exact" or name == "ppo") else [pytest.mark.slow]
+    kept = name == "ppo" or (task == "exact" and name in ("rloo", "dqn"))
+    return [] if kept else [pytest.mark.slow]
 
 
 PAIRS = [

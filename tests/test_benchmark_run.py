@@ -255,6 +255,7 @@ def test_side_by_side_gives_what_one_by_one_gives(make_plan: Callable[..., Plan]
 
 
 @POSIX
+@pytest.mark.slow
 def test_cells_that_die_are_recorded_and_the_others_go_on(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make_plan("dies", "leaves", "noise")
     lines = run_benchmark(plan, tmp_path / "out", jobs=2, progress=False)
@@ -269,6 +270,7 @@ def test_cells_that_die_are_recorded_and_the_others_go_on(make_plan: Callable[..
 
 
 @POSIX
+@pytest.mark.slow
 def test_a_cell_that_takes_too_long_is_ended_with_all_it_has_started(
     make_plan: Callable[..., Plan], plugin: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_cell_that_takes_too_long_is_ended_with_all_it_has_started(
     assert not [pid for text in calls(plugin) for pid in text.split() if is_running(int(pid))]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_runs_no_cell_twice(
     make_plan: Callable[..., Plan], plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -441,6 +444,7 @@ def textrl(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_runs_reports_and_says_what_failed(plugin: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sizes = ["--tasks", "exact", "--seeds", 1, "--budget", 100, "--eval-episodes", 8, "--device", "cpu", "--jobs", 2]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 
 from textrl_agents.runs import atomic
 from textrl_agents.runs.checkpoint_files import load_state, save_state
@@ -74,7 +75,7 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft calls it
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(["ppo", "grpo"], CASES))
 def test_resume_is_exact(case: str, tmp_path: Path) -> None:
     """CHECKS 32. The resumed agent has another seed: everything that matters must come from the checkpoint."""
     agent = new_agent(**CASES[case])
@@ -199,6 +200,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         load_checkpoint(new_agent(), tmp_path)
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """CHECKS 33: a process that saves over and over is killed; the previous or the new checkpoint loads each time."""
     agent = new_agent()

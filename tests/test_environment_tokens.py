@@ -129,8 +129,8 @@ def test_packed_numbers_are_those_of_single_prefixes(value_trunk: str):
     wanted = [by_prefix(core, trajectory) for trajectory in trajectories]
     log_probs, ref, values = (np.concatenate(column) for column in zip(*wanted, strict=True))
     np.testing.assert_allclose(evaluation.log_probs, log_probs, atol=1e-5)
-    np.testing.assert_allclose(evaluation.values, values, atol=1e-5)
-    np.testing.assert_allclose(states.values, values, atol=1e-5)
+    np.testing.assert_allclose(evaluation.values, values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(states.values, values, rtol=1e-5, atol=1e-5)
     paid = np.concatenate([trajectory.rewards for trajectory in trajectories]) - COEF * (log_probs - ref)
     for trajectory, (own, _, _) in zip(trajectories, wanted, strict=True):
         trajectory.log_probs = own
@@ -160,7 +160,7 @@ def test_a_rollout_of_episodes(value_trunk: str):
         for each, advantages in zip(buffer.trajectories, rows, strict=True):
             own, ref, values = by_prefix(core, each)
             np.testing.assert_allclose(each.log_probs, own, atol=1e-5)
-            np.testing.assert_allclose(each.values, values, atol=1e-5)
+            np.testing.assert_allclose(each.values, values, rtol=1e-5, atol=1e-5)
             score = np.zeros(len(each))
             score[-1] = np.nan_to_num(each.score)
             np.testing.assert_allclose(each.rewards, score - COEF * (own - ref), atol=1e-5)
@@ -333,7 +333,7 @@ def test_the_train_batch_of_rllibs_vtrace(algo: str):
     trajectories = [stretch_of(episode, COEF, "deferred").trajectory for episode in episodes]
     for row, (episode, each) in enumerate(zip(episodes, trajectories, strict=True)):
         own, ref, plain = by_prefix(wired.core, each)
-        np.testing.assert_allclose(values[row, : len(each)], plain, atol=1e-5)
+        np.testing.assert_allclose(values[row, : len(each)], plain, rtol=1e-5, atol=1e-5)
         paid = np.asarray(episode.get_rewards()) - COEF * (own - ref)
         np.testing.assert_allclose(columns[Columns.REWARDS][row, : len(each)], paid, atol=1e-5)
         extra = columns[Columns.REWARDS][row, len(each)]

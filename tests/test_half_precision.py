@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.runs.run_folder import RunFolder, load_policy
@@ -37,7 +38,9 @@ RLLIB = [
 ]
 
 
-@pytest.mark.parametrize(("algo", "dtype", "lora", "trunk"), RLLIB, ids=lambda value: str(value).replace(" ", ""))
+@pytest.mark.parametrize(
+    ("algo", "dtype", "lora", "trunk"), quick(RLLIB[:1], RLLIB), ids=lambda value: str(value).replace(" ", "")
+)
 def test_rllibs_learners_hand_on_every_bit(algo: str, dtype: str, lora: Any, trunk: str):
     """To env runners, and to a learner that goes on: weights and both moments of Adam. NumPy has no bfloat16."""
     pytest.importorskip("ray.rllib")

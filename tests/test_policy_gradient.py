@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -57,7 +58,7 @@ def batches(agent: Any, rollouts: int) -> list[dict[str, Any]]:
     return seen
 
 
-@pytest.mark.parametrize("n_steps", [2, 7, 20])
+@pytest.mark.parametrize("n_steps", quick([7], [2, 7, 20]))
 @pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2), ("grpo", 3)])
 def test_every_response_is_trained_on_once_and_whole(algo: str, size: int, n_steps: int):
     """Responses are compared with an independent list: the episodes that ended, in groups of `size`."""
@@ -223,7 +224,7 @@ def responses_of(env: TextVecEnv) -> list[tuple[int, ...]]:
     return ended
 
 
-@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+@pytest.mark.parametrize("stopped_at", quick([2], [1, 2, 3]))
 @pytest.mark.parametrize(("algo", "size"), [("reinforce", 1), ("rloo", 2)])
 def test_a_rollout_that_was_broken_off_costs_the_responses_that_it_held(algo: str, size: int, stopped_at: int):
     """A stop in mid-rollout loses what that rollout had sampled. What is left of the responses is not trained on, over

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import quick
 
 from textrl_agents.reward_models import evaluate_reward_model, train_reward_model
 from textrl_agents.reward_models.heldout import split_by_prompt
@@ -183,7 +184,7 @@ def test_an_ensemble_on_one_trunk_stores_and_loads_it_once(trunk: Path, tmp_path
         make_reward(tmp_path / "alone" / "member-1")
 
 
-@pytest.mark.parametrize("combine", ["mean", "worst", "uncertainty"])
+@pytest.mark.parametrize("combine", quick(["worst"], ["mean", "worst", "uncertainty"]))
 def test_the_figures_of_an_ensemble_are_those_of_the_reward_that_is_saved(trunk: Path, tmp_path: Path, combine: str):
     records = comparisons(90)
     report = train_reward_model(

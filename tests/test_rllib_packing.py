@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 from tiny_tokenizer import tiny_tokenizer as make_tokenizer
 
 pytest.importorskip("ray.rllib")
@@ -204,7 +205,7 @@ def test_what_stands_in_the_padding_does_not_matter():
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
+@pytest.mark.parametrize("estimator", quick(["k3"], ["k1", "k3"]))
 def test_deferred_charges_what_the_environment_pays_stepwise(
     estimator: str, sampling: dict[str, Any], portable_task: Task
 ):
@@ -380,7 +381,7 @@ def vtrace_seen(wired: Wired, batch: MultiAgentBatch, monkeypatch: pytest.Monkey
     return [array.T.numpy() for array in arrays]
 
 
-@pytest.mark.parametrize(("fragment", "limit"), [(3, None), (14, None), (14, 2)])
+@pytest.mark.parametrize(("fragment", "limit"), quick([(14, 2)], [(3, None), (14, None), (14, 2)]))
 @pytest.mark.parametrize("algo", ["impala", "appo"])
 def test_vtrace_targets_are_on_policy_returns(
     algo: str, fragment: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
@@ -409,7 +410,7 @@ def test_vtrace_targets_are_on_policy_returns(
         values = [value_by_plain_model(wired.core, ids) for ids in states_of(episode)]
         rewards = np.asarray(episode.get_rewards()) - 0.5 * kl_by_plain_model(episode, reference)
         gain = values[-1] = values[-1] if cut[row] else 0.0
-        np.testing.assert_allclose(values_given[row, : len(values)], values, atol=1e-5)
+        np.testing.assert_allclose(values_given[row, : len(values)], values, rtol=1e-5, atol=1e-5)
         ends = np.flatnonzero(columns[Columns.TERMINATEDS][row]).tolist()
         assert ends == ([] if cut[row] else [len(episode) - 1])
         for step in reversed(range(len(episode))):

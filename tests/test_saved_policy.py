@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import quick
 from transformers import AutoModelForCausalLM
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
@@ -57,7 +58,7 @@ def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
     return torch.allclose(got, wanted, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("algo", MODELS)
+@pytest.mark.parametrize("algo", quick(["ppo", "nlpo", "qrdqn"], MODELS))
 def test_the_policy_that_is_loaded_is_the_one_that_was_trained(algo: str, tmp_path: Path):
     """CHECKS 49: by `load_policy` of a run folder's policy, and by `CausalLMActorCritic.from_pretrained`."""
     core = trained(algo).policy.actor_critic
@@ -66,7 +67,7 @@ def test_the_policy_that_is_loaded_is_the_one_that_was_trained(algo: str, tmp_pa
     assert type(loaded) is type(core)
     assert same(log_probs(loaded), log_probs(core))
     assert (loaded.sampling, loaded.greedy) == (core.sampling, core.greedy)
-    torch.testing.assert_close(loaded.states(states()).values, core.states(states()).values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded.states(states()).values, core.states(states()).values, atol=1e-5, rtol=1e-5)
     again = CausalLMActorCritic.from_pretrained(tmp_path / "policy", value_head=None)
     assert same(log_probs(again), log_probs(core))
     start = make_agent(algo, n_envs=8, env_kwargs={"task": "exact", "sampling": SAMPLING}).policy.actor_critic

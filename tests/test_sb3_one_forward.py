@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import quick
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.sb3 import make_agent
@@ -72,7 +73,7 @@ def test_an_update_runs_each_sequence_once(algo: str, monkeypatch: pytest.Monkey
     assert transitions > 4 * sequences, "too short to tell a sequence from its transitions"
 
 
-@pytest.mark.parametrize("algo", SEVERAL)
+@pytest.mark.parametrize("algo", quick(["dqn"], SEVERAL))
 def test_each_pass_of_an_update_runs_sequences(algo: str, monkeypatch: pytest.MonkeyPatch):
     rows, sequences, transitions = rows_of_updates(algo, SEVERAL[algo], monkeypatch)
     assert rows

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from textrl_agents.sb3 import EpisodeRolloutBuffer, TextVecEnv, make_agent
@@ -83,7 +84,7 @@ def prompts_drawn(agent: Any) -> list[list[np.ndarray]]:
     return drawn
 
 
-@pytest.mark.parametrize("n_steps", [3, 8, 20])
+@pytest.mark.parametrize("n_steps", quick([3], [3, 8, 20]))
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_deferred_charge_of_episodes_that_rollouts_cut_anywhere(n_steps: int, adaptive: bool):
     """CHECKS 4 and 7: each transition pays its own KL at its episode's coefficient, and the record of an episode that

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import quick
 
 from textrl_agents.algorithms.registry import get_algorithm, names_in
 from textrl_agents.sb3 import TextVecEnv, make_agent
@@ -62,7 +63,7 @@ def log_probs(agent: Any) -> torch.Tensor:
     return torch.from_numpy(core.log_probs(core.rows(observations)))
 
 
-@pytest.mark.parametrize("algo", names_in("sb3"))
+@pytest.mark.parametrize("algo", quick(["ppo", "soft_dqn", "q_learning"], names_in("sb3")))
 def test_a_saved_agent_goes_on_where_it_was(algo: str, tmp_path: Path):
     """`agent.save; load(..., env=...).learn(...)`: the same policy, trained on, and charged by the new environment."""
     agent = trained(algo)
@@ -246,7 +247,7 @@ def test_a_policy_alone_is_a_folder_without_a_pickle(algo: str, tmp_path: Path):
     for name in ("q_net", "quantile_net", "predict_values"):
         if hasattr(policy, name):
             values = getattr(loaded, name)(observations)
-            torch.testing.assert_close(values, getattr(policy, name)(observations), atol=1e-6, rtol=0)
+            torch.testing.assert_close(values, getattr(policy, name)(observations), atol=1e-6, rtol=1e-6)
             if name.endswith("net") and algo != "soft_dqn":
                 torch.testing.assert_close(getattr(loaded, name + "_target")(observations), values)
     if algo == "soft_dqn":

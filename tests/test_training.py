@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import quick
 from tiny_runs import ROLLOUT, assert_same_run, board_steps, config, metrics, reward_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -101,7 +102,7 @@ def test_the_same_settings_twice_are_the_same_run(full: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("steps", [1, 25])
+@pytest.mark.parametrize("steps", quick([25], [1, 25]))
 def test_a_signal_saves_and_resume_goes_on_exactly(
     kind: signal.Signals, steps: int, full: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

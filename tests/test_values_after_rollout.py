@@ -95,7 +95,7 @@ def test_a_stock_buffer_gets_the_values_of_each_step():
     agent.learn(40)
     observations = torch.from_numpy(agent.rollout_buffer.observations.astype(np.int64)).flatten(0, 1)
     values = agent.policy.predict_values(observations).detach().numpy().reshape(10, 4)
-    np.testing.assert_allclose(agent.rollout_buffer.values, values, atol=1e-5)
+    np.testing.assert_allclose(agent.rollout_buffer.values, values, rtol=1e-5, atol=1e-5)
     assert np.isfinite(agent.rollout_buffer.advantages).all()
 
 
