@@ -13,7 +13,13 @@ from textrl_env.models import CausalLMActorCritic
 from textrl_env.tasks.splits import best_split
 
 # Measures that are shown of an evaluation while training goes on, and their names there.
-SHOWN = {"score": "score", "gold_score": "gold score", "kl": "KL", "length": "tokens a response"}
+SHOWN = {
+    "score": "score",
+    "success": "success",
+    "gold_score": "gold score",
+    "kl": "KL",
+    "length": "tokens a response",
+}
 
 
 class RunEvaluations:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from textrl_agents.benchmark.plan import Plan
 
 # The columns of the report that a terminal has room for.
-SHOWN = ("objective", "score", "gold_score", "kl", "normalized", "tokens_per_second")
+SHOWN = ("objective", "score", "success", "gold_score", "kl", "normalized", "tokens_per_second")
 
 Plugins = Annotated[
     list[Path] | None,
