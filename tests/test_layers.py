@@ -39,7 +39,7 @@ LAYERS = [
     ["textrl_env.assembled"],
     ["textrl_env.env"],
     ["textrl_env.vector_env"],
-    ["textrl_env.wrappers"],
+    ["textrl_env.wrappers", "textrl_env.finetune"],
     ["textrl_env"],
     ["textrl_env.embedded"],  # makes the files that the models load; nothing imports it
     ["textrl_agents", "textrl_agents.training"],
@@ -51,7 +51,7 @@ LAYERS = [
     ["textrl_agents.runs"],
     ["textrl_agents.pretrained"],
     ["textrl_agents.sb3", "textrl_agents.rllib", "textrl_agents.trl"],
-    ["textrl_agents.reward_models"],
+    ["textrl_agents.finetune", "textrl_agents.reward_models"],
     ["textrl_agents.feedback"],
     ["textrl_agents.check", "textrl_agents.benchmark", "textrl_agents.speed"],
     ["textrl_agents.commands"],

@@ -34,7 +34,7 @@ def test_every_built_in_task_has_an_id(name: str):
 
 def test_the_ids_are_those_of_the_tasks_and_take_arguments():
     ids = {name for name in gymnasium.registry if name.startswith("TextRLHF-")}
-    assert ids == {"TextRLHF-v0", *(f"TextRLHF-{name.capitalize()}-v0" for name in BUILT_IN)}
+    assert ids == {"TextRLHF-v0", "TextRLHF-FineTune-v0", *(f"TextRLHF-{name.capitalize()}-v0" for name in BUILT_IN)}
     env = gymnasium.make("TextRLHF-Arithmetic-v0", kl_coef=0.25, split="heldout")
     assert env.unwrapped.kl_penalty.coef == 0.25
     vector_env = gymnasium.make_vec("TextRLHF-Exact-v0", num_envs=3)

@@ -1,7 +1,8 @@
 """textrl-env: token generation of a real language model as a proper Gymnasium environment.
 
-`import textrl_env` registers `TextRLHF-v0`, and `TextRLHF-<Name>-v0` for every built-in task. It imports neither torch
-nor transformers; the names below are loaded when they are first used.
+`import textrl_env` registers `TextRLHF-v0`, `TextRLHF-<Name>-v0` for every built-in task, and `TextRLHF-FineTune-v0`,
+whose state is a training run. It imports neither torch nor transformers; the names below are loaded when they are first
+used.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ __all__ = [
     "rewards",
 ]
 
-ENV_ID = "TextRLHF-v0"
+ENV_ID, FINETUNE_ID = "TextRLHF-v0", "TextRLHF-FineTune-v0"
 
 
 def _register(env_id: str, **kwargs: Any) -> None:
@@ -66,6 +67,7 @@ def _register(env_id: str, **kwargs: Any) -> None:
 _register(ENV_ID)
 for _name in BUILT_IN:
     _register(f"TextRLHF-{_name.capitalize()}-v0", task=_name)
+gymnasium.register(id=FINETUNE_ID, entry_point="textrl_env.finetune.env:FineTuneEnv", order_enforce=False)
 
 
 def __getattr__(name: str) -> Any:

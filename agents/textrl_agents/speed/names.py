@@ -20,6 +20,7 @@ SPEED_ROWS = {
     "update vs one prefix per transition": "textrl_agents.speed.training.update_rows:episodes_against_prefixes",
     "update time per token, long vs short": "textrl_agents.speed.training.update_rows:long_against_short",
     "update time per action, turns vs one turn": "textrl_agents.speed.training.turn_rows:several_turns_against_one",
+    "fine-tuning: a step vs its updates": "textrl_agents.speed.training.finetune_rows:step_against_optimizer_steps",
     "separate value trunk vs shared, to EOS": "textrl_agents.speed.training.update_rows:separate_trunk_against_shared",
     "update memory, chunked vs not": "textrl_agents.speed.training.update_rows:memory_of_an_update",
     "precision: rollout, auto vs float32": "textrl_agents.speed.training.precision_rows:rollout",

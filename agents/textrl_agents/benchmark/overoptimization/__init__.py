@@ -12,7 +12,6 @@ proxies.py           simulated comparisons, and the reward models learned from t
 shared_features.py   one pass of a trunk for all reward models that read it
 candidate_scores.py  what each proxy gives to each candidate of best-of-n
 rl.py                stock PPO against a proxy, measured on held-out prompts along the way
-job_pool.py          jobs side by side, each in a process
 run.py               all of it, from a plan to a report; it can be stopped anywhere and go on
 analysis/            curves, fits, figure and report
 """

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from textrl_agents.benchmark.cell_progress import JobProgress
+from textrl_agents.benchmark.job_pool import run_jobs
 from textrl_agents.benchmark.overoptimization.analysis.findings import Findings, read_findings
 from textrl_agents.benchmark.overoptimization.analysis.report import write_report
-from textrl_agents.benchmark.overoptimization.job_pool import run_jobs
-from textrl_agents.benchmark.overoptimization.jobs import Job, stages
+from textrl_agents.benchmark.overoptimization.jobs import Job, perform, stages
 from textrl_agents.benchmark.overoptimization.plan import PLAN_FILE, OveroptimizationPlan
 from textrl_agents.benchmark.run import BenchmarkStopped
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
@@ -69,6 +69,7 @@ def _run_stages(plan: OveroptimizationPlan, folder: Path, side_by_side: int, pro
             pending = [job for job in stage if not job.is_done(folder)]
             failures = run_jobs(
                 pending,
+                perform,
                 plan,
                 folder,
                 side_by_side=side_by_side,

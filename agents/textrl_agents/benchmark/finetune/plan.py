@@ -1,0 +1,80 @@
+"""What `textrl bench finetune` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textrl_env.errors import ConfigError
+from textrl_env.user_values import check_names, check_whole
+
+PLAN_FILE = "plan.json"
+TABLES, SB3, RLLIB, SEARCH = ("q_learning", "sarsa"), ("dqn", "ppo", "a2c"), "rllib_ppo", "random_search"
+AGENTS = (*TABLES, *SB3, RLLIB, SEARCH)
+SMALL = {"segments": 400, "every": 100, "seeds": 3, "orders": 2, "ppo_episodes": 4, "ppo_seeds": 1}
+"""What `--quick` changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunePlan:
+    """The whole experiment.
+
+    data: whose schedules are all known. On the first all agents learn; on the others the tables alone, to see whether
+        a schedule that was learned on one is good on another.
+    unknown: data without enumeration that learned schedules are tried on, by training.
+    agents: of AGENTS. segments: that an agent trains, as many for each. every: segments between two looks at what it
+        has learned. seeds: of each agent.
+    orders: of the data, other than the one learned in, that schedules are tried with.
+    ppo_episodes: that a table learns from to tune PPO itself; 0 leaves that out. ppo_seeds: such tables, and orders
+        that they and constant settings are judged with.
+    """
+
+    data: tuple[str, ...] = ("translate", "recommend")
+    unknown: tuple[str, ...] = ("summarize", "story", "question")
+    agents: tuple[str, ...] = AGENTS
+    segments: int = 8000
+    every: int = 200
+    seeds: int = 10
+    orders: int = 10
+    ppo_episodes: int = 40
+    ppo_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        from textrl_env.finetune.replay import enumerated_names
+        from textrl_env.tasks.registry import check_task_name
+
+        for name in ("data", "unknown", "agents"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.data:
+            raise ConfigError("data must name at least one data set whose schedules are known")
+        check_names("data set with enumerated schedules", self.data, enumerated_names())
+        check_names("agent", self.agents, AGENTS)
+        for task in self.unknown:
+            check_task_name(task)
+        for name, least in {
+            "segments": 5,
+            "every": 1,
+            "seeds": 1,
+            "orders": 1,
+            "ppo_episodes": 0,
+            "ppo_seeds": 1,
+        }.items():
+            check_whole(name, getattr(self, name), least)
+        if self.every > self.segments:
+            raise ConfigError(f"every must be at most segments, got {self.every} and {self.segments}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, texts and lists only."""
+        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> FineTunePlan:
+        """Read what `to_json` gave. Raises ConfigError where the file is none."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path} is no plan of textrl bench finetune: {error}") from error

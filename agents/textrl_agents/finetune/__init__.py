@@ -1,0 +1,1 @@
+"""Agents that steer a training run: tables, stock SB3 and RLlib, and PPO as the run that is steered."""
