@@ -82,7 +82,7 @@ class FineTuneEnv(gymnasium.Env[np.ndarray, np.int64]):
     - v0
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(
         self,
