@@ -23,7 +23,7 @@ from textrl_env.finetune.schedules import SCHEDULES, play_rates, scheduled_rates
 from textrl_env.finetune.supervised_run import SupervisedRun
 from textrl_env.finetune.training_run import LEARNING_RATE
 
-DATA = ("translate", "recommend")
+DATA = ("translate",)
 DOUBLINGS = range(
     -2, 11
 )  # peaks of the baselines, from a quarter of the start's rate up to about all that the tree has

@@ -22,10 +22,10 @@ class KnownOptimizer(NamedTuple):
 
 OPTIMIZERS: Mapping[str, KnownOptimizer] = MappingProxyType(
     {
-        "adamw": KnownOptimizer(torch.optim.AdamW, {"betas": (0.9, 0.95), "weight_decay": 0.01}),
+        "adamw": KnownOptimizer(torch.optim.AdamW, {"betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}),
         # A step of AdamW moves each of a million weights by about the rate. Momentum sums up to ten gradients of norm 1
         # at most, which is 0.01 a weight: a hundred times the rate makes the step as long.
-        "sgd": KnownOptimizer(torch.optim.SGD, {"momentum": 0.9}, rate=100.0),
+        "sgd": KnownOptimizer(torch.optim.SGD, {"momentum": 0.9, "fused": True}, rate=100.0),
         # Its rate is relative to the root mean square of a matrix, here about a twentieth.
         "adafactor": KnownOptimizer(torch.optim.Adafactor, {"weight_decay": 0.0}, rate=20.0),
     }

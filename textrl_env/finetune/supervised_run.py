@@ -55,11 +55,11 @@ class SupervisedRun:
         model: str | Path | Any = "embedded",
         tokenizer: Any = None,
         steps: int = 4,
-        batch_size: int = 8,
+        batch_size: int = 4,
         learning_rate: float = 1e-4,
         optimizer: str = "adamw",
         train_rows: int = 256,
-        validation_rows: int = 16,
+        validation_rows: int = 8,
         device: str | torch.device = "auto",
         start: Snapshot | str | Path | None = None,
     ):
@@ -176,7 +176,7 @@ class SupervisedRun:
         for start in range(0, len(rows), VALIDATION_BATCH):
             yield collate(rows[start : start + VALIDATION_BATCH], self._pad, self._device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _validation_loss(self) -> float:
         nats = sum(self._loss(batch).item() for batch in self._judging)
         return nats / sum(int((batch.labels != IGNORED).sum()) for batch in self._judging)

@@ -66,6 +66,7 @@ class PPORun:
 
     def begin(self, order_seed: int) -> Measurement:
         """Make a new agent. order_seed: of its samples and minibatches."""
+        self._norms.clear()
         with self._own_random(order_seed):
             dials = self.settings.dials
             self._agent = make_agent(

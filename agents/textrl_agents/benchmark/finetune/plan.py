@@ -14,7 +14,7 @@ from textrl_env.user_values import check_names, check_whole
 PLAN_FILE = "plan.json"
 TABLES, SB3, RLLIB, SEARCH = ("q_learning", "sarsa"), ("dqn", "ppo", "a2c"), "rllib_ppo", "random_search"
 AGENTS = (*TABLES, *SB3, RLLIB, SEARCH)
-SMALL = {"segments": 400, "every": 100, "seeds": 3, "orders": 2, "ppo_episodes": 4, "ppo_seeds": 1}
+SMALL = {"segments": 400, "every": 100, "seeds": 3, "orders": 3, "ppo_episodes": 0, "unknown": ("recommend",)}
 """What `--quick` changes."""
 
 
@@ -32,8 +32,8 @@ class FineTunePlan:
         that they and constant settings are judged with.
     """
 
-    data: tuple[str, ...] = ("translate", "recommend")
-    unknown: tuple[str, ...] = ("summarize", "story", "question")
+    data: tuple[str, ...] = ("translate",)
+    unknown: tuple[str, ...] = ("recommend", "detoxify", "story")
     agents: tuple[str, ...] = AGENTS
     segments: int = 8000
     every: int = 200
@@ -48,10 +48,11 @@ class FineTunePlan:
 
         for name in ("data", "unknown", "agents"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.data:
-            raise ConfigError("data must name at least one data set whose schedules are known")
-        check_names("data set with enumerated schedules", self.data, enumerated_names())
         check_names("agent", self.agents, AGENTS)
+        for name, values in (("data", self.data), ("agents", self.agents)):
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{name} must name at least one, and each once; got {values!r}")
+        check_names("data set with enumerated schedules", self.data, enumerated_names())
         for task in self.unknown:
             check_task_name(task)
         for name, least in {
