@@ -13,8 +13,8 @@ import pytest
 from textrl_env.errors import AssetError, ConfigError, UnknownName
 from textrl_env.finetune import FineTuneEnv
 from textrl_env.finetune.enumerate import DATA, described, make_tree
-from textrl_env.finetune.replay import enumerated_env, enumerated_names
-from textrl_env.finetune.schedule_tree import ScheduleTree, enumerate_schedules, tree_path
+from textrl_env.finetune.replay import enumerated_env
+from textrl_env.finetune.schedule_tree import ScheduleTree, enumerate_schedules, enumerated_names, tree_path
 from textrl_env.finetune.schedules import play_rates, scheduled_rates
 
 ROWS = [{"prompt": f"the {noun} was", "completion": f" {word}"} for noun in ("soup", "room") for word in "abcdefgh"]

@@ -17,8 +17,7 @@ import torch
 import transformers
 
 from textrl_env.finetune.env import FineTuneEnv
-from textrl_env.finetune.replay import enumerated_names
-from textrl_env.finetune.schedule_tree import ScheduleTree, enumerate_schedules, tree_path
+from textrl_env.finetune.schedule_tree import ScheduleTree, enumerate_schedules, enumerated_names, tree_path
 from textrl_env.finetune.schedules import SCHEDULES, play_rates, scheduled_rates
 from textrl_env.finetune.supervised_run import SupervisedRun
 from textrl_env.finetune.training_run import LEARNING_RATE

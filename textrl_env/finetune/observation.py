@@ -75,7 +75,8 @@ class ObservationColumns:
             used,
         ]
         filled = np.array([_finite(value, MOST_LOSS) for value in values])
-        return np.clip(filled, self._low, self._high).astype(np.float32)
+        clipped: np.ndarray = np.clip(filled, self._low, self._high).astype(np.float32)
+        return clipped
 
     def read(self, observation: np.ndarray) -> Mapping[str, float]:
         """Column -> its number."""

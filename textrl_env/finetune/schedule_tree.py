@@ -59,7 +59,8 @@ class ScheduleTree:
         row = self.levels[depth][node]
         if np.isnan(row[0]):
             raise ConfigError("the run had diverged before this segment: there is nothing below it")
-        return Measurement(*map(float, row[:-1]), diverged=bool(row[-1]))
+        score, train_loss, validation_loss, gradient_norm, diverged = map(float, row)
+        return Measurement(score, train_loss, validation_loss, gradient_norm, bool(diverged))
 
     def gain(self, actions: Sequence[int]) -> float:
         """The rise of the score over a schedule; a run that diverges ends there."""

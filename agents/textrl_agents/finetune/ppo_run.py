@@ -45,7 +45,7 @@ class PPORun:
         self,
         task: str = "exact",
         *,
-        rollouts: int = 8,
+        rollouts: int = 4,
         learning_rate: float = 1e-4,
         kl_coef: float = 0.5,
         clip_range: float = 0.1,

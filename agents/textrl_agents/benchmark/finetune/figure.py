@@ -63,8 +63,8 @@ def draw_figure(findings: Findings) -> bytes:
         right.plot(segments, rates, style, color="black", linewidth=1, label=label)
     for agent in findings.tables[:1]:
         for number, actions in enumerate(findings.of(agent, data).actions):
-            label = f"{LABELS[agent]}, each seed" if not number else None
-            right.plot(segments, tree.rates(actions), color=COLORS[agent], linewidth=1, alpha=0.5, label=label)
+            named = {} if number else {"label": f"{LABELS[agent]}, each seed"}
+            right.plot(segments, tree.rates(actions), color=COLORS[agent], linewidth=1, alpha=0.5, **named)
     right.plot(segments, tree.rates(tree.best().actions), color="black", linewidth=2, marker="o", label="best schedule")
     right.axhline(tree.settings["learning_rate"], color="#bbbbbb", linewidth=1, zorder=0, label="rate of the start")
     right.set_yscale("log", base=2)

@@ -35,15 +35,15 @@ class FineTunePlan:
     data: tuple[str, ...] = ("translate",)
     unknown: tuple[str, ...] = ("recommend", "detoxify", "story")
     agents: tuple[str, ...] = AGENTS
-    segments: int = 8000
+    segments: int = 4000
     every: int = 200
     seeds: int = 10
     orders: int = 10
-    ppo_episodes: int = 40
+    ppo_episodes: int = 24
     ppo_seeds: int = 3
 
     def __post_init__(self) -> None:
-        from textrl_env.finetune.replay import enumerated_names
+        from textrl_env.finetune.schedule_tree import enumerated_names
         from textrl_env.tasks.registry import check_task_name
 
         for name in ("data", "unknown", "agents"):

@@ -10,7 +10,16 @@ import numpy as np
 from textrl_agents.benchmark.finetune.figure import LABELS, draw_figure
 from textrl_agents.benchmark.finetune.findings import NEAR, Elsewhere, Findings
 from textrl_agents.benchmark.finetune.jobs import transferred
-from textrl_agents.reports.blocks import NO_VALUE, PictureBlock, Section, TableBlock, TextBlock, mean_text, number_text
+from textrl_agents.reports.blocks import (
+    NO_VALUE,
+    Block,
+    PictureBlock,
+    Section,
+    TableBlock,
+    TextBlock,
+    mean_text,
+    number_text,
+)
 from textrl_agents.reports.report_files import write_report_files
 from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_agents.runs.atomic import write_atomically
@@ -76,7 +85,7 @@ def sections(findings: Findings) -> list[Section]:
     best = tree.best()
     total = sum(map(len, tree.levels[1:]))
     rates = ", ".join(f"{rate:.2g}" for rate in tree.rates(best.actions))
-    learn = [
+    learn: list[Block] = [
         TextBlock(conclusions(findings), bullets=True),
         PictureBlock(FIGURE, draw_figure(findings), "Learning curves and learning rates", "Left: what agents that have "
             "trained so many segments play without exploring. Right: the learning rates."),
@@ -133,7 +142,7 @@ def _ppo(findings: Findings) -> TableBlock:
     return TableBlock(
         ("learning rate", "share of the optimum"),
         rows,
-        f"Stock SB3 PPO on `exact`, {findings.plan.ppo_seeds} seeds; an episode is five segments of eight rollouts.",
+        f"Stock SB3 PPO on `exact`, {findings.plan.ppo_seeds} seeds; an episode is five segments of four rollouts.",
     )
 
 

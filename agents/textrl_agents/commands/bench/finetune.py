@@ -26,11 +26,11 @@ Data = Annotated[
 Unknown = Annotated[
     str | None, typer.Option(metavar="A,B,...", help="Other tasks to try the learned schedules on, by training.")
 ]
-Segments = Annotated[int | None, typer.Option(min=5, help="Segments that each agent trains. Default: 8000.")]
+Segments = Annotated[int | None, typer.Option(min=5, help="Segments that each agent trains. Default: 4000.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Of each agent. Intervals need 3. Default: 10.")]
 Orders = Annotated[int | None, typer.Option(min=1, help="Other orders of the data to try schedules with. Default: 10.")]
 PPOEpisodes = Annotated[
-    int | None, typer.Option(min=0, help="Episodes that a table learns from to tune PPO; 0: none. Default: 40.")
+    int | None, typer.Option(min=0, help="Episodes that a table learns from to tune PPO; 0: none. Default: 24.")
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Jobs side by side. Default: one a core.")]
 
