@@ -45,7 +45,7 @@ class PPORun:
         self,
         task: str = "exact",
         *,
-        rollouts: int = 4,
+        rollouts: int = 3,
         learning_rate: float = 1e-4,
         kl_coef: float = 0.5,
         clip_range: float = 0.1,
@@ -57,7 +57,7 @@ class PPORun:
             check_number(name, value, 0, above=True)
         self.task, self.rollouts = task, rollouts
         self.settings = Settings({LEARNING_RATE: learning_rate, KL_COEF: kl_coef, CLIP_RANGE: clip_range})
-        self._arguments = {"n_envs": 64, "n_steps": 20, "batch_size": 320, "device": "cpu", **(arguments or {})}
+        self._arguments = {"n_envs": 128, "n_steps": 20, "batch_size": 640, "device": "cpu", **(arguments or {})}
         parts = assemble(task=task, device="cpu")
         self._exact = ExactValue(parts.rules, parts.prompts)
         self._agent: Any = None

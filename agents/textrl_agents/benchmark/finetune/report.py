@@ -120,7 +120,7 @@ def _transfer(findings: Findings) -> list[TableBlock]:
     columns = ("agent", "learned on", *(f"played on {data}" for data in plan.data))
     known = TableBlock(columns, moved, "Share of the best schedule there, where all are known.")
     return [
-        *([known] if moved else []),
+        *([known] if moved and len(plan.data) > 1 else []),
         TableBlock(
             ("data", "learned schedule", "constant", "best constant there", "over constant", "over best there"),
             elsewhere,
@@ -142,7 +142,7 @@ def _ppo(findings: Findings) -> TableBlock:
     return TableBlock(
         ("learning rate", "share of the optimum"),
         rows,
-        f"Stock SB3 PPO on `exact`, {findings.plan.ppo_seeds} seeds; an episode is five segments of four rollouts.",
+        f"Stock SB3 PPO on `exact`, {findings.plan.ppo_seeds} seeds; an episode is five segments of three rollouts.",
     )
 
 
