@@ -50,7 +50,8 @@ def draw_figure(findings: Findings) -> bytes:
     left.axhline(1.0, color="black", linewidth=1.2, label="best schedule")
     total = sum(len(level) for level in tree.levels[1:])
     left.axvline(total, color="#bbbbbb", linewidth=1, zorder=0)
-    left.annotate(f"all schedules:\n{total:,} segments", (total, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
+    left.text(total, 0.5, f"all schedules: {total:,} segments", rotation=90, fontsize=8, va="center", ha="right",
+              transform=left.get_xaxis_transform())  # fmt: skip
     left.set_xlabel("segments trained")
     left.set_ylabel("gain, as a share of the best schedule's")
     left.set_ylim(*_limits(findings, data))
@@ -68,6 +69,7 @@ def draw_figure(findings: Findings) -> bytes:
     right.plot(segments, tree.rates(tree.best().actions), color="black", linewidth=2, marker="o", label="best schedule")
     right.axhline(tree.settings["learning_rate"], color="#bbbbbb", linewidth=1, zorder=0, label="rate of the start")
     right.set_yscale("log", base=2)
+    right.yaxis.set_major_formatter("{x:.1e}")
     right.set_xticks(segments)
     right.set_xlabel("segment")
     right.set_title(f"learning rate, {data}", fontsize=10)
