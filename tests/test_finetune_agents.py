@@ -116,14 +116,12 @@ def test_a_table_learns_what_greed_misses(kind: Any):
     json.dumps(again.as_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize("kind", ["q_learning", "sarsa"])
-def test_a_table_comes_near_the_best_of_all_schedules(kind: Any):
+def test_q_learning_comes_within_5_percent_of_the_best_of_all_schedules():
     env = enumerated_env("translate")
-    curve = LearningCurve(enumerated_env("translate"), 3000)
-    train_table(kind, env, 3000, curve=curve)
+    curve = LearningCurve(enumerated_env("translate"), 4000)
+    train_table("q_learning", env, 4000, curve=curve)
     tree = env.run.tree
-    assert curve.points[-1].played.gain > tree.best_baseline("constant")[1]
-    assert curve.points[-1].played.gain > 0.9 * tree.best().gain
+    assert curve.points[-1].played.gain > 0.95 * tree.best().gain > tree.best_baseline("constant")[1]
 
 
 def test_random_search_keeps_the_best_that_it_saw():
