@@ -104,6 +104,8 @@ WRONG_NAMES = [
     ("train --set env.device=cpu", "env.device is decided by the run"),
     ("bench run --algos ppo --tasks exact --env kl_coeff=1 --out b", "unknown argument of the environment 'kl_coeff'"),
     ("models get smolm2", "unknown model of the catalogue 'smolm2'. Did you mean 'smollm2'?"),
+    ("pretrain grammar --reward embeded --out b", "unknown reward 'embeded'. Did you mean 'embedded'?"),
+    ("pretrain grammar --objective conditionl --out b", "unknown objective 'conditionl'. Did you mean 'conditional'?"),
     ("bench speed --only nosuch", "unknown measurement 'nosuch'"),
 ]
 

@@ -23,6 +23,7 @@ SMALL = {
     "two_player_game.py": ["--timesteps", "2048", "--episodes", "16"],
     "benchmark_my_algorithm.py": ["4096"],
     "feedback_loop.py": ["--comparisons", "30", "--timesteps", "1024"],
+    "pretrain_with_preferences.py": ["--documents", "200", "--tokens", "4000"],
     "rllib_cluster.py": ["--timesteps", "1024", "--rows", "16", "--runners", "1", "--cpus", "0.25"],
 }
 SHOWS = {
@@ -37,6 +38,7 @@ SHOWS = {
     "two_player_game.py": "after: games won",
     "benchmark_my_algorithm.py": "rank_reinforce",
     "feedback_loop.py": "round 2: gold score",
+    "pretrain_with_preferences.py": "conditional: ",
     "rllib_cluster.py": "env runners 1",
 }
 

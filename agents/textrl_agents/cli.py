@@ -18,6 +18,7 @@ from textrl_agents.commands import (
     generate,
     loop,
     models,
+    pretrain,
     reward,
     sft,
     train,
@@ -82,6 +83,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("sft")(sft.sft)
+app.command("pretrain")(pretrain.pretrain)
 app.command("loop")(loop.loop)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)

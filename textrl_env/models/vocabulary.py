@@ -19,7 +19,8 @@ class Vocabulary:
     size: V, what the head can emit.
     eos_ids: int64, the ids that end a response: the tokenizer's EOS, those of the generation config, and what the chat
         template writes behind an answer. Empty where the model has none.
-    known: bool [V], False for ids of the head that the tokenizer does not know. They are never sampled.
+    known: bool [V], False for ids of the head that the tokenizer does not know, and for the `suppress_tokens` of the
+        generation config, which plain transformers does not sample either. They are never sampled.
     """
 
     size: int
@@ -46,8 +47,10 @@ class Vocabulary:
             )
         known = np.zeros(size, dtype=bool)
         known[ids] = True
+        generation = getattr(model, "generation_config", None)
+        known[[int(i) for i in getattr(generation, "suppress_tokens", None) or () if 0 <= i < size]] = False
         eos = [tokenizer.eos_token_id]
-        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        configured = getattr(generation, "eos_token_id", None)
         eos += configured if isinstance(configured, (list, tuple)) else [configured]
         eos.append(end_of_turn(tokenizer))
         eos_ids = np.array(sorted({int(i) for i in eos if i is not None and i < size}), dtype=np.int64)

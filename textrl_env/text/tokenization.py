@@ -20,6 +20,7 @@ from textrl_env.text.control_tokens import any_of, blind_copy, control_tokens, m
 
 Ids = list[int]
 
+_LETTER = "a"  # stands for any text
 _ANCHOR = "\n"  # in front of a text, so that its first word is not taken for the beginning of a document
 _SPACE_MARK = "\u2581"  # how SentencePiece vocabularies write a space
 
@@ -27,22 +28,38 @@ _SPACE_MARK = "\u2581"  # how SentencePiece vocabularies write a space
 def encode_prompt_text(tokenizer: Any, text: str) -> Ids:
     """The ids of a text prompt: what the tokenizer puts in front (BOS), then the text, and nothing behind it.
 
-    Control tokens that `text` spells are encoded as text. Raises PromptError where it holds half of a surrogate pair,
-    and EmptyPrompt where it is empty and the tokenizer has no BOS token that could stand in for it.
+    Control tokens that `text` spells are encoded as text. An empty text is what the tokenizer puts in front, or its BOS
+    token. Raises PromptError where the text holds half of a surrogate pair, and EmptyPrompt where it is empty and there
+    is no such token.
     """
     plain = encode_text(tokenizer, text)
     if not plain:
-        if tokenizer.bos_token_id is None:
-            raise EmptyPrompt(
-                f"the prompt {shown(text)} has no tokens, and {type(tokenizer).__name__} has no BOS token "
-                "to start from; give a prompt with text, or set tokenizer.bos_token"
-            )
-        return [tokenizer.bos_token_id]
+        return opening_ids(tokenizer)
     full = encode_text(tokenizer, text, add_special_tokens=True)
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return full[: start + len(plain)]
-    return full  # a tokenizer that puts special tokens into the text itself: leave its ids alone
+    start = _place_of(plain, full)
+    return full if start is None else full[: start + len(plain)]
+
+
+def opening_ids(tokenizer: Any) -> Ids:
+    """The ids that a text without a token begins with: what the tokenizer puts in front of every text, else its BOS.
+
+    Raises EmptyPrompt where it has neither.
+    """
+    plain, full = encode_text(tokenizer, _LETTER), encode_text(tokenizer, _LETTER, add_special_tokens=True)
+    if start := _place_of(plain, full):
+        return full[:start]
+    if tokenizer.bos_token_id is None:
+        raise EmptyPrompt(
+            f"the prompt '' has no tokens, and {type(tokenizer).__name__} has no BOS token "
+            "to start from; give a prompt with text, or set tokenizer.bos_token"
+        )
+    return [tokenizer.bos_token_id]
+
+
+def _place_of(plain: Ids, full: Ids) -> int | None:
+    """Where `plain` stands in `full`; None for a tokenizer that puts special tokens into the text itself."""
+    starts = range(len(full) - len(plain) + 1)
+    return next((start for start in starts if full[start : start + len(plain)] == plain), None)
 
 
 def check_text(text: str, where: str) -> None:

@@ -1,9 +1,10 @@
-"""Jobs side by side, each in a process of its own."""
+"""Jobs of a benchmark, stage by stage: those of a stage side by side, each in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,57 +14,102 @@ from typing import Any, Protocol, TypeVar
 
 from textrl_agents.benchmark.cell_progress import JobProgress
 from textrl_agents.benchmark.processes import WorkerProcess, become_worker, end_workers, process_context
+from textrl_agents.benchmark.run import BenchmarkStopped
+from textrl_agents.training.terminal import StopSignals
+from textrl_env.errors import TextRLError
 from textrl_env.foreign_text import message_of
 
 POLL_SECONDS = 0.2
+LOGS = "logs"  # in the benchmark's folder
 
 
 class Job(Protocol):
-    """A piece of a benchmark's work, which leaves a result in the benchmark's folder. Jobs are hashable.
+    """A piece of work, which can be hashed and pickled. It leaves its result whole or not at all.
 
-    kind, key: by which its results and its log are known. name: what is shown.
+    name: what is shown, in words. log: what its log is called.
     """
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def key(self) -> str: ...
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def log(self) -> str: ...
+
     def is_done(self, folder: Path) -> bool:
-        """Whether its result is there."""
+        """Whether it need not be run again."""
+        ...
 
 
-JobType = TypeVar("JobType", bound=Job)
+J = TypeVar("J", bound=Job)
+# Does a job of a plan in the benchmark's folder. A function of a module, since it goes to another process.
+Perform = Callable[[Any, Any, Path], None]
+
+
+def run_stages(
+    stages: Sequence[Sequence[J]], perform: Perform, plan: Any, folder: Path, *, side_by_side: int, progress: bool
+) -> dict[J, str]:
+    """Run all jobs that are not done; return those that failed. After a failure no further stage begins.
+
+    Those of a stage need what the stages before have left. Raises BenchmarkStopped on Ctrl-C and SIGTERM.
+    """
+    total = sum(map(len, stages))
+    done = sum(job.is_done(folder) for stage in stages for job in stage)
+    began = time.monotonic()
+    with (
+        JobProgress(total, unit="jobs", done=done, enabled=progress) as shown,
+        StopSignals("ending the jobs in flight") as stop,
+    ):
+        for stage in stages:
+            pending = [job for job in stage if not job.is_done(folder)]
+            failures = run_jobs(
+                pending,
+                perform,
+                plan,
+                folder,
+                side_by_side=side_by_side,
+                shown=shown,
+                stop_requested=lambda: stop.received is not None,
+            )
+            if stop.received is not None:
+                done = sum(job.is_done(folder) for stage in stages for job in stage)
+                raise BenchmarkStopped(stop.received, done, total, unit="jobs")
+            if failures:
+                return failures
+        shown.note(f"all {total} jobs are done; this sitting took {(time.monotonic() - began) / 60:.1f} min")
+    return {}
+
+
+def jobs_failed(failures: dict[J, str], folder: Path) -> TextRLError:
+    """The error that tells of jobs that failed."""
+    job, error = next(iter(failures.items()))
+    return TextRLError(
+        f"{len(failures)} jobs failed, such as {job.name}: {error}. What they printed is in {folder / LOGS}; the "
+        "same command tries them again"
+    )
 
 
 def run_jobs(
-    jobs: Sequence[JobType],
-    perform: Callable[[JobType, Any, Path], None],
+    jobs: Sequence[J],
+    perform: Perform,
     plan: Any,
     folder: Path,
     *,
     side_by_side: int,
     shown: JobProgress,
     stop_requested: Callable[[], bool],
-) -> dict[JobType, str]:
+) -> dict[J, str]:
     """Do jobs, `side_by_side` at a time; return those that failed, with their errors.
-
-    perform: does one, given the plan and the benchmark's folder; a function of a module, which other processes find.
 
     When `stop_requested` says so, and on an exception, those in flight are ended. No process is left.
     """
-    context, logs = process_context(), folder / "logs"
+    context, logs = process_context(), folder / LOGS
     logs.mkdir(exist_ok=True)
-    waiting, running, failures = deque(jobs), list[_JobProcess](), dict[JobType, str]()
+    waiting, running, failures = deque(jobs), list[_JobProcess](), dict[J, str]()
     try:
         while (waiting or running) and not stop_requested():
             while waiting and len(running) < side_by_side:
                 job = waiting.popleft()
-                running.append(_JobProcess(context, job, perform, plan, folder, logs))
+                running.append(_JobProcess(context, job, perform, plan, folder))
                 shown.begin(job.name, job.name)
             connection.wait([worker.process.sentinel for worker in running], POLL_SECONDS)
             shown.waiting()
@@ -89,9 +135,9 @@ def run_jobs(
 class _JobProcess(WorkerProcess):
     """A job in its process."""
 
-    def __init__(self, context: Any, job: Any, perform: Callable[..., None], plan: Any, folder: Path, logs: Path):
+    def __init__(self, context: Any, job: Any, perform: Perform, plan: Any, folder: Path):
         self.job = job
-        log = logs / f"{job.kind}-{job.key}.log"
+        log = folder / LOGS / f"{job.log}.log"
         super().__init__(context, _work, (job, perform, plan, str(folder), str(log)), log)
 
     @property
@@ -103,7 +149,7 @@ class _JobProcess(WorkerProcess):
         return lines[-1] if lines else self.how_it_ended
 
 
-def _work(job: Any, perform: Callable[..., None], plan: Any, folder: str, log: str) -> None:
+def _work(job: Job, perform: Perform, plan: Any, folder: str, log: str) -> None:
     """Do a job in its own process, on one thread of the CPU: jobs run side by side."""
     become_worker(log)
     try:

@@ -43,7 +43,10 @@ Episodes = Annotated[int, typer.Option(min=2, help="Responses to sample.")]
 SamplingSeed = Annotated[int, typer.Option(min=0, help="Chooses the prompts and the sampling.")]
 ReferenceModel = Annotated[
     str | None,
-    typer.Option(help="Model that the KL is measured from. Default: what the run started from, else the task's."),
+    typer.Option(
+        help="Model that the KL is measured from. Default: what the run started from, else the task's; what was "
+        "pretrained is its own."
+    ),
 ]
 RewardName = Annotated[str | None, typer.Option(help="Reward instead of the run's or the task's.")]
 SystemPrompt = Annotated[
@@ -80,7 +83,8 @@ def evaluate(
     config = _run_config(RunFolder(folder), RunFolder(folder.absolute().parent))
     settings = _run_settings(config, task)
     set_threads(threads)
-    given = {"model": reference, "reward": reward, "system_prompt": system_prompt}
+    own = _own_reference(RunFolder(folder), RunFolder(folder.absolute().parent))
+    given = {"model": reference or own, "reward": reward, "system_prompt": system_prompt}
     given = {name: value for name, value in given.items() if value is not None}
     require_trust({name: value for name, value in settings.items() if name not in given}, folder, trust or None)
     settings.update(given, split=split)
@@ -96,6 +100,14 @@ def evaluate(
     from textrl_agents.evaluation.tables import evaluation_table
 
     Console().print(evaluation_table(result))
+
+
+def _own_reference(run: RunFolder, parent: RunFolder) -> str | None:
+    """The policy itself of a pretraining run, which started from nothing that the KL could be measured from."""
+    from textrl_agents.runs.run_folder import PRETRAINING_FILE
+
+    home = next((candidate for candidate in (run, parent) if (candidate.path / PRETRAINING_FILE).is_file()), None)
+    return None if home is None else str(home.policy)
 
 
 def _run_config(run: RunFolder, parent: RunFolder) -> TrainConfig:

@@ -28,6 +28,7 @@ from textrl_env.tasks.task import Task
 from textrl_env.user_values import user_path
 
 TRAINING_FILE = "training.json"  # in policy/: what it was trained on
+PRETRAINING_FILE = "pretraining.json"  # of a run that `textrl pretrain` wrote
 _CHECKPOINT = re.compile(r"\.?checkpoint-(\d+)(\.previous)?")
 
 

@@ -79,7 +79,9 @@ def _sampling(settings: Mapping[str, Any], bans_ids: bool) -> str:
     drawn = ", ".join(f"{name}={value}" for name, value in settings["sampling"].items())
     text = f"It is sampled with {drawn}: `model.generate(..., do_sample=True, {drawn})`."
     if bans_ids:
-        text += "\nIds of its head that the tokenizer does not know are never sampled."
+        text += (
+            "\nIds of its head that the tokenizer does not know or the generation config suppresses are never sampled."
+        )
     return text
 
 

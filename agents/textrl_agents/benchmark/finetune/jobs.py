@@ -43,6 +43,11 @@ class Job:
             "ppo": f"tuning PPO, seed {self.seed}",
         }[self.kind]
 
+    @property
+    def log(self) -> str:
+        """What its log is called."""
+        return f"{self.kind}-{self.key}"
+
     def result(self, folder: Path) -> Path:
         """What it leaves in the benchmark's folder."""
         return folder / self.kind / f"{self.key}.json"

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
-from textrl_agents.benchmark.cell_progress import JobProgress
 from textrl_agents.benchmark.finetune.findings import Findings, read_findings
-from textrl_agents.benchmark.finetune.jobs import Job, perform, stages
+from textrl_agents.benchmark.finetune.jobs import perform, stages
 from textrl_agents.benchmark.finetune.plan import PLAN_FILE, RLLIB, FineTunePlan
 from textrl_agents.benchmark.finetune.report import write_report
-from textrl_agents.benchmark.job_pool import run_jobs
-from textrl_agents.benchmark.run import BenchmarkStopped
+from textrl_agents.benchmark.job_pool import jobs_failed, run_stages
 from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.extras import require
 from textrl_agents.training.provenance import cores
-from textrl_agents.training.terminal import StopSignals
-from textrl_env.errors import ConfigError, TextRLError
+from textrl_env.errors import ConfigError
 from textrl_env.user_values import check_whole, user_path
 
 
@@ -36,46 +32,12 @@ def run_finetune(plan: FineTunePlan, out: str | Path, *, jobs: int | None = None
         _check_folder(folder, plan)  # another run may have begun in between
         if not (folder / PLAN_FILE).is_file():
             write_atomically(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
-        _run_stages(plan, folder, jobs or cores(), progress)
+        failures = run_stages(stages(plan), perform, plan, folder, side_by_side=jobs or cores(), progress=progress)
+        if failures:
+            raise jobs_failed(failures, folder)
         findings = read_findings(plan, folder)
         write_report(findings, folder)
     return findings
-
-
-def _run_stages(plan: FineTunePlan, folder: Path, side_by_side: int, progress: bool) -> None:
-    every = stages(plan)
-    total = sum(map(len, every))
-    done = sum(job.is_done(folder) for stage in every for job in stage)
-    began = time.monotonic()
-    with (
-        JobProgress(total, unit="jobs", done=done, enabled=progress) as shown,
-        StopSignals("ending the jobs in flight") as stop,
-    ):
-        for stage in every:
-            pending = [job for job in stage if not job.is_done(folder)]
-            failures = run_jobs(
-                pending,
-                perform,
-                plan,
-                folder,
-                side_by_side=side_by_side,
-                shown=shown,
-                stop_requested=lambda: stop.received is not None,
-            )
-            if stop.received is not None:
-                done = sum(job.is_done(folder) for stage in every for job in stage)
-                raise BenchmarkStopped(stop.received, done, total, unit="jobs")
-            if failures:
-                raise _failed(failures, folder)
-        shown.note(f"all {total} jobs are done; this sitting took {(time.monotonic() - began) / 60:.1f} min")
-
-
-def _failed(failures: dict[Job, str], folder: Path) -> TextRLError:
-    job, error = next(iter(failures.items()))
-    return TextRLError(
-        f"{len(failures)} jobs failed, such as {job.name}: {error}. What they printed is in {folder / 'logs'}; the "
-        "same command tries them again"
-    )
 
 
 def _check_folder(folder: Path, plan: FineTunePlan) -> None:

@@ -51,6 +51,11 @@ class Job:
         """By which its results are known: "200-0-worst"."""
         return "-".join(map(str, (self.size, self.seed, *([self.cure] if self.cure else []))))
 
+    @property
+    def log(self) -> str:
+        """What its log is called."""
+        return f"{self.kind}-{self.key}"
+
     def result(self, folder: Path) -> Path:
         """What it leaves in the benchmark's folder."""
         places = {

@@ -1,10 +1,10 @@
-"""`textrl bench`: algorithms compared on tasks, speed, scaling, over-optimisation and steered fine-tuning."""
+"""`textrl bench`: algorithms compared on tasks, speed, scaling, and the studies with reports of their own."""
 
 from __future__ import annotations
 
 import typer
 
-from textrl_agents.commands.bench import cells, cost_curves, finetune, overoptimize, scaling, speed
+from textrl_agents.commands.bench import cells, cost_curves, finetune, overoptimize, pretrain, scaling, speed
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks.")
 app.command("speed")(speed.speed)
@@ -14,4 +14,5 @@ app.command("report")(cells.report)
 app.command("list")(cells.list_names)
 app.command("overoptimize")(overoptimize.overoptimize)
 app.command("finetune")(finetune.finetune)
+app.command("pretrain")(pretrain.pretrain)
 app.command("scaling")(scaling.scaling)

@@ -64,8 +64,15 @@ def samples_page(samples: Sequence[Sample], label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the loss against the tokens trained on; `lines` as metrics.jsonl has them."""
+def plot_losses(
+    lines: Sequence[dict[str, Any]],
+    path: Path,
+    *,
+    labels: tuple[str, str] = ("training batches", "held-out prompts"),
+    unit: str = "nats per token of a response",
+    title: str = "",
+) -> None:
+    """Draw the loss against the tokens trained on; `lines` as metrics.jsonl has them. labels: of training, held-out."""
     # Without pyplot: no global state, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,15 +82,16 @@ def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, label, color, marker in (
-        (TRAIN_LOSS, "training batches", "#9db8d2", ""),
-        (HELDOUT_LOSS, "held-out prompts", "#c44e00", "D"),
+        (TRAIN_LOSS, labels[0], "#9db8d2", ""),
+        (HELDOUT_LOSS, labels[1], "#c44e00", "D"),
     ):
         found = [line for line in lines if isinstance(line.get(name), (int, float))]
         if found:
             tokens, losses = [line[STEP] for line in found], [line[name] for line in found]
             axes.plot(tokens, losses, label=label, color=color, marker=marker, markersize=4, linewidth=1.2)
     axes.set_xlabel("tokens trained on")
-    axes.set_ylabel("loss (nats per token of a response)")
+    axes.set_ylabel(f"loss ({unit})")
+    axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

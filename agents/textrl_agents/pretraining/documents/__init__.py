@@ -1,0 +1,1 @@
+"""Documents to pretrain on: read or written, cut into pieces, and scored."""
