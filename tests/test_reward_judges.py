@@ -38,7 +38,6 @@ PACKAGES = {
     "language": ("py3langid.langid", "py3langid"),
     "json_schema": ("jsonschema", "jsonschema"),
     "code_style": ("pycodestyle", "pycodestyle"),
-    "pii": ("scrubadub", "scrubadub"),
 }
 HOSTILE = {
     "empty": "",
@@ -322,13 +321,3 @@ def test_code_style_from_several_threads():
     for thread in threads:
         thread.join()
     assert found == [0.0] * 200  # W605
-
-
-@pytest.mark.filterwarnings("ignore")  # of textblob's source, which scrubadub imports
-def test_personal_information_that_has_a_form_is_found():
-    pytest.importorskip("scrubadub", exc_type=ImportError)
-    assert score("pii", "The soup was warm.") == 1.0
-    assert score("pii", "Write to tom@example.org.") == 0.5
-    assert score("pii", "Write to tom@example.org or call +1 541 754 3010.") == pytest.approx(1 / 3)
-    values = make_reward("pii")(prompts=[""] * len(HOSTILE), completions=list(HOSTILE.values()))
-    assert all(0 < value <= 1 for value in values)
