@@ -44,12 +44,13 @@ UNTRAINED = ("reference", "best_of_n")
 WITHOUT_PAIRS = {(name, "json_answer") for name in ("trl_dpo", "trl_orpo", "trl_kto")}
 
 
+QUICK = {"ppo": ("exact", "exact_turns", "sentiment", "calculator"), "rloo": ("exact",), "dqn": ("exact",)}
+
+
 def marks(name: str, task: str) -> list[pytest.MarkDecorator]:
-    """Quick are one task with three algorithms of SB3, and every task with one."""
     if name.startswith("rllib"):
         return [pytest.mark.ray]
-    kept = name == "ppo" or (task == "exact" and name in ("rloo", "dqn"))
-    return [] if kept else [pytest.mark.slow]
+    return [] if task in QUICK.get(name, ()) else [pytest.mark.slow]
 
 
 PAIRS = [

@@ -361,6 +361,7 @@ def test_what_cannot_work_is_refused(
         run_benchmark(**{"plan": make_plan("noise"), "out": tmp_path / "out", **arguments})
 
 
+@pytest.mark.slow
 def test_an_exception_of_the_caller_leaves_no_process(plugin: Path, tmp_path: Path) -> None:
     """Such as a full disk when a result is written."""
 
@@ -501,7 +502,7 @@ def test_list_shows_every_name() -> None:
     listed = json.loads(textrl("bench", "list", "--json").stdout)
     assert {"reference", "ppo", "q_learning"} <= set(listed["algorithms"])
     assert {"exact", "sentiment"} <= set(listed["tasks"])
-    assert set(listed["presets"]) == {"quick", "default"}
+    assert set(listed["presets"]) == {"quick", "default", "turns"}
     shown = textrl("bench", "list")
     assert shown.exit_code == 0
     for kind in listed.values():

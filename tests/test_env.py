@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from conftest import quick
 from gymnasium.utils.env_checker import check_env
 from hang_guard import HANG
 
@@ -40,7 +41,7 @@ def say(env: TextGenEnv, tokens: list[int], *, log_prob: float | None = None, **
     return [env.step(token if log_prob is None else TokenAction(token, log_prob)) for token in tokens]
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", quick(["exact", "sentiment", "guess"], task_names()))
 def test_gymnasium_check_env(task: str):
     """CHECKS 1: no error and no warning (warnings are errors here), on every registered task."""
     check_env(gymnasium.make(textrl_env.ENV_ID, task=task).unwrapped)

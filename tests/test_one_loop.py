@@ -17,6 +17,12 @@ KEPT = {
     "agents/textrl_agents/speed/sampling/rollout_rows.py::environment_alone.run": "times a step of the environment",
     "agents/textrl_agents/speed/sampling/decoding_rows.py::policy_steps.step": "times a step of the policy",
     "textrl_env/tasks/conformance.py::_check_episode": "acts at random, without a policy",
+    # These step a training run, of which a step is a segment.
+    "examples/steer_fine_tuning.py::": "plays a schedule",
+    "agents/textrl_agents/finetune/learning_curve.py::play": "plays a schedule",
+    "agents/textrl_agents/finetune/tabular.py::train_table": "learns at every step",
+    "agents/textrl_agents/speed/training/finetune_rows.py::step_against_optimizer_steps.played": "times a step",
+    "textrl_env/finetune/schedule_tree.py::enumerate_schedules.walk": "goes through every schedule there is",
     # These step a turn environment, by replies that are written down.
     "textrl_env/turns/game.py::Game.set_state": "plays a saved course again",
     "textrl_env/turns/foreign/foreign_turns.py::ForeignTurns.set_state": "plays a saved course again",

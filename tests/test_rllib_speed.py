@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import quick
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
@@ -39,7 +40,7 @@ def measured(name: str) -> dict[str, Any]:
     return measure_row(name, Bench(CPU, no_workload, repeats=1), sizes=TINY[name])
 
 
-@pytest.mark.parametrize("name", ["sampling vs SB3", "update vs its default pipeline"])
+@pytest.mark.parametrize("name", quick(["sampling vs SB3"], ["sampling vs SB3", "update vs its default pipeline"]))
 def test_rows_of_speeds(name: str) -> None:
     row = measured(f"rllib: {name}")
     assert row["value"] > 0, row["detail"]

@@ -66,7 +66,7 @@ def rows_of_updates(algo: str, settings: dict[str, Any], monkeypatch: pytest.Mon
     return rows, sampled[0], sizes[0]
 
 
-@pytest.mark.parametrize("algo", ONE_PASS)
+@pytest.mark.parametrize("algo", quick(["ppo", "rloo"], ONE_PASS))
 def test_an_update_runs_each_sequence_once(algo: str, monkeypatch: pytest.MonkeyPatch):
     rows, sequences, transitions = rows_of_updates(algo, ONE_PASS[algo], monkeypatch)
     assert sum(rows) == sequences

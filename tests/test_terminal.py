@@ -103,6 +103,7 @@ def test_a_reward_that_repeats_the_response_in_its_error(tmp_path: Path, debug: 
     assert ("Traceback" in errors) == debug
 
 
+@pytest.mark.slow
 def test_an_error_that_nobody_foresaw() -> None:
     """Its traceback is shown, on the terminal's terms."""
     code = (

@@ -55,6 +55,7 @@ def test_one_forward_of_the_value_trunk_a_rollout():
     computes its own."""
     agent = agent_of()
     agent.train = lambda: None
+    assert agent.policy.actor_critic._value_lm.shares_prefixes(1), "which is tried once"
     seen = forwards(agent)
     agent.learn(40)
     assert len(seen) == 1 + 1 + 1
