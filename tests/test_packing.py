@@ -139,12 +139,12 @@ def test_what_all_begin_with_is_run_once_with_the_same_gradient(
 
 
 def test_what_rows_begin_with_is_found():
-    ids = torch.tensor([[5, 6, 7, 8, 0], [5, 6, 7, 9, 4], [5, 6, 7, 8, 4]])
-    assert shared_length(ids, 14, torch.tensor([3, 4])) == 3
-    assert shared_length(ids, 14, torch.tensor([3, 2])) == 2, "a state is asked for there"
-    assert shared_length(ids, 14, torch.tensor([0, 3])) == 0
-    assert shared_length(ids, 200, torch.tensor([3, 4])) == 0, "it saves little"
-    assert shared_length(ids[:1], 4, torch.tensor([3])) == 0
+    ids = torch.tensor([[1, 2, 5, 6, 7, 8, 0], [1, 2, 5, 6, 7, 9, 4], [1, 2, 5, 6, 7, 8, 4]])
+    assert shared_length(ids, 20, torch.tensor([5, 6])) == 5
+    assert shared_length(ids, 20, torch.tensor([5, 4])) == 4, "a state is asked for there"
+    assert shared_length(ids, 20, torch.tensor([3, 5])) == 0, "it is short"
+    assert shared_length(ids, 200, torch.tensor([5, 6])) == 0, "it saves little"
+    assert shared_length(ids[:1], 6, torch.tensor([5])) == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

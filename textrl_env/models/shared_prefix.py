@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-# The least share of a batch's tokens that must be saved. One more forward, of one short row, is the price.
+# The fewest ids, and the least share of a batch's tokens, that are worth the price: one more forward, of one short row.
+LEAST_IDS = 4
 LEAST_SAVED = 0.1
 
 
@@ -53,4 +54,4 @@ def shared_length(input_ids: torch.Tensor, lengths: int, first: torch.Tensor) ->
         return 0
     alike = (input_ids == input_ids[:1]).all(dim=0).int().cumprod(dim=0).sum()
     length = int(torch.minimum(alike, first.min()))
-    return length if length * (rows - 1) >= LEAST_SAVED * lengths else 0
+    return length if length >= LEAST_IDS and length * (rows - 1) >= LEAST_SAVED * lengths else 0
