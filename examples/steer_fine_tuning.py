@@ -39,7 +39,7 @@ for data in ("translate", arguments.data):
         *_, info = env.step(action)
     print(f"{data}: validation loss {before:.3f} to {info['validation_loss']:.3f}")
 
-# Stock libraries take it by its id, here for one episode.
-agent = DQN("MlpPolicy", "TextRLHF-FineTune-v0", learning_starts=2, seed=0)
-agent.learn(5)
+# Stock libraries take it as any other environment. DQN trains after every fourth segment.
+agent = DQN("MlpPolicy", gymnasium.make("TextRLHF-FineTune-v0"), learning_starts=2, seed=0)
+agent.learn(8)
 print("DQN has trained", agent.num_timesteps, "segments")

@@ -69,4 +69,4 @@ before = evaluate(agent.policy.actor_critic, task, episodes=arguments.episodes)
 agent.learn(arguments.timesteps)
 after = evaluate(agent.policy.actor_critic, task, episodes=arguments.episodes)
 for name, result in (("before", before), ("after", after)):
-    print(f"{name}: games won {result.statistics['success']}")
+    print(f"{name}: games won {result.statistics['score']}")  # a game that nobody wins counts as lost

@@ -83,6 +83,6 @@ def test_pair(name: str, task: str, request: pytest.FixtureRequest):
     assert all(math.isfinite(value) for value in line["metrics"].values())
     assert ("normalized" in line["metrics"]) == (task in ("exact", "exact_turns"))
     assert len(line["samples"]) == 6
-    if name not in UNTRAINED:
+    if name not in UNTRAINED and task == "exact":  # where so few tokens move a policy far enough to see it
         # A policy that was not touched has a KL of 0, and the greedy one of the value-based pays for being sure.
         assert abs(line["metrics"]["kl"]) > 1e-7

@@ -34,7 +34,7 @@ SHOWS = {
     "plain_reinforce.py": "update   1",
     "rllib_ppo.py": "after",
     "own_turn_environment.py": "after: score",
-    "steer_fine_tuning.py": "DQN has trained 5 segments",
+    "steer_fine_tuning.py": "DQN has trained 8 segments",
     "two_player_game.py": "after: games won",
     "benchmark_my_algorithm.py": "rank_reinforce",
     "feedback_loop.py": "round 2: gold score",
