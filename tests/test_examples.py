@@ -20,7 +20,7 @@ SMALL = {
     "rllib_ppo.py": ["--timesteps", "2048", "--episodes", "16"],
     "own_turn_environment.py": ["--timesteps", "2048", "--episodes", "16"],
     "steer_fine_tuning.py": ["--segments", "500"],
-    "two_player_game.py": ["--timesteps", "2048", "--episodes", "16"],
+    "two_player_game.py": ["--timesteps", "640", "--episodes", "8"],
     "benchmark_my_algorithm.py": ["4096"],
     "feedback_loop.py": ["--comparisons", "30", "--timesteps", "1024"],
     "pretrain_with_preferences.py": ["--documents", "200", "--tokens", "4000"],
