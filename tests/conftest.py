@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tiny_tokenizer import tiny_tokenizer as make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from textrl_env.models import CausalLMActorCritic
+from textrl_env.models.decoding.engine import Request, Response
+from textrl_env.models.decoding.paged_engine import PagedEngine
 from textrl_env.tasks import Task
 
 SIZE = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -142,6 +144,21 @@ def make_policy(make_model: MakeModel, tiny_tokenizer: Any) -> Callable[..., Cau
         return CausalLMActorCritic(model, settings.pop("tokenizer", tiny_tokenizer), **{"max_length": 32, **settings})
 
     return make
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Request]]:
+    """What the engine that decodes ahead is asked for, call by call, but for what a new decoder tries."""
+    calls: list[list[Request]] = []
+    original = PagedEngine.respond
+
+    def respond(engine: Any, requests: Sequence[Request], *, deterministic: bool) -> list[Response]:
+        if engine._eos_ids:
+            calls.append(list(requests))
+        return original(engine, requests, deterministic=deterministic)
+
+    monkeypatch.setattr(PagedEngine, "respond", respond)
+    return calls
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ import torch
 
 from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.models import CausalLMActorCritic, SamplingParams, load_model, pack
-from textrl_env.models.decoding.engine import Request, Response
-from textrl_env.models.decoding.paged_engine import PagedEngine
+from textrl_env.models.decoding.engine import Request
 from textrl_env.models.masked_actor_critic import MaskedActorCritic
 from textrl_env.models.packing import pack_observations
 from textrl_env.tasks.built_in.exact import letter_model
@@ -35,21 +34,6 @@ def ahead(make_policy: MakePolicy) -> MakePolicy:
         return make_policy(*arguments, **{"decoder": "ahead", "response_tokens": 8, **settings})
 
     return make
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Request]]:
-    """What the engine is asked for, call by call, but for what a new decoder tries."""
-    calls: list[list[Request]] = []
-    original = PagedEngine.respond
-
-    def respond(engine: Any, requests: Sequence[Request], *, deterministic: bool) -> list[Response]:
-        if engine._eos_ids:
-            calls.append(list(requests))
-        return original(engine, requests, deterministic=deterministic)
-
-    monkeypatch.setattr(PagedEngine, "respond", respond)
-    return calls
 
 
 def observe(rows: Sequence[Sequence[int]], length: int = LENGTH) -> torch.Tensor:

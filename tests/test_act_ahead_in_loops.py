@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,8 @@ from textrl_agents.rollout import PromptQueue, collect
 from textrl_agents.sb3 import make_agent
 from textrl_env import TextGenVectorEnv
 from textrl_env.models import CausalLMActorCritic, pack
-from textrl_env.models.decoding.engine import Request, Response
-from textrl_env.models.decoding.paged_engine import PagedEngine
+from textrl_env.models.decoding.engine import Request
 from textrl_env.tasks import Task
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Request]]:
-    """What the engine is asked for, call by call, but for what a new decoder tries."""
-    calls: list[list[Request]] = []
-    original = PagedEngine.respond
-
-    def respond(engine: Any, requests: Sequence[Request], *, deterministic: bool) -> list[Response]:
-        if engine._eos_ids:
-            calls.append(list(requests))
-        return original(engine, requests, deterministic=deterministic)
-
-    monkeypatch.setattr(PagedEngine, "respond", respond)
-    return calls
 
 
 def agent_of(task: Task, algo: str = "ppo", **settings: Any) -> Any:

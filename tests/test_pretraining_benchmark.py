@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from textrl_agents.benchmark.pretraining.findings import Findings
 from textrl_agents.benchmark.pretraining.jobs import perform, stages
 from textrl_agents.benchmark.pretraining.measures import MEASURES, insulting, kl_from
-from textrl_agents.benchmark.pretraining.plan import ARMS, OBJECTIVE_ARMS, PLAN_FILE, PretrainingPlan
+from textrl_agents.benchmark.pretraining.plan import ARMS, OBJECTIVE_ARMS, PretrainingPlan
 from textrl_agents.benchmark.pretraining.report import conclusions, markdown, table, write_report
 from textrl_agents.benchmark.pretraining.run import run_pretraining_benchmark
+from textrl_agents.benchmark.stored_plan import PLAN_FILE
 from textrl_agents.cli import app
 from textrl_agents.pretraining.control_tokens import add_control_tokens, sample_as_good
 from textrl_env.errors import ConfigError

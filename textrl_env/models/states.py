@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from textrl_env.models.packing import PackedEpisodes
 
-if TYPE_CHECKING:
-    from textrl_env.models.actor_critic import CausalLMActorCritic
+
+class StatePolicy(Protocol):
+    """What the states ask of their policy. M states are seen by their observations or as transitions (see `States`)."""
+
+    value_body: nn.Module | None
+
+    def _features(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        """What the distribution is made of, [M, F]."""
+
+    def _own_states(self, features: torch.Tensor) -> torch.Tensor:
+        """The language model's states, [M, H]."""
+
+    def _logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of the distribution sampled, float32 [M, V]."""
+
+    def _value_states(self, shown: torch.Tensor | PackedEpisodes) -> torch.Tensor:
+        """The states that values are read from, [M, H]."""
+
+    def _values(self, states: torch.Tensor) -> torch.Tensor:
+        """State values, float32 [M]."""
 
 
 class States:
@@ -21,7 +40,7 @@ class States:
         where gradients were enabled when the states were asked for.
     """
 
-    def __init__(self, policy: CausalLMActorCritic, shown: torch.Tensor | PackedEpisodes):
+    def __init__(self, policy: StatePolicy, shown: torch.Tensor | PackedEpisodes):
         self._policy, self._shown = policy, shown
         self._with_gradients = torch.is_grad_enabled() and isinstance(shown, PackedEpisodes)
 

@@ -31,6 +31,15 @@ Trust = Annotated[
         help="Run the Python and ask the servers that the folder's settings name, such as its reward.",
     ),
 ]
+# Of the commands that train on texts.
+PeakLearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", "--lr", help="Peak. Default: one that fits the model's size.")
+]
+CheckpointCount = Annotated[int, typer.Option("--checkpoints", min=0, help="Written over the run; 0: none.")]
+ResumeNewest = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, with the same data and settings.")
+]
+SeedOfAll = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
 
 
 def check_names(

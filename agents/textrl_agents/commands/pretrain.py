@@ -10,7 +10,11 @@ import typer
 from textrl_agents.commands.options import (
     MODELS,
     AsJson,
+    CheckpointCount,
     Device,
+    PeakLearningRate,
+    ResumeNewest,
+    SeedOfAll,
     Threads,
     check_names,
     print_json,
@@ -56,19 +60,11 @@ Unmarked = Annotated[
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the documents.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Tokens to train on, in place of --epochs.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Documents of a step.")]
-LearningRate = Annotated[
-    float | None, typer.Option("--learning-rate", "--lr", help="Peak. Default: one that fits the model's size.")
-]
 MaxLength = Annotated[
     int | None, typer.Option(min=2, help="Longest document in tokens. Default: 256, or what the model has room for.")
 ]
 HeldoutShare = Annotated[int, typer.Option(min=0, help="One nth of the documents is held out; 0: none.")]
 SampleCount = Annotated[int, typer.Option(min=0, help="Documents that are sampled at the end.")]
-CheckpointCount = Annotated[int, typer.Option("--checkpoints", min=0, help="Written over the run; 0: none.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, with the same corpus and settings.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other field of transformers' TrainingArguments."),
@@ -91,13 +87,13 @@ def pretrain(
     epochs: Epochs = 1,
     tokens: Tokens = None,
     batch_size: BatchSize = 32,
-    learning_rate: LearningRate = None,
+    learning_rate: PeakLearningRate = None,
     max_length: MaxLength = None,
     heldout_share: HeldoutShare = 20,
     samples: SampleCount = 64,
     checkpoints: CheckpointCount = 8,
-    resume: Resume = False,
-    seed: Seed = 0,
+    resume: ResumeNewest = False,
+    seed: SeedOfAll = 0,
     settings: Assignments = None,
     device: Device = "auto",
     threads: Threads = None,

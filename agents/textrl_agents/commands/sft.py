@@ -10,8 +10,12 @@ import typer
 from textrl_agents.commands.options import (
     MODELS,
     AsJson,
+    CheckpointCount,
     Device,
     Dtype,
+    PeakLearningRate,
+    ResumeNewest,
+    SeedOfAll,
     Threads,
     check_names,
     print_json,
@@ -39,9 +43,6 @@ HeldoutShare = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the rows.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows of a step.")]
-LearningRate = Annotated[
-    float | None, typer.Option("--learning-rate", "--lr", help="Peak. Default: one that fits the model's size.")
-]
 Schedule = Annotated[str, typer.Option(help="Of the learning rate: cosine, linear or constant_with_warmup.")]
 Warmup = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises to its peak.")]
 MaxLength = Annotated[
@@ -53,11 +54,6 @@ LoRARank = Annotated[
     typer.Option("--lora", min=1, metavar="RANK", help="Train a LoRA adapter; it is merged at the end."),
 ]
 SampleCount = Annotated[int, typer.Option(min=0, help="Prompts that are answered before and after.")]
-CheckpointCount = Annotated[int, typer.Option("--checkpoints", min=0, help="Written over the run; 0: none.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, with the same data and settings.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other field of TRL's SFTConfig, such as weight_decay=0.01."),
@@ -72,7 +68,7 @@ def sft(
     heldout_share: HeldoutShare = 10,
     epochs: Epochs = 3,
     batch_size: BatchSize = 16,
-    learning_rate: LearningRate = None,
+    learning_rate: PeakLearningRate = None,
     schedule: Schedule = "cosine",
     warmup: Warmup = 0.05,
     max_length: MaxLength = None,
@@ -80,8 +76,8 @@ def sft(
     lora: LoRARank = None,
     samples: SampleCount = 4,
     checkpoints: CheckpointCount = 8,
-    resume: Resume = False,
-    seed: Seed = 0,
+    resume: ResumeNewest = False,
+    seed: SeedOfAll = 0,
     settings: Assignments = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

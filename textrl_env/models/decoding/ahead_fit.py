@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from textrl_env.models.causal_lm import PROBE_TOLERANCE, CausalLM
 from textrl_env.models.context_rules import limited_window
-from textrl_env.models.decoding.ahead_decoder import AheadDecoder
+from textrl_env.models.decoding.ahead_decoder import AheadDecoder, StepPolicy
 from textrl_env.models.decoding.engine import Request
 from textrl_env.models.decoding.paged_engine import PagedEngine
 from textrl_env.models.decoding.slot_attention import takes_attention
-
-if TYPE_CHECKING:
-    from textrl_env.models.actor_critic import CausalLMActorCritic
+from textrl_env.models.vocabulary import Vocabulary
 
 PROBE_TOKENS = 3  # decoded behind a prompt that nearly fills the context, and behind one of a single token
 
 
-def ahead_decoder(policy: CausalLMActorCritic) -> AheadDecoder | None:
+class AheadPolicy(StepPolicy, Protocol):
+    """What decoding ahead asks of a policy. max_length: of an observation. response_tokens: of the longest response."""
+
+    lm: CausalLM
+    vocabulary: Vocabulary
+    max_length: int
+    response_tokens: int | None
+
+    def _logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of the distribution sampled, float32 [M, V], of features [M, F]."""
+
+
+def ahead_decoder(policy: AheadPolicy) -> AheadDecoder | None:
     """The decoder of `policy` over pages; None, with one warning, where its model cannot be decoded so."""
     reason = why_not_paged(policy.lm, policy.max_length)
     if reason is not None:

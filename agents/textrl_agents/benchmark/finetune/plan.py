@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from textrl_agents.benchmark.stored_plan import StoredPlan
 from textrl_env.errors import ConfigError
 from textrl_env.user_values import check_names, check_whole
 
-PLAN_FILE = "plan.json"
 TABLES, SB3, RLLIB, SEARCH = ("q_learning", "sarsa"), ("dqn", "ppo", "a2c"), "rllib_ppo", "random_search"
 AGENTS = (*TABLES, *SB3, RLLIB, SEARCH)
 SMALL = {"segments": 400, "every": 100, "seeds": 3, "orders": 3, "ppo_episodes": 0, "unknown": ("recommend",)}
@@ -19,7 +15,7 @@ SMALL = {"segments": 400, "every": 100, "seeds": 3, "orders": 3, "ppo_episodes":
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTunePlan:
+class FineTunePlan(StoredPlan):
     """The whole experiment.
 
     data: whose schedules are all known. On the first all agents learn; on the others the tables alone, to see whether
@@ -66,16 +62,3 @@ class FineTunePlan:
             check_whole(name, getattr(self, name), least)
         if self.every > self.segments:
             raise ConfigError(f"every must be at most segments, got {self.every} and {self.segments}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers, texts and lists only."""
-        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return found
-
-    @classmethod
-    def read(cls, path: Path) -> FineTunePlan:
-        """Read what `to_json` gave. Raises ConfigError where the file is none."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is no plan of textrl bench finetune: {error}") from error

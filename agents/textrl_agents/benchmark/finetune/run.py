@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from textrl_agents.benchmark.finetune.findings import Findings, read_findings
 from textrl_agents.benchmark.finetune.jobs import perform, stages
-from textrl_agents.benchmark.finetune.plan import PLAN_FILE, RLLIB, FineTunePlan
+from textrl_agents.benchmark.finetune.plan import RLLIB, FineTunePlan
 from textrl_agents.benchmark.finetune.report import write_report
 from textrl_agents.benchmark.job_pool import jobs_failed, run_stages
-from textrl_agents.runs.atomic import foreign_names, locked_folder, write_atomically
 from textrl_agents.training.extras import require
 from textrl_agents.training.provenance import cores
-from textrl_env.errors import ConfigError
-from textrl_env.user_values import check_whole, user_path
+from textrl_env.user_values import check_whole
 
 
 def run_finetune(plan: FineTunePlan, out: str | Path, *, jobs: int | None = None, progress: bool = True) -> Findings:
@@ -26,31 +23,10 @@ def run_finetune(plan: FineTunePlan, out: str | Path, *, jobs: int | None = None
     require("matplotlib", "stable_baselines3", *(["ray"] if RLLIB in plan.agents else []))
     if jobs is not None:
         check_whole("jobs", jobs, 1)
-    folder = user_path(out)
-    _check_folder(folder, plan)
-    with locked_folder(folder):
-        _check_folder(folder, plan)  # another run may have begun in between
-        if not (folder / PLAN_FILE).is_file():
-            write_atomically(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1) + "\n")
+    with plan.holding(out) as folder:
         failures = run_stages(stages(plan), perform, plan, folder, side_by_side=jobs or cores(), progress=progress)
         if failures:
             raise jobs_failed(failures, folder)
         findings = read_findings(plan, folder)
         write_report(findings, folder)
     return findings
-
-
-def _check_folder(folder: Path, plan: FineTunePlan) -> None:
-    """Raise ConfigError where the folder holds another plan, or what is no such benchmark."""
-    path = folder / PLAN_FILE
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out {str(folder)!r} is a file; a benchmark needs a folder")
-    if path.is_file():
-        before, now = FineTunePlan.read(path).to_json(), plan.to_json()
-        differ = [
-            f"{name} is {before[name]!r} there and {now[name]!r} here" for name in now if before[name] != now[name]
-        ]
-        if differ:
-            raise ConfigError(f"{str(folder)!r} holds another plan: {'; '.join(differ)}. Choose another --out")
-    elif others := foreign_names(folder, PLAN_FILE):
-        raise ConfigError(f"out {str(folder)!r} is not empty, and what it holds is no benchmark: {others}")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from textrl_agents.benchmark.stored_plan import StoredPlan
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown
 from textrl_env.tasks import get_task
@@ -25,7 +23,6 @@ from textrl_env.user_values import (
     check_whole,
 )
 
-PLAN_FILE = "plan.json"
 KINDS = ("linear", "trunk", "svm", "classifier")  # of reward models
 LEAST_SIZES = LEAST_MEMBERS = 2
 LEAST_COMPARISONS = 10  # that a model learns from
@@ -60,7 +57,7 @@ CURES: Mapping[str, Cure] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OveroptimizationPlan:
+class OveroptimizationPlan(StoredPlan):
     """The whole experiment.
 
     task: has a gold score, which plays the truth. model: the policy that is sampled from and trained, and whose first
@@ -82,6 +79,8 @@ class OveroptimizationPlan:
     rl_responses: to each held-out prompt, at each of `rl_points` measurements after the start.
     cure_size: of the proxies that the cures are tried on. kl_coef, small_kl_coef: the charges.
     """
+
+    INCIDENTAL = frozenset({"device"})
 
     task: str = "sentiment"
     model: str | None = None
@@ -166,21 +165,6 @@ class OveroptimizationPlan:
         powers = [2**power for power in range(self.candidates.bit_length()) if 2**power <= self.candidates]
         return tuple(sorted({*powers, self.candidates}))
 
-    @property
-    def key(self) -> str:
-        """The same for plans that are the same experiment; another device does not make another."""
-        parts = {name: value for name, value in self.to_json().items() if name != "device"}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            **dataclasses.asdict(self),
-            "sizes": list(self.sizes),
-            "member_layers": list(self.member_layers),
-            "member_poolings": list(self.member_poolings),
-        }
-
     @classmethod
     def of(cls, preset: Mapping[str, Any], **given: Any) -> OveroptimizationPlan:
         """A preset with what is given otherwise.
@@ -197,15 +181,6 @@ class OveroptimizationPlan:
             chosen["pairs"] = max(chosen.get("pairs", default["pairs"]), math.ceil(max(sizes) * PAIRS_A_COMPARISON))
         chosen["rl_seeds"] = min(chosen.get("rl_seeds", default["rl_seeds"]), chosen.get("seeds", default["seeds"]))
         return cls(**chosen)
-
-    @classmethod
-    def read(cls, path: Path) -> OveroptimizationPlan:
-        """The plan in a file that holds `to_json`. Raises ConfigError where it is none."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**values)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ConfigError(f"{path} holds no plan of this benchmark: {error}") from error
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from textrl_agents.benchmark.stored_plan import StoredPlan
 from textrl_env.errors import ConfigError
 from textrl_env.user_values import LARGEST_SEED, check_number, check_seed, check_whole
 
-PLAN_FILE = "plan.json"
 MLE = "mle"
 # Arm -> its objective, and how it is pretrained otherwise than by default.
 OBJECTIVE_ARMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -56,7 +52,7 @@ MODEL = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingPlan:
+class PretrainingPlan(StoredPlan):
     """The whole experiment.
 
     seeds: of each arm, each with other weights to begin with, another order of the documents and other samples.
@@ -101,24 +97,6 @@ class PretrainingPlan:
         for name, arms in {"objectives": OBJECTIVE_ARMS, "rl": RL_ARMS}.items():
             if list(getattr(self, name)) != list(arms):
                 raise ConfigError(f"{name} must have settings for each of {', '.join(arms)}")
-
-    @property
-    def key(self) -> str:
-        """The same for plans that are the same experiment."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return found
-
-    @classmethod
-    def read(cls, path: Path) -> PretrainingPlan:
-        """The plan in a file that holds `to_json`. Raises ConfigError where it is none."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError(f"{path} holds no plan of this benchmark: {error}") from error
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
