@@ -288,6 +288,11 @@ class TestTheHub:
             load_model("nosuch")
         assert asked == []
 
+    @pytest.mark.parametrize(("typed", "meant"), [("smolm2", "smollm2"), ("embeded", "embedded")])
+    def test_a_mistyped_name_is_asked_about(self, asked: list[str], typed: str, meant: str):
+        with pytest.raises(ModelError, match=rf"or connect\. Did you mean '{meant}'\?$"):
+            load_model(typed)
+
     @pytest.mark.slow
     def test_a_model_that_was_downloaded_needs_no_hub(
         self, asked: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,12 @@ class ConfigError(TextRLError, ValueError):
     """An argument cannot work. Raised before anything is built or changed."""
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names the known name nearest to `name`, with a space before it; "" where none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 class UnknownName(ConfigError, LookupError):
     """A name that is not registered. The message suggests the nearest, and lists the known ones.
 
@@ -58,13 +64,11 @@ class UnknownName(ConfigError, LookupError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         given = shown(name, self.LONGEST)
         sought = name if isinstance(name, str) and len(name) < self.LONGEST else given
-        near = difflib.get_close_matches(sought, self.known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = f"Known: {', '.join(self.known)}"
         if len(self.known) > self.LISTED:
             similar = difflib.get_close_matches(sought, self.known, n=8, cutoff=0.3)
             listed = f"{len(self.known)} are known, such as {', '.join(similar or self.known[:8])}"
-        super().__init__(f"unknown {kind} {given}.{hint} {listed}")
+        super().__init__(f"unknown {kind} {given}.{did_you_mean(sought, self.known)} {listed}")
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)

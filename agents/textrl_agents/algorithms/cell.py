@@ -44,7 +44,15 @@ class Cell:
     @property
     def key(self) -> str:
         """The same for two cells that are the same experiment; another device does not make another experiment."""
-        parts = [self.algorithm, self.task, self.seed, self.budget, dict(self.settings), dict(self.env)]
+        return self._hash(self.seed)
+
+    @property
+    def configuration(self) -> str:
+        """The same for two cells that differ in their seed alone, or in their device."""
+        return self._hash(None)
+
+    def _hash(self, seed: int | None) -> str:
+        parts = [self.algorithm, self.task, seed, self.budget, dict(self.settings), dict(self.env)]
         parts += [self.eval_episodes, *([] if self.split == "heldout" else [self.split])]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

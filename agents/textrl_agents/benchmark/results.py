@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from textrl_agents.algorithms.cell import Cell
+from textrl_agents.algorithms.registry import get_algorithm
 from textrl_agents.training import provenance
-from textrl_env.errors import TextRLError
+from textrl_env.errors import TextRLError, UnknownName
 from textrl_env.tasks import get_task
 from textrl_env.tasks.splits import own_task
 
@@ -53,9 +54,9 @@ class ResultsFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line, and return when it is on the disk. Where it cannot be written the file stays as it was."""
-        data = (json.dumps(line, allow_nan=False, default=str) + "\n").encode()
+    def append(self, *lines: Mapping[str, Any]) -> None:
+        """Add lines, and return when they are on the disk. Where they cannot be written the file stays as it was."""
+        data = "".join(json.dumps(line, allow_nan=False, default=str) + "\n" for line in lines).encode()
         with self.path.open("ab", buffering=0) as file:
             before = file.tell()
             try:
@@ -121,6 +122,7 @@ def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
     """Start a cell's line: what the cell is, and where and when it ran. started: with a time zone."""
     return {
         "algorithm": cell.algorithm,
+        "library": _library(cell),
         "task": cell.task,
         "title": _title(cell),
         "seed": cell.seed,
@@ -150,6 +152,14 @@ def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str
     """Return `line` as the line of a cell that failed. error: type and message."""
     lost: dict[str, Any] = {"metrics": {}, "curve": [], "samples": []}
     return {**line, **lost, "status": "failed", "error": error, "traceback": traceback}
+
+
+def _library(cell: Cell) -> str | None:
+    """Whose algorithm it is; None where it is this package's own, or not known."""
+    try:
+        return get_algorithm(cell.algorithm).library
+    except UnknownName:  # the cell fails for the same reason, and tells it
+        return None
 
 
 def _title(cell: Cell) -> str:

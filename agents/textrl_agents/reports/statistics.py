@@ -136,6 +136,17 @@ def mean_interval(values: ArrayLike) -> tuple[float, float]:
     return float(array.mean()) - half_width, float(array.mean()) + half_width
 
 
+def prediction_interval(values: ArrayLike) -> tuple[float, float]:
+    """Return where one more value falls in 95% of cases, of at least two independent normal values.
+
+    mean ± t s sqrt(1 + 1/n): Student's t for the difference between a new value and the mean of n.
+    """
+    array = _finite(values, "values").reshape(-1)
+    low, high = mean_interval(array)
+    half_width = (high - low) / 2 * math.sqrt(len(array) + 1)  # t s sqrt(1/n), times sqrt(n + 1)
+    return float(array.mean()) - half_width, float(array.mean()) + half_width
+
+
 def student_t_quantile(degrees: int, confidence: float = 0.95) -> float:
     """Return t with P(|T| <= t) = confidence, for Student's distribution with a whole number of degrees of freedom."""
     if degrees < 1:

@@ -17,8 +17,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public ther
 )
 from transformers.utils import logging as transformers_logging
 
-from textrl_env.errors import ModelError
+from textrl_env.catalogue.entries import CATALOGUE
+from textrl_env.errors import ModelError, did_you_mean
 from textrl_env.foreign_text import shown
+from textrl_env.models.storage.embedded import MODELS
 
 # Seconds for the one request that tells whether the hub answers. The hub's own client tries six times, which takes a
 # minute where there is no network, for the model and its tokenizer each.
@@ -45,7 +47,9 @@ def load_pretrained(auto_class: Any, source: str, dtype: Any, *, kind: str, **co
                 source, dtype=dtype, trust_remote_code=False, output_loading_info=True, local_files_only=here, **config
             )
     except Exception as error:  # any of a dozen types: OSError, ValueError, SafetensorError, ...
-        raise ModelError(f"{kind} {shown(source, 300)} cannot be loaded: {first_lines(error)}") from error
+        raise ModelError(
+            f"{kind} {shown(source, 300)} cannot be loaded: {first_lines(error)}{_meant(source)}"
+        ) from error
     finally:
         log.setLevel(level)
     return model, sorted(report["missing_keys"])
@@ -59,7 +63,9 @@ def load_tokenizer_of(source: str, wanted_by: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=here)
     except Exception as error:
-        raise ModelError(f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {first_lines(error)}") from error
+        raise ModelError(
+            f"the tokenizer of {shown(wanted_by, 300)} cannot be loaded: {first_lines(error)}{_meant(source)}"
+        ) from error
 
 
 def first_lines(error: Exception) -> str:
@@ -84,9 +90,14 @@ def local_files_only(name: str) -> bool:
     if not isinstance(cached, str):
         raise ModelError(
             f"model {name!r} is no folder and no model that was downloaded before, and the hub cannot be asked for it "
-            f"({reason}). Name a folder (such as ./{Path(name).name}), or connect."
+            f"({reason}). Name a folder (such as ./{Path(name).name}), or connect.{_meant(name)}"
         )
     return True
+
+
+def _meant(source: str) -> str:
+    """A question whether one of our own names was meant; "" for a folder."""
+    return "" if Path(source).is_dir() else did_you_mean(source, [*MODELS, *CATALOGUE])
 
 
 def _silence_of_the_hub(name: str) -> str | None:
