@@ -37,7 +37,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.tags, self.open, self.text, self.attributes = [], [], "", []
-        self.style = self.policy = ""
+        self.style = self.policy = self.script = ""
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == []
@@ -54,15 +54,17 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] == ["style"]:
-            self.style += data
+        if self.open[-1:] in (["style"], ["script"]):
+            setattr(self, self.open[-1], getattr(self, self.open[-1]) + data)
         else:
             self.text += data
 
 
 def assert_inert(page):
-    """Nothing that runs, nothing from outside."""
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form", "svg"} & set(page.tags)
+    """Nothing that runs but the page's own script, nothing from outside."""
+    assert page.tags.count("script") == ("script-src" in page.policy)
+    assert ("script", "src") not in {(tag, name) for tag, name, _ in page.attributes}
+    assert not {"iframe", "object", "embed", "link", "base", "form", "svg"} & set(page.tags)
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name)
         assert name != "style"  # the policy forbids it
@@ -99,11 +101,14 @@ def test_page_is_inert_and_whole(reported):
         assert page.text.count(text) == 2  # as a prompt and as a response
 
 
-def test_policy_allows_the_page_its_own_style_alone(reported):
+def test_policy_allows_the_page_its_own_style_and_script_alone(reported):
     _, page, _ = reported
     digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
     assert page.policy.startswith("default-src 'none'; img-src data:; ")
     assert f"style-src 'sha256-{digest}';" in page.policy
+    script = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{script}';" in page.policy
+    assert 'querySelectorAll("table.sortable")' in page.script
     assert "unsafe" not in page.policy
 
 
@@ -207,7 +212,7 @@ def test_names_that_this_process_does_not_know(tmp_path):
 
 
 def in_short(markdown):
-    return markdown.read_text().split("## In short")[1].split("## What was run")[0]
+    return markdown.read_text().split("## In short")[1].split("## Which should I use")[0]
 
 
 def test_one_seed_names_no_winner(tmp_path):

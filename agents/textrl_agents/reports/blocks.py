@@ -28,12 +28,13 @@ class TextBlock:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """Cells of text. numbers: whether all columns but the first hold numbers."""
+    """Cells of text. numbers: whether all columns but the first hold numbers. sortable: in the page, by a heading."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     numbers: bool = True
+    sortable: bool = False
     kind: ClassVar[str] = "table"
 
 

@@ -1,7 +1,7 @@
 """`report.md` and `report.html` from the same sections. What models and users wrote has no effect in either.
 
-In Markdown it is fenced or escaped; in the page Jinja2 escapes it. The page needs no other file: no script runs in it,
-and it loads nothing from outside.
+In Markdown it is fenced or escaped; in the page Jinja2 escapes it. The page needs no other file: it loads nothing from
+outside, and no script runs in it but its own, which sorts tables and which the page's policy knows by its hash.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def html(title: str, found: Sequence[Section]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"visible": visible, "prose": prose, "csp_hash": _csp_hash}
-    return environment.get_template(TEMPLATE).render(title=title, sections=found)
+    sortable = any(isinstance(block, TableBlock) and block.sortable for section in found for block in section.blocks)
+    return environment.get_template(TEMPLATE).render(title=title, sections=found, sortable=sortable)
 
 
 def _block(block: Block) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
+from textrl_agents.benchmark.report.leaderboard import leaderboard, which_to_use
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
     INTERVALS,
@@ -46,12 +47,12 @@ def summary_of(folder: Path, results: list[dict[str, Any]]) -> Summary:
 
 
 def sections(summary: Summary) -> list[Section]:
-    """Make the report's sections, in the order in which they are read."""
+    """Make the report's sections, in the order in which they are read: the answers first, how they came about last."""
     looks = figures.styles(summary.labels)
     found = [
         Section("In short", [TextBlock(findings(summary), bullets=True), *too_few(summary)]),
-        Section("What was run", what_was_run(summary)),
-        Section("How to read the numbers", [glossary(summary), TextBlock([INTERVALS])]),
+        Section("Which should I use?", which_to_use(summary)),
+        Section("Leaderboard", [leaderboard(summary)]),
         *[task_section(number, table, looks) for number, table in enumerate(summary.tasks, 1)],
         Section("All tasks together", all_tasks(summary, looks)),
         *[Section(f"Samples: {table.label}", blocks) for table in summary.tasks if (blocks := samples(table))],
@@ -61,4 +62,10 @@ def sections(summary: Summary) -> list[Section]:
         rows = [(f.algorithm, f.task, str(f.seed), shortened(f.error)) for f in failures]
         table = TableBlock(("algorithm", "task", "seed", "error"), rows, numbers=False)
         found.append(Section("Failures", [TextBlock(["These runs gave no result. They count in no mean."]), table]))
-    return [*found, Section("Caveats", [TextBlock(caveats(summary), bullets=True)]), settings(summary)]
+    return [
+        *found,
+        Section("How to read the numbers", [glossary(summary), TextBlock([INTERVALS])]),
+        Section("What was run", what_was_run(summary)),
+        Section("Caveats", [TextBlock(caveats(summary), bullets=True)]),
+        settings(summary),
+    ]
