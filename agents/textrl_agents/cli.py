@@ -19,6 +19,7 @@ from textrl_agents.commands import (
     loop,
     models,
     pretrain,
+    push,
     reward,
     sft,
     train,
@@ -85,6 +86,7 @@ app.command("generate")(generate.generate)
 app.command("sft")(sft.sft)
 app.command("pretrain")(pretrain.pretrain)
 app.command("loop")(loop.loop)
+app.command("push")(push.push)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")
