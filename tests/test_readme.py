@@ -1,52 +1,46 @@
-"""What the README says holds: its blocks run, each on its own, its commands parse, and its tree is the tree."""
+"""What the README says holds: it is short, and its blocks run, each on its own. CONTRIBUTING's tree is the tree."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from conftest import pytest_collection_modifyitems
+from documents import ROOT, blocks, command_lines
 
-from textrl_agents.algorithms.registry import algorithm_names
-from textrl_agents.benchmark.plan import PRESETS
-from textrl_agents.cli import app
-from textrl_env.tasks import task_names
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+MOST_LINES = 150
 # Folders that the tree names without listing what is in them.
 WHOLE = {"built_in", "commands", "libraries"}
 # What a block is known by -> shorter, in the test, what it says of sizes; the rest runs as it stands.
 SHORTER: dict[str, dict[str, str]] = {
     "gym.make_vec": {},
     "print(evaluate(": {"n_envs=64": "n_envs=8", "100_000": "256", '"sentiment")[': '"sentiment", episodes=8)['},
-    "with ray_session": {"num_envs_per_env_runner=64": "num_envs_per_env_runner=8", "range(20)": "range(2)"},
     "def exclaims": {},
 }
-MARKS = {"print(evaluate(": pytest.mark.slow, "with ray_session": pytest.mark.ray}
+MARKS = {"print(evaluate(": pytest.mark.slow}
 
 
 def python_blocks() -> list[Any]:
     found = []
-    for language, code in BLOCKS:
-        if language == "python":
-            (known,) = [part for part in SHORTER if part in code]
-            found.append(pytest.param(code, SHORTER[known], id=known, marks=MARKS.get(known, ())))
+    for code in blocks(README, "python"):
+        (known,) = [part for part in SHORTER if part in code]
+        found.append(pytest.param(code, SHORTER[known], id=known, marks=MARKS.get(known, ())))
     return found
+
+
+def test_it_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) < MOST_LINES
 
 
 def test_every_python_block_is_run():
     assert sorted(block.id for block in python_blocks()) == sorted(SHORTER)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 @pytest.mark.parametrize(("code", "shorter"), python_blocks())
 def test_block_runs_on_its_own(code: str, shorter: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -57,46 +51,22 @@ def test_block_runs_on_its_own(code: str, shorter: dict[str, str], tmp_path: Pat
     assert ("aligned" in code) == (tmp_path / "aligned" / "model.safetensors").is_file()
 
 
-def command_lines(program: str) -> list[str]:
-    """The lines of the shell blocks that begin with `program`, without comments, with continued ones joined."""
-    text = "\n".join(code for language, code in BLOCKS if language == "bash").replace("\\\n", " ")
-    lines = [re.sub(r"\s#.*", "", line).strip() for line in text.splitlines()]
-    return [line for line in lines if line.split()[:1] == [program]]
-
-
-@pytest.mark.parametrize("line", command_lines("textrl"))
-def test_command_parses(line: str):
-    command, arguments = typer.main.get_command(app), shlex.split(line)[1:]
-    while hasattr(command, "commands"):
-        command = command.commands[arguments.pop(0)]
-    given = command.make_context(command.name, arguments).params  # raises where an option is not known
-    names = {"algo": algorithm_names(), "algos": algorithm_names(), "preset": list(PRESETS)}
-    for option, known in {**names, "task": task_names(), "tasks": task_names()}.items():
-        assert set((given.get(option) or known[0]).split(",")) <= set(known), option
-
-
 def test_there_are_commands_to_parse():
-    words = [line.split()[1:3] for line in command_lines("textrl")]
+    words = [line.split()[1:3] for line in command_lines(README, "textrl")]
     named = {tuple(word for word in pair if re.fullmatch("[a-z]+", word)) for pair in words}
     assert {("train",), ("eval",), ("generate",), ("check",), ("bench", "run"), ("bench", "speed")} <= named
 
 
-def test_install_lines_are_those_of_a_checkout():
-    """The package is on no index, so `pip install textrl-env` cannot work."""
+def test_the_extras_that_it_names_are_those_there_are():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    lines = command_lines("pip")
-    assert lines
-    for line in lines:
-        words = shlex.split(line)
-        assert words[:4] == ["pip", "install", "-c", "constraints.txt"]
-        assert all(re.fullmatch(r"\.(\[[\w,-]+\])?", word) for word in words[4:])
-        assert set(re.findall(r"[\w-]+", words[4])) <= set(extras)
-    (comment,) = re.findall(r"# extras: (.*)", README)
+    (comment,) = re.findall(r"# extras: (.*)", README.read_text(encoding="utf-8"))
     assert set(comment.split(", ")) == set(extras) - {"dev"}
+    assert command_lines(README, "pip")
 
 
 def test_tree_lists_every_module_once():
-    tree = README.split("## The tree")[1].split("```")[1]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text.split("## The tree")[1].split("```")[1]
     listed = Counter(re.findall(r"\w+\.py", tree))
     modules = Counter(
         path.name
@@ -107,11 +77,18 @@ def test_tree_lists_every_module_once():
     assert listed == modules
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", ".ci/run"])
-def test_documents_name_the_commands_that_the_makefile_has(document: str):
+@pytest.mark.parametrize(
+    ("document", "least"),
+    [
+        ("README.md", {"demo", "demo-real"}),
+        ("CONTRIBUTING.md", {"test", "test-slow", "check", "docs"}),
+        (".ci/run", {"test", "test-slow", "check", "docs"}),
+    ],
+)
+def test_documents_name_the_commands_that_the_makefile_has(document: str, least: set[str]):
     text, makefile = (ROOT / document).read_text(), (ROOT / "Makefile").read_text()
     named = set(re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE))
-    assert {"test", "test-slow"} <= named
+    assert least <= named
     for command in named:
         assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE), command
 

@@ -91,12 +91,6 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     `gym.make(..., max_episode_steps=)`: no score is paid there, and an agent bootstraps. Several turns end otherwise,
     see Turns.
 
-    `info` at every step: `ref_log_prob`, `kl` (NaN where unknown). At the end also `prompt`, `response`, `score`,
-    `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode_return`,
-    `episode_length`; while a score is pending it is NaN, and no part of the return. (`episode` belongs to Gymnasium's
-    RecordEpisodeStatistics, and is never set here.)
-    The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
-
     ## Turns
     A task may have a turn environment (`turns`): a game, a tool, a simulated user. When a token ends a turn (EOS, the
     chat template's end of turn, a stop string, `max_turn_tokens`), the same step asks it, pays its reward on that token
@@ -107,10 +101,6 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     `terminated` when it says so (`finish_reason` "env"), after `max_turns` ("turns"), and where the context is full
     ("length": `max_new_tokens` counts all tokens behind the prompt). `truncated` by a time-out of its own: an agent
     bootstraps. The score is the sum of its rewards, and what `reward` says of the whole dialogue where one is given.
-
-    `info["turn"]` at a turn's end: `action`, `reply`, `role`, `score`, `score_parts`, `tokens`, `finish_reason`. At the
-    episode's end all of them are in `info["turns"]`, `score_parts` has their sums ("turns" is the whole), and `success`
-    is what the turn environment says of it.
 
     One that raises, hangs or talks nonsense makes `step` raise a TurnError. It is thrown away, and its row needs a
     reset. What the others answered is kept for when the step is repeated, as it is where a reward fails afterwards.
@@ -132,6 +122,17 @@ class TextGenEnv(AssembledEnv, gymnasium.Env[np.ndarray, Any]):
     is one), `system_prompt`, `stop`, `split` ("train", "validation" or "heldout"; by default "train", and all of
     `prompts` where they are given), `lora` (keyword arguments of `peft.LoraConfig`), `device`, `dtype`, `precision`,
     `render_mode`.
+
+    ## Info
+    At every step `ref_log_prob` and `kl` (NaN where unknown). At the end also `prompt`, `response`, `score`,
+    `score_parts`, `gold_score` (if the task has one), `kl_sum`, `kl_coef`, `finish_reason`, `episode_return`,
+    `episode_length`; while a score is pending it is NaN, and no part of the return. (`episode` belongs to Gymnasium's
+    RecordEpisodeStatistics, and is never set here.)
+    The sum of rewards is `score - kl_coef * kl_sum`; in cross-entropy mode `kl_sum` is the summed cross-entropy.
+
+    Of several turns `info["turn"]` at a turn's end: `action`, `reply`, `role`, `score`, `score_parts`, `tokens`,
+    `finish_reason`. At the episode's end all of them are in `info["turns"]`, `score_parts` has their sums ("turns" is
+    the whole), and `success` is what the turn environment says of it.
 
     ## Version History
     - v0: first release.

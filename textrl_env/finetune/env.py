@@ -78,8 +78,12 @@ class FineTuneEnv(gymnasium.Env[np.ndarray, np.int64]):
     run: a training run of your own in place of that, such as PPO on a task (`textrl_agents.finetune.ppo_run`).
     multipliers: of the learning rate; or dial -> multipliers, where a run has others.
 
+    ## Info
+    The run's settings (`learning_rate`, `optimizer`, `batch_size`), the last measurement (`train_loss`,
+    `validation_loss`, `gradient_norm` ...), `segment`, `compute` spent so far, and at the end `finish_reason`.
+
     ## Version History
-    - v0
+    - v0: first release.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
