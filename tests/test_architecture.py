@@ -59,12 +59,15 @@ def test_every_room_is_drawn_once_and_inside():
         assert y + float(box.get("height", 0)) <= height
 
 
-def test_arrows_point_down():
-    """A room stands above all that it needs, so no arrow runs back."""
+def test_arrows_point_down_or_into_the_environment():
+    """A room stands above all that it needs of its package, so no arrow runs back."""
     for path in SVG.iter("{http://www.w3.org/2000/svg}path"):
-        if path.get("data-from"):
-            points = [float(number) for number in re.findall(r"[\d.]+", path.get("d", ""))]
-            assert points[-1] > points[1], path.attrib
+        here, there = path.get("data-from"), path.get("data-to")
+        if here:
+            (x0, y0), *_, (x1, y1) = re.findall(r"([\d.]+) ([\d.]+)", path.get("d", ""))
+            leaves = here in ROOMS["textrl_agents"] and there in ROOMS["textrl_env"]
+            assert float(x1) < float(x0) if leaves else float(y1) > float(y0), path.attrib
+            assert leaves or any({here, there} <= set(rooms) for rooms in ROOMS.values())
 
 
 def test_an_arrow_that_follows_from_others_is_left_out():

@@ -70,7 +70,7 @@ def test_what_is_made_shorter_is_there():
 
 @pytest.mark.usefixtures("judge")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-@pytest.mark.parametrize("page", map(of_page, WITH_PYTHON))
+@pytest.mark.parametrize("page", [of_page(page) for page in WITH_PYTHON])
 def test_blocks_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}

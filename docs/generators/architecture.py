@@ -25,12 +25,12 @@ ROOMS: dict[str, dict[str, str]] = {
         "models": "models",
         "kl": "kl accounts",
         "rewards": "rewards",
-        "preferences": "preferences",
         "turns": "turns",
+        "preferences": "preferences",
         "mdp": "rules charges scores episode_rows mdp",
         "tasks": "tasks",
-        "env, vector_env": "assembled env vector_env wrappers",
         "finetune": "finetune",
+        "env, vector_env": "assembled env vector_env wrappers",
     },
     "textrl_agents": {
         "training": "training",
@@ -53,7 +53,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
 }
 ABOUT = {
-    "errors and values": "what all parts share; Trajectory",
+    "errors and values": "what all share; Trajectory",
     "text": "prompts, ids, chats",
     "models": "loading, slot cache, sampling",
     "kl": "estimators; who owes what",
@@ -82,7 +82,7 @@ ABOUT = {
     "speed": "textrl bench speed",
     "commands": "textrl",
 }
-WIDTH, ROW, BOX_WIDTH, BOX_HEIGHT, GAP = 1120, 92, 172, 46, 14
+ROW, BOX_WIDTH, BOX_HEIGHT, GAP, TOP = 86, 152, 46, 14, 64
 COLOURS = {"textrl_env": ("#e3ecf9", "#2b5797"), "textrl_agents": ("#e6f3e6", "#2f6b34")}
 
 
@@ -152,81 +152,99 @@ def without_detours(needed: dict[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def rows(needed: dict[str, set[str]]) -> list[list[str]]:
-    """The rooms by height, lowest first: one stands above all that it needs. Within a row, near what it needs."""
+def rows(needed: dict[str, set[str]], package: str) -> list[list[str]]:
+    """The rooms of a package by height, lowest first: one stands above all that it needs there.
+
+    Within a row, near what it needs.
+    """
     height: dict[str, int] = {}
 
     def of(room: str) -> int:
         if room not in height:
-            height[room] = 1 + max((of(one) for one in needed[room]), default=-1)
+            height[room] = 1 + max((of(one) for one in needed[room] if one in ROOMS[package]), default=-1)
         return height[room]
 
-    placed: list[list[str]] = [[] for _ in range(1 + max(of(room) for room in needed))]
-    for room in needed:
+    placed: list[list[str]] = [[] for _ in range(1 + max(of(room) for room in ROOMS[package]))]
+    for room in ROOMS[package]:
         placed[height[room]].append(room)
-    centre: dict[str, float] = {}
+    middle: dict[str, float] = {}
     for row in placed:
-        near = {room: _mean([centre[one] for one in needed[room]]) for room in row}
-        row.sort(key=near.__getitem__)
-        for room, x in zip(row, _spread(len(row)), strict=True):
-            centre[room] = x
+        row.sort(key=lambda room: _mean([middle[one] for one in needed[room] if one in middle]))
+        middle.update(zip(row, _spread(len(row), 0.0), strict=True))
     return placed
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else WIDTH / 2
+    return sum(values) / len(values) if values else 0.0
 
 
-def _spread(count: int) -> list[float]:
+def _spread(count: int, middle: float) -> list[float]:
     """Where the middles of a row's boxes are."""
-    step = BOX_WIDTH + GAP
-    return [WIDTH / 2 + (place - (count - 1) / 2) * step for place in range(count)]
+    return [middle + (place - (count - 1) / 2) * (BOX_WIDTH + GAP) for place in range(count)]
+
+
+def places(needed: dict[str, set[str]]) -> tuple[dict[str, tuple[float, float]], float, float]:
+    """Room -> the middle of its box's upper edge; and the picture's width and height. A column for each package."""
+    columns = {package: rows(needed, package) for package in ROOMS}
+    tallest = max(map(len, columns.values()))
+    left, at = 0.0, {}
+    for placed in columns.values():
+        width = max(map(len, placed)) * (BOX_WIDTH + GAP) + 60
+        for number, row in enumerate(placed):
+            y = TOP + (tallest - 1 - number) * ROW
+            at.update({room: (x, y) for room, x in zip(row, _spread(len(row), left + width / 2), strict=True)})
+        left += width
+    return at, left, TOP + tallest * ROW - 20
+
+
+def arrow(room: str, one: str, at: dict[str, tuple[float, float]]) -> str:
+    """Return the arrow from a room to one that it needs: down, or to the left into the other package."""
+    (x0, y0), (x1, y1) = at[room], at[one]
+    if x1 < x0 and one in ROOMS["textrl_env"] and room in ROOMS["textrl_agents"]:
+        x0, x1, y0, y1 = x0 - BOX_WIDTH / 2, x1 + BOX_WIDTH / 2 + 2, y0 + BOX_HEIGHT / 2, y1 + BOX_HEIGHT / 2
+        bend = (x0 - x1) / 2
+        line = f"M{x0:.0f} {y0:.0f}C{x0 - bend:.0f} {y0:.0f} {x1 + bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"
+    else:
+        y0, y1 = y0 + BOX_HEIGHT, y1 - 2
+        bend = (y1 - y0) / 2
+        line = f"M{x0:.0f} {y0:.0f}C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1:.0f}"
+    return (
+        f'<path data-from="{escape(room)}" data-to="{escape(one)}" fill="none" stroke="#999" stroke-width="1.2" '
+        f'marker-end="url(#tip)" d="{line}"/>'
+    )
+
+
+def box(room: str, package: str, at: dict[str, tuple[float, float]]) -> str:
+    """Return a room's box with its name and what it is about."""
+    (x, y), (fill, ink) = at[room], COLOURS[package]
+    return (
+        f'<g><rect x="{x - BOX_WIDTH / 2:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" '
+        f'fill="{fill}" stroke="{ink}"/><text x="{x:.0f}" y="{y + 19:.0f}" font-size="14" font-weight="bold" '
+        f'text-anchor="middle" fill="{ink}">{escape(room)}</text><text x="{x:.0f}" y="{y + 36:.0f}" font-size="11" '
+        f'text-anchor="middle" fill="#333">{escape(ABOUT[room])}</text></g>'
+    )
 
 
 def picture() -> str:
     """Return the drawing as SVG. Each arrow says its two ends in `data-from` and `data-to`."""
     needed = without_detours(needs())
-    placed = rows(needed)
-    at = {
-        room: (x, (len(placed) - 1 - number) * ROW + 60)
-        for number, row in enumerate(placed)
-        for room, x in zip(row, _spread(len(row)), strict=True)
-    }
-    height = len(placed) * ROW + 60
+    at, width, height = places(needed)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
-        "<title>The rooms of textrl_env and textrl_agents; an arrow points to what is needed</title>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">',
+        "<title>The rooms of textrl_env and textrl_agents; an arrow points to what is imported</title>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#777"/></marker></defs>',
-        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#fff"/>',
-        '<text x="20" y="30" font-size="15" fill="#333">An arrow points to what is imported; what follows from others '
+        f'<rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#fff"/>',
+        '<text x="20" y="30" font-size="14" fill="#333">An arrow points to what is imported; what follows from others '
         "is left out.</text>",
+        *(arrow(room, one, at) for room, ones in needed.items() for one in sorted(ones)),
+        *(box(room, package, at) for package, rooms in ROOMS.items() for room in rooms),
     ]
-    for room, ones in needed.items():
-        for one in sorted(ones):
-            (x0, y0), (x1, y1) = at[room], at[one]
-            start, end = y0 + BOX_HEIGHT, y1 - 2
-            bend = (end - start) / 2
-            parts.append(
-                f'<path data-from="{escape(room)}" data-to="{escape(one)}" fill="none" stroke="#999" '
-                f'stroke-width="1.2" marker-end="url(#tip)" d="M{x0:.0f} {start:.0f}C{x0:.0f} {start + bend:.0f} '
-                f'{x1:.0f} {end - bend:.0f} {x1:.0f} {end:.0f}"/>'
-            )
-    for package, of_package in ROOMS.items():
-        fill, ink = COLOURS[package]
-        for room in of_package:
-            x, y = at[room]
-            parts.append(
-                f'<g><rect x="{x - BOX_WIDTH / 2:.0f}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" '
-                f'fill="{fill}" stroke="{ink}"/>'
-                f'<text x="{x:.0f}" y="{y + 19:.0f}" font-size="14" font-weight="bold" text-anchor="middle" '
-                f'fill="{ink}">{escape(room)}</text><text x="{x:.0f}" y="{y + 36:.0f}" font-size="11" '
-                f'text-anchor="middle" fill="#333">{escape(ABOUT[room])}</text></g>'
-            )
     for place, (package, (fill, ink)) in enumerate(COLOURS.items()):
+        x = width - 290 + place * 140
         parts.append(
-            f'<rect x="{WIDTH - 320 + place * 150}" y="16" width="16" height="16" rx="3" fill="{fill}" stroke="{ink}"/>'
-            f'<text x="{WIDTH - 298 + place * 150}" y="29" font-size="13" fill="#333">{package}</text>'
+            f'<rect x="{x:.0f}" y="18" width="16" height="16" rx="3" fill="{fill}" stroke="{ink}"/>'
+            f'<text x="{x + 22:.0f}" y="31" font-size="13" fill="#333">{package}</text>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
