@@ -46,7 +46,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell
+	$(BIN)/codespell *.md docs examples agents textrl_env
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_public_names.py
 
 format: $(STAMP)
