@@ -19,6 +19,7 @@ version = release = textrl_env.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "generators.mathml"]
 exclude_patterns = ["generated/parts", "generators"]
 
+smartquotes = False  # "--resume" is no dash
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 

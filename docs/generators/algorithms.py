@@ -11,20 +11,18 @@ from generators.docstrings import markdown
 from textrl_agents.algorithms.algorithm import Algorithm
 from textrl_agents.algorithms.registry import built_in_names, get_algorithm
 
-HEADINGS = {"sb3": "Stable-Baselines3", "rllib": "RLlib", "trl": "TRL", None: "no library"}
+TITLES = {"sb3": "SB3", "rllib": "RLlib", "trl": "TRL", None: "none"}
 
 
 def algorithm_list() -> str:
     """Return a table of all algorithms that ship, by library."""
-    rows = ["| algorithm | what it is | library | resumes | runs on |", "|---|---|---|---|---|"]
+    rows = ["| algorithm | what it is | library | resumes |", "|---|---|---|---|"]
     algorithms = [get_algorithm(name) for name in built_in_names()]
-    for library in HEADINGS:
+    for library in TITLES:
         for each in (one for one in algorithms if one.library == library):
-            tasks = ", ".join(f"`{task}`" for task in each.tasks) or "any task"
-            rows.append(
-                f"| [`{each.name}`](#{each.name}) | {each.description} | {HEADINGS[library]} "
-                f"| {'yes' if each.has_checkpoints else 'no'} | {tasks} |"
-            )
+            only = f"; for {', '.join(f'`{task}`' for task in each.tasks)} alone" if each.tasks else ""
+            resumes = "yes" if each.has_checkpoints else "no"
+            rows.append(f"| [`{each.name}`](#{each.name}) | {each.description}{only} | {TITLES[library]} | {resumes} |")
     return "\n".join(rows)
 
 

@@ -18,7 +18,12 @@ def as_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[s
     """
     text = "\n".join(lines).expandtabs().strip()
     text = text.split("\n## ")[0].rstrip()
-    lines[:] = ["", *"\n\n".join(_block(block) for block in text.split("\n\n")).splitlines(), ""]
+    paragraphs = text.split("\n\n")
+    if what == "module":  # what follows tells readers of the code which file holds what
+        written = _INLINE.sub(_rst, paragraphs[0])
+    else:
+        written = "\n\n".join(map(_block, paragraphs))
+    lines[:] = ["", *written.splitlines(), ""]
 
 
 def _block(block: str) -> str:

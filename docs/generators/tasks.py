@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from generators.docstrings import as_list, first_sentence, markdown
+from generators.docstrings import first_sentence, markdown
 from generators.episodes import played, policy_of, shown
 from textrl_env import TextGenEnv
 from textrl_env.rewards.protocol import reward_name
@@ -43,6 +43,9 @@ def task_page(name: str) -> str:
 
 def judge(reward: Any) -> str:
     """Name a reward or a gold score."""
+    parts = getattr(reward, "rewards", None)
+    if parts is not None:
+        return " + ".join(f"`{name}`" for name in parts)
     return f"`{reward}`" if isinstance(reward, str) else f"`{reward_name(reward)}`"
 
 
@@ -86,10 +89,15 @@ def _description(name: str, task: Task) -> str:
 
 def _rewards(task: Task) -> str:
     lines = []
+    parts = getattr(task.reward, "rewards", None)
     if task.reward is None:
         lines.append("- The turn environment's rewards, each paid on its turn's last token; their sum is the score.")
+    elif parts is None:
+        lines.append(f"- {judge(task.reward)} scores the response, on its last token. {_about(task.reward)}")
     else:
-        lines.append(f"- {judge(task.reward)} scores the response, on its last token. {_about(task.reward)}".rstrip())
+        lines.append("- A weighted sum scores the response, on its last token:")
+        for name, part in parts.items():
+            lines.append(f"  - {task.reward.weights[name]} of `{name}`. {_about(part)}")
     if task.gold is not None:
         lines.append(f"- {judge(task.gold)} is the gold score, reported and never trained on. {_about(task.gold)}")
     lines.append(f"- Each token pays {task.kl_coef} times an estimate of its KL (`{task.kl_estimator}`).")
@@ -97,13 +105,10 @@ def _rewards(task: Task) -> str:
 
 
 def _about(reward: Any) -> str:
+    """Say what a reward scores: a name's page has it, a function's docstring says it."""
     if isinstance(reward, str):
-        return "See [Rewards](../../rewards.md)."
-    parts = getattr(reward, "rewards", None)
-    if isinstance(parts, dict):
-        return "\n" + "\n".join(f"  - {judge(part)}: {_about(part)}" for part in parts.values())
-    function = getattr(reward, "function", None)
-    return " ".join(as_list(first_sentence(function)).split()) if function is not None else ""
+        return f"See [Rewards](../../rewards.md#{reward})."
+    return first_sentence(getattr(reward, "function", reward))
 
 
 def _prompts(task: Task) -> str:
