@@ -109,6 +109,8 @@ def test_every_algorithm_has_its_section():
     )
     assert sorted(heading for heading, _ in sections) == sorted(built_in_names())
     assert all(heading == part for heading, part in sections)
+    settings = re.findall(r"^```\{include\} generated/parts/settings-(\w+)\.md$", text, flags=re.MULTILINE)
+    assert settings == [heading for heading, _ in sections]
     assert text.count("**Use it:**") == text.count("**Cost:**") == len(sections)
 
 

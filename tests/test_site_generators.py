@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from generators.algorithms import about_algorithm, algorithm_list
+from generators.algorithms import about_algorithm, algorithm_list, measured_row, settings_and_row
 from generators.api import as_rst
 from generators.arguments import argument_list
 from generators.commands import command_page
@@ -91,7 +91,16 @@ def test_an_algorithm_tells_source_class_and_settings():
     said = about_algorithm("ppo")
     assert "https://arxiv.org/abs/1707.06347" in said
     assert "`stable_baselines3.PPO`" in said
-    assert "clip_range: 0.1" in said
+    assert "clip_range: 0.1" in settings_and_row("ppo")
+    assert "&id" not in settings_and_row("ppo")
+    assert "Class" not in about_algorithm("best_of_n")
+
+
+def test_an_algorithm_tells_its_row_of_the_benchmark():
+    page = "| what | x |\n|---|---|\n| `ppo` | 0 |\n\n| algorithm | y |\n|---|---|\n| `ppo` | 1 |\n| `ppo_2` | 2 |\n"
+    assert measured_row("ppo", page).splitlines()[2:] == ["| algorithm | y |", "|---|---|", "| `ppo` | 1 |"]
+    assert "not yet" in measured_row("a2c", page)
+    assert "\n| algorithm | `exact`" in settings_and_row("ppo")
 
 
 def test_a_task_page_has_gymnasiums_sections_and_an_episode():

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import textrl_env.errors
-from generators.algorithms import about_algorithm, algorithm_list
+from generators.algorithms import about_algorithm, algorithm_list, settings_and_row
 from generators.arguments import argument_list
 from generators.commands import command_page
 from generators.docstrings import markdown, section
@@ -47,6 +47,7 @@ def parts() -> Iterator[Part]:
     yield "parts/episode.md", one_episode
     for name in built_in_names():
         yield f"parts/algorithm-{name}.md", partial(about_algorithm, name)
+        yield f"parts/settings-{name}.md", partial(settings_and_row, name)
     for name in BUILT_IN:
         yield f"tasks/{name}.md", partial(task_page, name)
     yield "commands.md", command_page
