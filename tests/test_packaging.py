@@ -36,3 +36,12 @@ def test_the_hooks_run_the_pinned_tools():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert tools == {".venv/bin/ruff", ".venv/bin/mypy"}
     assert all(re.search(rf"^{Path(tool).name}==", pinned, re.M) for tool in tools)
+
+
+def test_what_the_site_is_built_with_is_pinned():
+    """Another version of a theme or a parser may warn, and a warning is an error there."""
+    required = [name for name in PROJECT["project"]["optional-dependencies"]["docs"] if "textrl-env" not in name]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+    names = [re.split(r"[>=<]", requirement)[0] for requirement in required]
+    assert len(names) >= 3
+    assert [name for name in names if not re.search(rf"^{re.escape(name)}==", pinned, re.M)] == []

@@ -22,8 +22,6 @@ from textrl_env.tasks.registry import BUILT_IN, check_task_name
 
 GENERATED = {f"generated/{name}" for name, _ in parts()}
 COMMANDS = typer.main.get_command(app)
-# Tasks and rewards of the pages' readers, which no registry has.
-READERS = {"exclaim"}
 LINK = re.compile(r"\]\((?!https?:|http:)([^)\s]+)\)")
 
 
@@ -69,7 +67,7 @@ def test_commands_parse(path: Path):
 def check_names_in(line: str, given: dict[str, object]) -> None:
     for option in ("task", "tasks"):
         for name in str(given.get(option) or "").split(","):
-            if name and name not in READERS:
+            if name:
                 check_task_name(name)
     for name in str(given.get("algos") or "").split(","):
         assert not name or name in algorithm_names() or "--plugin" in line, name
