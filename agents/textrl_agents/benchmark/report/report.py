@@ -7,7 +7,7 @@ from typing import Any
 
 from textrl_agents.benchmark.plan import PLAN, Plan
 from textrl_agents.benchmark.report import figures
-from textrl_agents.benchmark.report.leaderboard import leaderboard, which_to_use
+from textrl_agents.benchmark.report.answers import leaderboard, which_to_use
 from textrl_agents.benchmark.report.runs import settings, what_was_run
 from textrl_agents.benchmark.report.sections import (
     INTERVALS,

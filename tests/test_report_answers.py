@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from result_lines import failed, line
 
-from textrl_agents.benchmark.report.leaderboard import leaderboard, which_to_use
+from textrl_agents.benchmark.report.answers import leaderboard, which_to_use
 from textrl_agents.benchmark.report.report import sections, write_report
 from textrl_agents.benchmark.report.summary import summarize
 from textrl_agents.reports.blocks import TableBlock
