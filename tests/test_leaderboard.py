@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark import rerun
-from textrl_agents.benchmark.leaderboard import cell_of, submit
+from textrl_agents.benchmark.leaderboard import cell_of, entry_of, submit
 from textrl_agents.benchmark.report.report import write_report
 from textrl_agents.benchmark.rerun import Verdict, run_again
 from textrl_agents.benchmark.results import ResultsFile, failed, new_line
@@ -78,6 +78,12 @@ def test_what_is_there_is_not_added_again(board: Path, tmp_path: Path):
     ResultsFile(tmp_path / "results.jsonl").append(line_of(cell_with(3), 0.5), failed(line_of(cell_with(4), 0.5), "no"))
     assert submit(tmp_path, board) == (1, 3)
     assert [line["seed"] for line in ResultsFile(board).read().lines] == [0, 1, 2, 3]
+
+
+def test_a_line_that_does_not_name_its_library_gets_it():
+    line = line_of(cell_with(0), 0.5)
+    del line["library"]
+    assert entry_of(line)["library"] == "rllib"
 
 
 @pytest.mark.slow  # it draws

@@ -13,7 +13,7 @@ from typing import Any
 
 from textrl_agents.algorithms.cell import Cell
 from textrl_agents.benchmark.plan import JUDGING
-from textrl_agents.benchmark.results import ResultsFile
+from textrl_agents.benchmark.results import ResultsFile, library_of
 from textrl_agents.benchmark.run import RESULTS
 from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.user_values import user_path
@@ -48,7 +48,8 @@ def entry_of(line: Mapping[str, Any]) -> dict[str, Any]:
     """Make a leaderboard's line of a finished run's line. Raises TextRLError where it cannot be run again."""
     cell = cell_of(line)
     kept = {name: value for name, value in line.items() if name not in _LEFT_OUT}
-    return {**kept, "configuration": cell.configuration}
+    library = line.get("library", library_of(cell.algorithm))  # results of before do not name it
+    return {**kept, "library": library, "configuration": cell.configuration}
 
 
 def cell_of(line: Mapping[str, Any]) -> Cell:

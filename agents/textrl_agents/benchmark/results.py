@@ -122,7 +122,7 @@ def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
     """Start a cell's line: what the cell is, and where and when it ran. started: with a time zone."""
     return {
         "algorithm": cell.algorithm,
-        "library": _library(cell),
+        "library": library_of(cell.algorithm),
         "task": cell.task,
         "title": _title(cell),
         "seed": cell.seed,
@@ -148,18 +148,18 @@ def new_line(cell: Cell, *, started: datetime) -> dict[str, Any]:
     }
 
 
+def library_of(algorithm: str) -> str | None:
+    """Whose algorithm it is; None where it is this package's own, or not known."""
+    try:
+        return get_algorithm(algorithm).library
+    except UnknownName:  # a cell fails for the same reason, and tells it
+        return None
+
+
 def failed(line: Mapping[str, Any], error: str, traceback: str = "") -> dict[str, Any]:
     """Return `line` as the line of a cell that failed. error: type and message."""
     lost: dict[str, Any] = {"metrics": {}, "curve": [], "samples": []}
     return {**line, **lost, "status": "failed", "error": error, "traceback": traceback}
-
-
-def _library(cell: Cell) -> str | None:
-    """Whose algorithm it is; None where it is this package's own, or not known."""
-    try:
-        return get_algorithm(cell.algorithm).library
-    except UnknownName:  # the cell fails for the same reason, and tells it
-        return None
 
 
 def _title(cell: Cell) -> str:
