@@ -16,7 +16,7 @@ from textrl_agents.finetune.discretisation import Discretisation
 from textrl_agents.finetune.learning_curve import LearningCurve, play
 from textrl_agents.finetune.random_search import random_search
 from textrl_agents.finetune.tabular import Table, TabularSettings, train_table
-from textrl_env.errors import ConfigError, TrainingDiverged, UnknownName
+from textrl_env.errors import ConfigError, TextRLError, TrainingDiverged, UnknownName
 from textrl_env.finetune import FineTuneEnv
 from textrl_env.finetune.replay import enumerated_env
 from textrl_env.finetune.schedule_tree import ScheduleTree
@@ -169,6 +169,29 @@ def test_sb3_learns_in_it(name: str):
         train_sb3("dqm", enumerated_env(hand_tree()), 10)
 
 
+def test_a_curve_is_looked_at_by_multiples_and_when_training_has_ended():
+    """Looks of all seeds stand side by side, and the last is of what was learned at last."""
+    curve = LearningCurve(enumerated_env(hand_tree()), 10)
+    for segments in (9, 13, 19, 20, 38):
+        curve.note(segments, lambda observation: 0)
+    assert [point.segments for point in curve.points] == [13, 20, 38]
+    curve.end(38, lambda observation: 1)
+    assert [point.segments for point in curve.points] == [13, 20, 38]
+    assert curve.points[-1].played.actions == (1, 1), "what was looked at before the last update does not stay"
+    curve.end(39, lambda observation: 0)
+    assert [point.segments for point in curve.points] == [13, 20, 38, 39]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dqn", "a2c"])
+def test_a_training_that_ends_within_an_episode_is_looked_at(name: str):
+    from textrl_agents.finetune.sb3_agents import train_sb3
+
+    curve = LearningCurve(enumerated_env("translate"), 7)
+    agent = train_sb3(name, enumerated_env("translate"), 7, curve=curve)
+    assert [point.segments for point in curve.points] == [agent.num_timesteps]
+
+
 def test_looking_at_a_curve_changes_nothing():
     from textrl_agents.finetune.sb3_agents import train_sb3
 
@@ -280,14 +303,22 @@ def test_ppo_runs_that_cannot_be(arguments: dict[str, Any], match: str):
 
 
 @pytest.mark.slow
-def test_the_benchmark_from_plan_to_report(tmp_path: Path):
+def test_the_benchmark_from_plan_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All jobs but PPO's in the pool; that one, whose run is made small, in this process."""
+    from textrl_agents.benchmark.finetune.jobs import Job, perform
     from textrl_agents.benchmark.finetune.plan import FineTunePlan
     from textrl_agents.benchmark.finetune.run import run_finetune
+    from textrl_agents.finetune import ppo_run
 
     small = {"agents": ("q_learning", "a2c", "random_search"), "unknown": ("story",), "segments": 200, "every": 50}
-    plan = FineTunePlan(**small, seeds=3, orders=3, ppo_episodes=1, ppo_seeds=1)
+    plan = FineTunePlan(**small, seeds=3, orders=1, ppo_episodes=1, ppo_seeds=1)
     out = tmp_path / "out"
+    with plan.holding(out), monkeypatch.context() as patch:
+        patch.setattr(ppo_run, "PPORun", small_ppo)
+        perform(Job("ppo"), plan, out)
     findings = run_finetune(plan, out, progress=False)
+    assert len(findings.ppo[0]["actions"]) == 5
+    assert all(-1 <= share <= 1 for share in (findings.ppo[0]["share"], *findings.ppo[0]["constant"]))
     assert [(each.agent, each.data) for each in findings.learned] == [(agent, "translate") for agent in plan.agents]
     shares = findings.of("random_search", "translate").shares
     assert ((shares > 0.5) & (shares <= 1)).all()
@@ -299,6 +330,7 @@ def test_the_benchmark_from_plan_to_report(tmp_path: Path):
     )
     text = (out / "report.md").read_text()
     assert "figures/finetune.png" in text
+    assert "Q-learning after 1 episodes" in text
     assert (out / "report.html").is_file()
     assert json.loads((out / "results.json").read_text())["plan"]["seeds"] == 3
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if path.parent != out}
@@ -318,6 +350,9 @@ def test_the_benchmark_from_plan_to_report(tmp_path: Path):
         ("--agents q_lerning", "Did you mean 'q_learning'"),
         ("--data sentiment", "unknown data set with enumerated schedules 'sentiment'"),
         ("--unknown storyy", "Did you mean 'story'"),
+        ("--unknown sentiment", "unknown task with answers of its own to train on 'sentiment'"),
+        ("--unknown story,story", "unknown must name at least one, and each once"),
+        ("--unknown translate", "which the agents learn on"),
         ("--data ,", "--data takes names"),
     ],
 )
@@ -330,6 +365,34 @@ def test_wrong_usage_is_told_in_a_line(arguments: str, match: str, tmp_path: Pat
     assert done.exit_code == 2
     assert match in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_was_damaged_is_named(tmp_path: Path):
+    from textrl_agents.benchmark.finetune.jobs import Job
+
+    job = Job("transfer", "story")
+    job.result(tmp_path).parent.mkdir()
+    job.result(tmp_path).write_text('{"learned": [')
+    with pytest.raises(TextRLError, match=r"story\.json cannot be read: .* Remove it, and the same command"):
+        job.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((0.1, 0.3), "it gains more than the constant rate"),
+        ((-0.3, -0.1), "it gains less than the constant rate"),
+        ((-0.1, 0.3), "it cannot be told apart"),
+        (None, "too few orders for an interval"),
+    ],
+)
+def test_what_is_said_of_a_schedule_elsewhere(interval: Any, verdict: str):
+    from textrl_agents.benchmark.finetune.findings import Elsewhere
+    from textrl_agents.benchmark.finetune.report import _verdict
+    from textrl_agents.reports.statistics import IntervalEstimate
+
+    value = IntervalEstimate(0.2, interval, 3)
+    assert _verdict(Elsewhere("story", value, value, value, value, value)).startswith(verdict)
 
 
 def test_the_first_look_that_stays_near():

@@ -304,6 +304,41 @@ def test_a_snapshot_that_lacks_weights_changes_nothing(make_env: Any):
     assert equal(weights, weights_of(env))
 
 
+def test_a_snapshot_of_another_environment_changes_nothing(make_env: Any):
+    """A longer one would leave an episode without an end, and other columns an agent that reads the wrong ones."""
+    longer, others = make_env(segments=4), make_env(optimizers=OPTIMIZERS)
+    env = make_env()
+    for each in (env, longer, others):
+        each.reset()
+        each.step(4)
+    weights = weights_of(env)
+    with pytest.raises(ModelError, match="an environment with other segments: 4, and here 3"):
+        env.restore(longer.snapshot())
+    with pytest.raises(ModelError, match="an environment with other columns"):
+        env.restore(others.snapshot())
+    with pytest.raises(ModelError, match="make the environment with start="):
+        env.restore(env.run.snapshot())
+    with pytest.raises(ModelError, match="expected a Snapshot of a supervised run"):
+        env.restore(env.snapshot()._replace(run=7))
+    assert equal(weights, weights_of(env))
+    assert [env.step(2)[2] for _ in range(2)] == [False, True]
+
+
+def test_a_snapshot_with_one_wrong_bit_is_refused(make_env: Any, tmp_path: Path):
+    """safetensors notices a file that was cut, and no number that was changed."""
+    env = make_env()
+    env.reset()
+    env.step(4)
+    env.run.snapshot().save(tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    settings = content.index(b"learning_rate")
+    for place, bit in ((len(content) - 2, 1), (settings + len(b"learning_rate") + 6, 1)):
+        (tmp_path / "flipped").write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        with pytest.raises(ModelError, match=r"flipped was changed or damaged after it was written"):
+            make_env(start=tmp_path / "flipped")
+    assert Snapshot.load(tmp_path / "whole").settings.dials == {"learning_rate": 4e-3}
+
+
 def test_snapshot_files_that_cannot_be_used(make_env: Any, tmp_path: Path):
     env = make_env()
     env.reset()
@@ -366,6 +401,13 @@ def test_the_order_of_calls(make_env: Any):
         ({"data": [{"prompt": "a"}] * 3}, "row 0 must be"),
         ({"data": [{"prompt": "a", "completion": ""}] * 3}, "row 0 has no answer to learn"),
         ({"data": [{"prompt": "a", "completion": "b" * 999}] * 3}, r"row 0 has \d+ tokens, and the model reads 128"),
+        ({"data": [*ROWS[:9], {"prompt": "a"}]}, "row 9 must be"),  # the held-out row 7 counts too
+        ({"data": [*ROWS[:7], {"prompt": "a"}]}, "row 7 must be"),
+        ({"validation_data": [ROWS[0], 3]}, "validation row 1 must be"),
+        ({"data": [{"prompt": 3, "completion": "b"}] * 3}, "the prompt of row 0 must be a text"),
+        ({"data": [{"prompt": "a", "completion": 3}] * 3}, "the completion of row 0 must be a text"),
+        ({"data": [{"prompt": "a", "completion": "\ud800"}] * 3}, "the completion of row 0 holds .* surrogate"),
+        ({"data": [{"prompt": [], "completion": "b"}] * 3}, "the prompt of row 0: a chat needs at least one message"),
         ({"data": "translat"}, "Did you mean 'translate'"),
         ({"data": "sentiment"}, "task with answers of its own"),
         ({"data": "translate", "validation_data": ROWS}, "a task has its own validation prompts"),
@@ -392,6 +434,11 @@ def test_the_order_of_calls(make_env: Any):
 def test_arguments_that_cannot_be(make_env: Any, arguments: dict[str, Any], match: str):
     with pytest.raises(ConfigError, match=match):
         make_env(**arguments)
+
+
+def test_a_model_that_nothing_may_be_trained_of(make_env: Any, make_model: Any):
+    with pytest.raises(ConfigError, match="no weight that may be trained"):
+        make_env(model=make_model().requires_grad_(False))
 
 
 class Scripted:
@@ -432,6 +479,21 @@ def test_a_run_of_ones_own():
     ):
         with pytest.raises(ConfigError, match=match):
             FineTuneEnv(run=run, **arguments)
+    with pytest.raises(ConfigError, match=r"run must have settings, begin and train \(TrainingRun\), got 7"):
+        FineTuneEnv(run=7)  # type: ignore[arg-type]
+
+
+def test_a_loss_below_0_is_seen():
+    """PPO's is, where the advantages of what it does are good."""
+
+    class Negative(Scripted):
+        def train(self, settings: Settings) -> Measurement:
+            return super().train(settings)._replace(train_loss=-0.25)
+
+    env = FineTuneEnv(run=Negative([0.5]))
+    env.reset()
+    seen = env.columns.read(env.step(2)[0])
+    assert (seen["train_loss"], seen["train_loss_change"]) == (-0.25, -1.25)
 
 
 def test_a_score_that_no_agent_could_learn_from_is_an_error():

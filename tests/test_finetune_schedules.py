@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textrl_env.errors import AssetError, ConfigError, UnknownName
+from textrl_env.errors import AssetError, ConfigError, ModelError, UnknownName
 from textrl_env.finetune import FineTuneEnv
 from textrl_env.finetune.enumerate import DATA, described, make_tree
 from textrl_env.finetune.replay import enumerated_env
@@ -110,6 +110,33 @@ def test_what_the_replay_refuses(tree: ScheduleTree):
         env.run.begin(1)
     with pytest.raises(UnknownName, match="data set with enumerated schedules"):
         enumerated_env("no such data")
+
+
+def test_a_place_in_another_tree_is_refused(tree: ScheduleTree):
+    env = enumerated_env(tree)
+    env.reset()
+    env.step(1)
+    here = env.snapshot()
+    other = enumerated_env("translate")
+    other.reset()
+    for wrong in (here._replace(run=other.run.snapshot()), here._replace(run=((1, 0), 1e-3))):
+        with pytest.raises(ModelError, match="no place in the tree of own rows"):
+            env.restore(wrong)
+    went_on = env.step(1)[1]
+    env.restore(here)
+    assert env.step(1)[1] == went_on
+
+
+@pytest.mark.parametrize("more", [{"stop": True}, {"optimizers": ["adamw", "sgd"]}, {"batch_factors": (1, 2)}])
+def test_a_tree_has_learning_rates_alone(env: FineTuneEnv, more: dict[str, Any]):
+    with pytest.raises(ConfigError, match="learning rates alone"):
+        enumerate_schedules(FineTuneEnv(run=env.run, segments=1, **more))
+
+
+def test_what_a_divergence_leaves_out_counts_as_done(env: FineTuneEnv):
+    told: list[tuple[int, int]] = []
+    enumerate_schedules(env, lambda done, total: told.append((done, total)))
+    assert told[-1] == (39, 39)
 
 
 def test_an_order_that_changes_has_no_tree(env: FineTuneEnv):

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from textrl_agents.cli import app
+from textrl_agents.pretraining.documents.segments import cut
 from textrl_agents.pretraining.objectives import OBJECTIVES
 from textrl_agents.pretraining.settings import PretrainSettings
 from textrl_agents.pretraining.train import pretrain
+from textrl_agents.runs.atomic import locked_folder
 from textrl_agents.runs.run_folder import load_policy
 from textrl_env.errors import ConfigError, InvalidScore, PromptError, UnknownName
 from textrl_env.language.insults import find_insults
@@ -208,6 +210,42 @@ def test_bad_input_leaves_nothing(
     with pytest.raises(error, match=match):
         run(make_model, tiny_tokenizer, tmp_path / "run", **changes)
     assert not list(tmp_path.iterdir())
+
+
+def known_alone(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    known = {sentence.strip() for text in CORPUS for sentence in cut(text, "sentence")}
+    if not known.issuperset(completions):
+        raise KeyError("not a sentence of the corpus")
+    return [float("stupid" not in text) for text in completions]
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_on_what_was_sampled_costs_the_scores_alone(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=r"the sampled documents have no scores: .*not a sentence of the corpus"):
+        result = run(make_model, tiny_tokenizer, tmp_path / "run", reward=known_alone, objective="rwr", epochs=1)
+    assert result.finished
+    assert len(result.samples) == 4
+    assert all(sample.score is None for sample in result.samples)
+    assert weights(tmp_path / "run")
+
+
+def test_a_folder_that_another_run_holds_is_refused_before_anything_is_scored(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        asked.extend(completions)
+        return [0.0] * len(completions)
+
+    with (
+        locked_folder(tmp_path / "run"),
+        pytest.raises(ConfigError, match="is being written by another run"),
+    ):
+        run(make_model, tiny_tokenizer, tmp_path / "run", reward=reward)
+    assert not asked
 
 
 @pytest.mark.slow

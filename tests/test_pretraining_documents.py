@@ -231,6 +231,13 @@ def test_a_row_says_of_each_token_what_its_piece_scores(tiny_tokenizer: Any) -> 
     assert row.good == [score == 1.0 for score in row.scores]
 
 
+def test_the_first_id_is_not_learned_where_nothing_stands_before_it(tiny_tokenizer: Any) -> None:
+    bare = DocumentEncoder(tiny_tokenizer, max_length=100, without=(0,))
+    row = bare.encode([DOCUMENT], threshold=None).rows[0]
+    assert row.input_ids[0] != 0
+    assert row.labels == [-100, *row.input_ids[1:]]
+
+
 def test_control_tokens_stand_before_pieces(tiny_tokenizer: Any) -> None:
     encoder = DocumentEncoder(tiny_tokenizer, max_length=100)
     plain = encoder.encode([DOCUMENT], threshold=0.5).rows[0]

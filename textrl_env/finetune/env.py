@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from textrl_env.errors import ConfigError, InvalidAction, ResetNeeded, TrainingDiverged, UnknownArgument
+from textrl_env.errors import ConfigError, InvalidAction, ModelError, ResetNeeded, TrainingDiverged, UnknownArgument
 from textrl_env.finetune.changes import MULTIPLIERS, Change, all_changes, check_optimizers
 from textrl_env.finetune.observation import ObservationColumns
 from textrl_env.finetune.training_run import Measurement, Settings, SnapshotRun, TrainingRun
@@ -34,10 +34,12 @@ class EpisodeState(NamedTuple):
 
 
 class EnvSnapshot(NamedTuple):
-    """What `FineTuneEnv.snapshot` gives."""
+    """What `FineTuneEnv.snapshot` gives. segments, columns: of the environment's episodes and observations."""
 
     episode: EpisodeState
     run: Any
+    segments: int
+    columns: tuple[str, ...]
 
 
 class FineTuneEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -113,6 +115,8 @@ class FineTuneEnv(gymnasium.Env[np.ndarray, np.int64]):
         elif run_arguments or data is not None:
             given = ", ".join([*run_arguments, *([] if data is None else ["data"])])
             raise ConfigError(f"run is given already; these belong to a supervised run: {given}")
+        elif not isinstance(run, TrainingRun):
+            raise ConfigError(f"run must have settings, begin and train (TrainingRun), got {shown(run)}")
         self.run, self.segments, self.order_seed = run, segments, order_seed
         self.compute_price, self.render_mode = float(compute_price), render_mode
         start = run.settings
@@ -157,10 +161,25 @@ class FineTuneEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def snapshot(self) -> EnvSnapshot:
         """Copy the episode with its run. Raises ConfigError for a run that cannot be copied."""
-        return EnvSnapshot(self._begun(), self._snapshot_run().snapshot())
+        return EnvSnapshot(self._begun(), self._snapshot_run().snapshot(), self.segments, self.columns.names)
 
     def restore(self, snapshot: EnvSnapshot) -> None:
-        """Go back to a snapshot, bit for bit. Raises ModelError, and changes nothing, where it is of another run."""
+        """Go back to a snapshot, bit for bit.
+
+        Raises ModelError, and changes nothing, where it is of another run, or of an environment whose episodes are
+        longer or shorter or whose observations have other columns.
+        """
+        if not isinstance(snapshot, EnvSnapshot):
+            raise ModelError(
+                f"restore takes what `snapshot` of an environment gives, got {type(snapshot).__name__}. To begin "
+                "episodes from the Snapshot of a run, make the environment with start="
+            )
+        for what, theirs, ours in (
+            ("segments", snapshot.segments, self.segments),
+            ("columns", snapshot.columns, self.columns.names),
+        ):
+            if theirs != ours:
+                raise ModelError(f"this is a snapshot of an environment with other {what}: {theirs}, and here {ours}")
         self._snapshot_run().restore(snapshot.run)
         self._episode = snapshot.episode
 

@@ -15,6 +15,7 @@ from textrl_env.errors import ConfigError, UnknownName
 from textrl_env.foreign_text import shown
 from textrl_env.tasks.registry import built_in_formats
 from textrl_env.text.chat_text import completion_text
+from textrl_env.text.prompt_rows import check_row
 from textrl_env.text.tokenization import encode_chat, encode_continuation, encode_prompt_text, end_of_turn
 from textrl_env.user_values import check_whole
 
@@ -77,7 +78,7 @@ def load_examples(
         train, validation = _own_rows(data, validation_data)
         name = "own rows"
     encoded = [
-        [_encoded(place, row, tokenizer, max_length) for place, row in enumerate(rows[:most])]
+        [_encoded(where, row, tokenizer, max_length) for where, row in rows[:most]]
         for rows, most in ((train, train_rows), (validation, validation_rows))
     ]
     return Examples(name, *encoded)
@@ -109,20 +110,26 @@ def places_in_order(order_seed: int, start: int, count: int, rows: int) -> list[
     return places
 
 
-def _task_rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _task_rows(name: str) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     formats = built_in_formats()
     if name not in formats:
         raise UnknownName("task with answers of its own to fine-tune on", name, formats)
     form = formats[name]
 
-    def answered(split: str) -> list[dict[str, Any]]:
+    def answered(split: str) -> list[tuple[str, Any]]:
         rng = Random(f"answers of {name}, {split}")
-        return [{"prompt": row["prompt"], "completion": form.right(rng, row)} for row in form.rows(split)]
+        rows = [{"prompt": row["prompt"], "completion": form.right(rng, row)} for row in form.rows(split)]
+        return _numbered(rows, f"the {split} row")
 
     return answered("train"), answered("validation")
 
 
-def _own_rows(data: Any, validation_data: Any) -> tuple[list[Any], list[Any]]:
+def _numbered(rows: Sequence[Any], what: str = "row") -> list[tuple[str, Any]]:
+    """(what an error calls it, row) of each: by its place among all that were given."""
+    return [(f"{what} {place}", row) for place, row in enumerate(rows)]
+
+
+def _own_rows(data: Any, validation_data: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
     for name, rows in (("data", data), ("validation_data", validation_data)):
         if rows is None and name == "validation_data":
             continue
@@ -134,20 +141,23 @@ def _own_rows(data: Any, validation_data: Any) -> tuple[list[Any], list[Any]]:
         if not rows:
             raise ConfigError(f"{name} holds no row: give at least one {{'prompt': ..., 'completion': ...}}")
     if validation_data is not None:
-        return list(data), list(validation_data)
+        return _numbered(data), _numbered(validation_data, "validation row")
     if len(data) < 2:
         raise ConfigError("one row cannot both be trained on and judge: give more rows, or validation_data")
     kept = [place % VALIDATION_SHARE == VALIDATION_SHARE - 1 for place in range(len(data))]
     kept[-1] = kept[-1] or not any(kept)
+    rows = _numbered(data)
     return (
-        [row for row, held in zip(data, kept, strict=True) if not held],
-        [row for row, held in zip(data, kept, strict=True) if held],
+        [row for row, held in zip(rows, kept, strict=True) if not held],
+        [row for row, held in zip(rows, kept, strict=True) if held],
     )
 
 
-def _encoded(place: int, row: Any, tokenizer: Any, max_length: int | None) -> Example:
+def _encoded(where: str, row: Any, tokenizer: Any, max_length: int | None) -> Example:
     if not isinstance(row, Mapping) or not {"prompt", "completion"} <= row.keys():
-        raise ConfigError(f"row {place} must be {{'prompt': ..., 'completion': ...}}, got {shown(row)}")
+        raise ConfigError(f"{where} must be {{'prompt': ..., 'completion': ...}}, got {shown(row)}")
+    check_row(row["prompt"], {}, f"the prompt of {where}")
+    check_row(row["completion"], {}, f"the completion of {where}")
     prompt, answer = row["prompt"], completion_text(row["completion"])
     if isinstance(prompt, str):
         ids, end = encode_prompt_text(tokenizer, prompt), tokenizer.eos_token_id
@@ -155,8 +165,8 @@ def _encoded(place: int, row: Any, tokenizer: Any, max_length: int | None) -> Ex
         ids, end = encode_chat(tokenizer, prompt), end_of_turn(tokenizer)
     written = encode_continuation(tokenizer, answer)
     if not written:
-        raise ConfigError(f"row {place} has no answer to learn: its completion is {shown(row['completion'])}")
+        raise ConfigError(f"{where} has no answer to learn: its completion is {shown(row['completion'])}")
     whole = [*ids, *written, *([] if end is None else [end])]
     if max_length is not None and len(whole) > max_length:
-        raise ConfigError(f"row {place} has {len(whole)} tokens, and the model reads {max_length}: shorten it")
+        raise ConfigError(f"{where} has {len(whole)} tokens, and the model reads {max_length}: shorten it")
     return Example(whole, len(ids))

@@ -33,7 +33,7 @@ class ObservationColumns:
     | `log10_<dial>` | one for each dial, such as `log10_learning_rate` |
     | `optimizer_<name>` | 1 for the one in use, else 0; one for each optimizer that may be chosen |
     | `log2_batch` | batch size over that of the start |
-    | `train_loss`, `validation_loss` | nats a token; above 100 they are 100 |
+    | `train_loss`, `validation_loss` | nats a token; above 100 they are 100. PPO's train loss may be below 0 |
     | `train_loss_change`, `validation_loss_change` | since the segment before; 0 at the start |
     | `log10_gradient_norm` | before clipping |
     | `budget_used` | share of the segments that are done |
@@ -45,7 +45,8 @@ class ObservationColumns:
             *(Column(f"log10_{dial}", math.log10(LEAST_DIAL), math.log10(MOST_DIAL)) for dial in dials),
             *(Column(f"optimizer_{name}", 0, 1) for name in self._optimizers),
             Column("log2_batch", -math.log2(MOST_BATCH), math.log2(MOST_BATCH)),
-            *(Column(f"{kind}_loss", 0, MOST_LOSS) for kind in ("train", "validation")),
+            Column("train_loss", -MOST_LOSS, MOST_LOSS),
+            Column("validation_loss", 0, MOST_LOSS),
             *(Column(f"{kind}_loss_change", -MOST_LOSS, MOST_LOSS) for kind in ("train", "validation")),
             Column("log10_gradient_norm", math.log10(LEAST_NORM), math.log10(MOST_NORM)),
             Column("budget_used", 0, 1),

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from textrl_env.errors import ConfigError, UnknownName
+from textrl_env.errors import ConfigError, ModelError, UnknownName
 from textrl_env.finetune.env import FineTuneEnv
 from textrl_env.finetune.schedule_tree import ScheduleTree, enumerated_names, tree_path
 from textrl_env.finetune.training_run import LEARNING_RATE, Measurement, Settings
+from textrl_env.foreign_text import shown
+
+
+class Place(NamedTuple):
+    """A node of a tree. tree: the tree's settings. at: depth and node. rate: of the segment that led there."""
+
+    tree: Mapping[str, Any]
+    at: tuple[int, int]
+    rate: float
 
 
 class ReplayRun:
@@ -42,13 +52,15 @@ class ReplayRun:
         self._at, self._rate = (depth + 1, len(children) * node + children.index(rate)), rate
         return self.tree.measurement(*self._at)
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> Place:
         """Where it is in the tree."""
-        return self._at, self._rate
+        return Place(self.tree.settings, self._at, self._rate)
 
-    def restore(self, snapshot: Any) -> None:
-        """Go there."""
-        self._at, self._rate = snapshot
+    def restore(self, snapshot: Place) -> None:
+        """Go there. Raises ModelError, and stays where it is, for a place in another tree."""
+        if not isinstance(snapshot, Place) or snapshot.tree != self.tree.settings:
+            raise ModelError(f"this is no place in the tree of {self.tree.settings.get('data')}: {shown(snapshot)}")
+        self._at, self._rate = snapshot.at, snapshot.rate
 
 
 def enumerated_env(data: str | ScheduleTree, **arguments: Any) -> FineTuneEnv:

@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from textrl_env.errors import AssetError, ConfigError
+from textrl_env.finetune.changes import Change
 from textrl_env.finetune.env import FineTuneEnv
-from textrl_env.finetune.training_run import Measurement
+from textrl_env.finetune.training_run import LEARNING_RATE, Measurement
 
 FOLDER = Path(__file__).parent / "enumerated"
 COLUMNS = Measurement._fields
@@ -159,6 +160,9 @@ def enumerate_schedules(
     n = len(env.changes)
     if env.order_seed is None:
         raise ConfigError("an environment whose data come in a new order each time has no tree: give an order_seed")
+    rates_alone = [Change({LEARNING_RATE: change.factors.get(LEARNING_RATE, 1.0)}) for change in env.changes]
+    if list(env.changes) != rates_alone:
+        raise ConfigError("a tree has learning rates alone: leave optimizers, batch_factors, stop and other dials out")
     levels = [np.full((n**depth, len(COLUMNS)), np.nan) for depth in range(env.segments + 1)]
     total, done = sum(map(len, levels[1:])), 0
 
@@ -166,7 +170,9 @@ def enumerate_schedules(
         nonlocal done
         levels[depth][node] = [info[column] for column in COLUMNS]
         if "finish_reason" in info:
-            done += sum(n**below for below in range(1, env.segments - depth + 1))  # those that a divergence leaves out
+            if left_out := sum(n**below for below in range(1, env.segments - depth + 1)):  # by a divergence
+                done += left_out
+                told(done, total)
             return
         here = env.snapshot()
         for action in range(n):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ class Snapshot:
             "settings": json.dumps(asdict(self.settings)),
             "progress": json.dumps([self.order_seed, self.drawn]),
         }
+        said["digest"] = _digest(said, tensors)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata=said)
@@ -73,13 +75,16 @@ class Snapshot:
                 said = file.metadata() or {}
                 if said.get("format") != FORMAT:
                     raise ModelError(f"{path} is no snapshot of a fine-tuning run: save one with Snapshot.save")
-                for key in file.keys():  # noqa: SIM118  # no mapping
-                    kind, _, name = key.partition("/")
-                    if kind == "weights":
-                        weights[name] = file.get_tensor(key)
-                    else:
-                        place, _, moment = name.partition("/")
-                        moments.setdefault(int(place), {})[moment] = file.get_tensor(key)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+            if said.pop("digest") != _digest(said, tensors):
+                raise ModelError(f"the snapshot {path} was changed or damaged after it was written")
+            for key, tensor in tensors.items():
+                kind, _, name = key.partition("/")
+                if kind == "weights":
+                    weights[name] = tensor
+                else:
+                    place, _, moment = name.partition("/")
+                    moments.setdefault(int(place), {})[moment] = tensor
             return cls(
                 said["model"],
                 said["data"],
@@ -92,6 +97,21 @@ class Snapshot:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"the snapshot {path} cannot be read: {error}") from error
+
+
+def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of names, shapes, types and every byte, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(said: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of all that a file holds: safetensors has no checksum, and a damaged number is a number."""
+    whole = [sorted(said.items()), hash_of(dict(sorted(tensors.items())))]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def copied(tree: Any) -> Any:

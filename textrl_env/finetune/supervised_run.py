@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from torch import nn
 from textrl_env.errors import ConfigError, ModelError
 from textrl_env.finetune.examples import IGNORED, Batch, collate, load_examples, places_in_order
 from textrl_env.finetune.optimizers import CLIP_NORM, OPTIMIZERS, make_optimizer, set_learning_rate
-from textrl_env.finetune.snapshot import Snapshot, copied
+from textrl_env.finetune.snapshot import Snapshot, copied, hash_of
 from textrl_env.finetune.training_run import LEARNING_RATE, Measurement, Settings
+from textrl_env.foreign_text import shown
 from textrl_env.models.storage.loading import load_model, resolve_device
 from textrl_env.user_values import check_names, check_number, check_whole
 
@@ -84,7 +84,9 @@ class SupervisedRun:
         self._device = next(self.model.parameters()).device
         self._judging = list(self._validation_batches())
         self._weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        self.model_hash, self.data_hash = _hash_of(self._weights), self.examples.fingerprint
+        if not self._weights:
+            raise ConfigError("the model has no weight that may be trained: requires_grad is off for all of them")
+        self.model_hash, self.data_hash = hash_of(self._weights), self.examples.fingerprint
         self._current, self._order_seed, self._drawn = self.settings, 0, 0
         self._optimizer = make_optimizer(optimizer, self._weights.values())
         self._start = self.snapshot()
@@ -198,6 +200,8 @@ class SupervisedRun:
 
     def _check(self, snapshot: Snapshot) -> None:
         """Raise ModelError where the snapshot is of another run."""
+        if not isinstance(snapshot, Snapshot):
+            raise ModelError(f"expected a Snapshot of a supervised run, got {shown(snapshot)}")
         for what, theirs, ours in (
             ("model", snapshot.model, self.model_hash),
             ("data", snapshot.data, self.data_hash),
@@ -238,12 +242,3 @@ def _own_model(model: Any, tokenizer: Any, device: Any) -> tuple[Any, Any]:
         raise ConfigError(f"model must be a name, a folder or a causal LM, got {type(model).__name__}")
     loaded = load_model(copy.deepcopy(model), tokenizer=tokenizer, device=place)
     return loaded.model, loaded.tokenizer
-
-
-def _hash_of(weights: Mapping[str, torch.Tensor]) -> str:
-    """A hash of names, shapes, types and every byte."""
-    digest = hashlib.sha256()
-    for name, weight in weights.items():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -38,6 +38,7 @@ class Measurement(NamedTuple):
     diverged: bool = False
 
 
+@runtime_checkable
 class TrainingRun(Protocol):
     """A training run as the environment needs it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 import traceback
@@ -77,6 +78,14 @@ def run_stages(
                 return failures
         shown.note(f"all {total} jobs are done; this sitting took {(time.monotonic() - began) / 60:.1f} min")
     return {}
+
+
+def read_result(path: Path) -> Any:
+    """Read the JSON that a job has left. Raises TextRLError that names the file where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TextRLError(f"{path} cannot be read: {error}. Remove it, and the same command makes it again") from error
 
 
 def jobs_failed(failures: dict[J, str], folder: Path) -> TextRLError:

@@ -38,9 +38,11 @@ def play(env: FineTuneEnv, act: Act, seed: int | None = None) -> Played:
 
 
 class LearningCurve:
-    """Plays an agent's schedule every `every` segments of its training, in an environment of its own.
+    """Plays an agent's schedule as it trains and when it has ended, in an environment of its own.
 
-    env: apart from the one that is learned in, since a play begins an episode.
+    env: apart from the one that is learned in, since a play begins an episode. every: segments from one look to the
+        next; looks are at the first ends of episodes at or behind multiples of it, so that those of all seeds are at
+        about the same places.
     """
 
     def __init__(self, env: FineTuneEnv, every: int):
@@ -48,9 +50,15 @@ class LearningCurve:
         self.points: list[CurvePoint] = []
 
     def note(self, segments: int, act: Act) -> None:
-        """Play where that is due: once `every` segments have passed since the last time."""
-        if segments >= (self.points[-1].segments if self.points else 0) + self.every:
+        """Play where that is due: a multiple of `every` has been reached since the last time."""
+        if segments // self.every > (self.points[-1].segments if self.points else 0) // self.every:
             self.points.append(CurvePoint(segments, play(self.env, act)))
+
+    def end(self, segments: int, act: Act) -> None:
+        """Play what was learned at last; it stands in place of a look before the last update."""
+        if self.points and self.points[-1].segments == segments:
+            self.points.pop()
+        self.points.append(CurvePoint(segments, play(self.env, act)))
 
     def as_json(self) -> list[dict[str, Any]]:
         """Numbers and lists only."""

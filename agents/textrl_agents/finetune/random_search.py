@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from textrl_agents.finetune.learning_curve import LearningCurve, Played, play
+from textrl_agents.finetune.learning_curve import Act, LearningCurve, Played, play
 from textrl_env.finetune import FineTuneEnv
 
 
@@ -22,7 +22,13 @@ def random_search(env: FineTuneEnv, segments: int, *, seed: int = 0, curve: Lear
         if best is None or played.gain > best.gain:
             best = played
         if curve is not None:
-            replayed = iter(best.actions)
-            curve.note(done, lambda observation, replayed=replayed: next(replayed))  # type: ignore[misc]
+            curve.note(done, _replaying(best))
     assert best is not None
+    if curve is not None:
+        curve.end(done, _replaying(best))
     return best
+
+
+def _replaying(played: Played) -> Act:
+    actions = iter(played.actions)
+    return lambda observation: next(actions)

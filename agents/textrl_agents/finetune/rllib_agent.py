@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,10 +44,12 @@ def train_rllib(
     with ray_session():
         algorithm = config.build_algo()
         try:
-            for done in range(BATCH, segments + BATCH, BATCH):
+            batches = math.ceil(segments / BATCH)
+            for batch in range(1, batches + 1):
                 algorithm.train()
                 if curve is not None:
-                    curve.note(done, greedy(algorithm.get_module()))
+                    look = curve.end if batch == batches else curve.note
+                    look(batch * BATCH, greedy(algorithm.get_module()))
             return algorithm.get_module()
         finally:
             algorithm.stop()

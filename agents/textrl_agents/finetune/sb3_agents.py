@@ -61,7 +61,7 @@ def train_sb3(
 
 
 class _CurveCallback(BaseCallback):
-    """Notes the greedy schedule at the ends of episodes."""
+    """Notes the greedy schedule at the ends of episodes, and after the last update."""
 
     def __init__(self, curve: LearningCurve, vec_env: Any):
         super().__init__()
@@ -73,6 +73,9 @@ class _CurveCallback(BaseCallback):
             self.curve.note(self.num_timesteps, self._greedy)
             torch.set_rng_state(state)
         return True
+
+    def _on_training_end(self) -> None:
+        self.curve.end(self.num_timesteps, self._greedy)
 
     def _greedy(self, observation: Any) -> int:
         action, _ = self.model.predict(self.vec_env.normalize_obs(observation), deterministic=True)

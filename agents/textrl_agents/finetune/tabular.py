@@ -98,9 +98,8 @@ def train_table(
         return int(rng.choice(np.flatnonzero(values == values.max())))
 
     done = 0
-    env.reset(seed=seed)
     while done < segments:
-        state = state_of(env.reset()[0])
+        state = state_of(env.reset(seed=None if done else seed)[0])
         action, ended = explore(state, done), False
         while not ended:
             observation, reward, ended, _, _ = env.step(action)
@@ -114,4 +113,6 @@ def train_table(
             state, action = following, next_action
         if curve is not None:
             curve.note(done, lambda observation: table.best(state_of(observation)))
+    if curve is not None:
+        curve.end(done, lambda observation: table.best(state_of(observation)))
     return table

@@ -94,7 +94,7 @@ class DocumentEncoder:
             ids += added
             scores += [score] * len(added)
             good += [is_good] * len(added)
-        opening = len(self._opening)
+        opening = max(len(self._opening), 1)  # nothing stands before the first id to predict it from
         return PretrainingRow(ids, [*[IGNORED] * opening, *ids[opening:]], scores, good)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from textrl_agents.evaluation.generation import generate
 from textrl_agents.pretraining.control_tokens import document_opening
 from textrl_agents.pretraining.documents.scores import score_documents
 from textrl_agents.runs.logs import markdown_cell, markdown_row
+from textrl_env.errors import RewardError
 from textrl_env.models import CausalLMActorCritic
 
 MOST_TOKENS = 96
@@ -28,7 +30,8 @@ def sample_documents(
 ) -> list[SampledDocument]:
     """Sample documents from the beginning: behind BOS, and behind the good token of a conditional model.
 
-    None of a model whose documents begin with nothing.
+    None of a model whose documents begin with nothing. A reward that fails on what was written leaves it without
+    scores, with a warning: that is no reason to lose what was learned.
     """
     if count == 0 or not document_opening(policy.tokenizer):
         return []
@@ -36,7 +39,11 @@ def sample_documents(
     texts = [each.response for each in generate(policy, [""] * count, max_new_tokens=longest, seed=seed)]
     if reward is None:
         return [SampledDocument(text, None) for text in texts]
-    scored = score_documents(texts, reward, segment)
+    try:
+        scored = score_documents(texts, reward, segment)
+    except RewardError as error:
+        warnings.warn(f"the sampled documents have no scores: {error}", stacklevel=2)
+        return [SampledDocument(text, None) for text in texts]
     return [SampledDocument(text, each.mean if each.scores else None) for text, each in zip(texts, scored, strict=True)]
 
 

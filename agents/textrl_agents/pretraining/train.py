@@ -58,12 +58,11 @@ def pretrain(
     check_folder(run)
     judge = None if reward is None else make_reward(reward)
     texts = read_corpus(corpus)
-    with _scoring_shown(progress) as shown:
-        documents = score_documents(texts, judge, settings.segment, progress=shown)
-    divided = divide(documents, settings)
-    with locked_folder(run.path):
+    with locked_folder(run.path):  # before scoring, which may take hours
         check_folder(run)  # another run may have begun and ended in between
-        training = PretrainingRun(divided, PretrainingFolder(run), settings, judge, _name(reward))
+        with _scoring_shown(progress) as shown:
+            documents = score_documents(texts, judge, settings.segment, progress=shown)
+        training = PretrainingRun(divide(documents, settings), PretrainingFolder(run), settings, judge, _name(reward))
         return training.train(model, tokenizer, progress=progress)
 
 

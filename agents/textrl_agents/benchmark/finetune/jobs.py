@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from textrl_agents.benchmark.finetune.plan import TABLES, FineTunePlan
+from textrl_agents.benchmark.job_pool import read_result
 from textrl_agents.runs.atomic import write_atomically
 
 Kind = Literal["agents", "transfer", "ppo"]
@@ -58,7 +59,7 @@ class Job:
 
     def read(self, folder: Path) -> Any:
         """Its result."""
-        return json.loads(self.result(folder).read_text(encoding="utf-8"))
+        return read_result(self.result(folder))
 
 
 def stages(plan: FineTunePlan) -> list[list[Job]]:

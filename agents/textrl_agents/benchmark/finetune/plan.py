@@ -20,9 +20,9 @@ class FineTunePlan(StoredPlan):
 
     data: whose schedules are all known. On the first all agents learn; on the others the tables alone, to see whether
         a schedule that was learned on one is good on another.
-    unknown: data without enumeration that learned schedules are tried on, by training.
+    unknown: tasks with right answers, other than the first of `data`, that learned schedules are tried on, by training.
     agents: of AGENTS. segments: that an agent trains, as many for each. every: segments between two looks at what it
-        has learned. seeds: of each agent.
+        has learned, an episode's at least. seeds: of each agent.
     orders: of the data, other than the one learned in, that schedules are tried with.
     ppo_episodes: that a table learns from to tune PPO itself; 0 leaves that out. ppo_seeds: such tables, and orders
         that they and constant settings are judged with.
@@ -40,20 +40,23 @@ class FineTunePlan(StoredPlan):
 
     def __post_init__(self) -> None:
         from textrl_env.finetune.schedule_tree import enumerated_names
-        from textrl_env.tasks.registry import check_task_name
+        from textrl_env.tasks.registry import built_in_formats
 
         for name in ("data", "unknown", "agents"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_names("agent", self.agents, AGENTS)
-        for name, values in (("data", self.data), ("agents", self.agents)):
-            if not values or len(set(values)) < len(values):
+        for name, values in (("data", self.data), ("agents", self.agents), ("unknown", self.unknown)):
+            if len(set(values)) < len(values) or not (values or name == "unknown"):
                 raise ConfigError(f"{name} must name at least one, and each once; got {values!r}")
         check_names("data set with enumerated schedules", self.data, enumerated_names())
-        for task in self.unknown:
-            check_task_name(task)
+        check_names("task with answers of its own to train on", self.unknown, built_in_formats())
+        if self.data[0] in self.unknown:
+            raise ConfigError(
+                f"unknown names {self.data[0]!r}, which the agents learn on: schedules are tried there too"
+            )
         for name, least in {
             "segments": 5,
-            "every": 1,
+            "every": 5,
             "seeds": 1,
             "orders": 1,
             "ppo_episodes": 0,

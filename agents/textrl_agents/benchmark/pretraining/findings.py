@@ -8,7 +8,6 @@ expect.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from textrl_agents.benchmark.job_pool import read_result
 from textrl_agents.benchmark.pretraining.jobs import Job
 from textrl_agents.benchmark.pretraining.measures import MEASURES
 from textrl_agents.benchmark.pretraining.plan import ARMS, PretrainingPlan
@@ -82,9 +82,7 @@ class Findings:
 def read_findings(plan: PretrainingPlan, folder: Path) -> Findings:
     """Read what the jobs have measured."""
     lines = {
-        (arm, seed): json.loads(Job("measure", arm, seed).result(folder).read_text(encoding="utf-8"))
-        for arm in ARMS
-        for seed in range(plan.seeds)
+        (arm, seed): read_result(Job("measure", arm, seed).result(folder)) for arm in ARMS for seed in range(plan.seeds)
     }
     values = {
         (arm, name): [float(lines[arm, seed][name]) for seed in range(plan.seeds)] for arm in ARMS for name in MEASURES
