@@ -29,13 +29,13 @@ class FineTunePlan(StoredPlan):
     """
 
     data: tuple[str, ...] = ("translate",)
-    unknown: tuple[str, ...] = ("recommend", "detoxify", "story")
+    unknown: tuple[str, ...] = ("recommend", "story")
     agents: tuple[str, ...] = AGENTS
     segments: int = 4000
     every: int = 200
     seeds: int = 10
-    orders: int = 10
-    ppo_episodes: int = 24
+    orders: int = 5
+    ppo_episodes: int = 16
     ppo_seeds: int = 3
 
     def __post_init__(self) -> None:

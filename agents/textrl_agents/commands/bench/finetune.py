@@ -13,7 +13,7 @@ from textrl_env.errors import ConfigError
 
 Out = Annotated[Path, typer.Option(help="Folder of the benchmark; the same command goes on with one that was stopped.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Few segments, seeds and orders: a look at it in a minute or two.")
+    bool, typer.Option("--quick", help="Few segments, seeds and orders: a look at it in some three minutes.")
 ]
 Agents = Annotated[
     str | None,
@@ -28,9 +28,9 @@ Unknown = Annotated[
 ]
 Segments = Annotated[int | None, typer.Option(min=5, help="Segments that each agent trains. Default: 4000.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Of each agent. Intervals need 3. Default: 10.")]
-Orders = Annotated[int | None, typer.Option(min=1, help="Other orders of the data to try schedules with. Default: 10.")]
+Orders = Annotated[int | None, typer.Option(min=1, help="Other orders of the data to try schedules with. Default: 5.")]
 PPOEpisodes = Annotated[
-    int | None, typer.Option(min=0, help="Episodes that a table learns from to tune PPO; 0: none. Default: 24.")
+    int | None, typer.Option(min=0, help="Episodes that a table learns from to tune PPO; 0: none. Default: 16.")
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Jobs side by side. Default: one a core.")]
 
