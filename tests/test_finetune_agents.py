@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -297,6 +298,27 @@ def test_ppo_that_cannot_be_updated_has_diverged(monkeypatch: pytest.MonkeyPatch
 def test_ppo_runs_that_cannot_be(arguments: dict[str, Any], match: str):
     with pytest.raises(ConfigError, match=match):
         small_ppo(**arguments)
+
+
+@pytest.mark.slow
+def test_what_a_step_costs_is_measured_against_the_same_work(monkeypatch: pytest.MonkeyPatch):
+    """The loop by hand runs as many tokens through the model, and its losses are those of the run."""
+    from textrl_agents.speed.training.finetune_rows import _ByHand
+    from textrl_env.finetune.supervised_run import SupervisedRun
+
+    run = SupervisedRun(device="cpu", steps=2)
+    loop, tokens = _ByHand(run.examples, torch.device("cpu")), {"run": 0, "loop": 0}
+    for name, model in (("run", run.model), ("loop", loop.model)):
+        model.register_forward_pre_hook(
+            lambda module, args, named, name=name: tokens.update({name: tokens[name] + named["input_ids"].numel()}),
+            with_kwargs=True,
+        )
+    settings = dataclasses.replace(run.settings, dials={"learning_rate": 1e-9})
+    measured = run.train(settings)
+    for _ in range(run.steps):
+        loop.update(settings.batch_size)
+    assert loop.judge() == pytest.approx(measured.validation_loss, rel=1e-5)
+    assert tokens["run"] == tokens["loop"] > 0
 
 
 # --- the benchmark ----------------------------------------------------------------------------------------

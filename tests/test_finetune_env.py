@@ -115,32 +115,70 @@ def test_options_multiply(make_env: Any):
 # --- what a segment does ----------------------------------------------------------------------------------
 
 
-def test_rewards_are_those_of_a_loop_by_hand(make_env: Any, make_model: Any, tiny_tokenizer: Any):
-    """The same schedule by torch's AdamW on a model of its own, with losses as transformers computes them."""
-    env = make_env()
-    _, info = env.reset()
-    rewards = [env.step(action)[1] for action in (4, 3, 1)]
+def by_hand(examples: Any, model: Any, segments: list[tuple[float, str, int]]) -> list[tuple[float, float, float]]:
+    """(train loss, validation loss, gradient norm) before the first segment and after each of two steps.
 
-    examples, model = env.run.examples, make_model()
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+    segments: learning rate, optimizer, rows of a batch. With torch's own optimizers on a model of its own, and losses
+    as transformers computes them.
+    """
+    makers = {
+        "adamw": lambda rate: torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), weight_decay=0.01),
+        "sgd": lambda rate: torch.optim.SGD(model.parameters(), 100 * rate, momentum=0.9),
+    }
 
     def loss(rows: list[Example]) -> torch.Tensor:
         batch = collate(rows, 1, torch.device("cpu"))
         return model(input_ids=batch.input_ids, labels=batch.labels).loss
 
-    losses = [loss(examples.validation).item()]
-    assert info["validation_loss"] == pytest.approx(losses[0], rel=1e-5)
-    for segment, rate in enumerate((4e-3, 8e-3, 4e-3)):
-        optimizer.param_groups[0]["lr"] = rate
-        for step in range(2):
-            places = places_in_order(0, (segment * 2 + step) * 2, 2, len(examples.train))
+    found, used, drawn, optimizer = [(math.nan, loss(examples.validation).item(), math.nan)], "", 0, None
+    for rate, name, rows in segments:
+        if name != used:
+            optimizer, used = makers[name](rate), name
+        assert optimizer is not None
+        optimizer.param_groups[0]["lr"] = rate * (100 if name == "sgd" else 1)
+        steps = []
+        for _ in range(2):
+            places = places_in_order(0, drawn, rows, len(examples.train))
+            drawn += rows
             optimizer.zero_grad()
-            loss([examples.train[place] for place in places]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            lost = loss([examples.train[place] for place in places])
+            lost.backward()
+            steps.append((lost.item(), torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()))
             optimizer.step()
-        losses.append(loss(examples.validation).item())
-    assert rewards == pytest.approx([math.log(a / b) for a, b in itertools.pairwise(losses)], abs=1e-5)
+        losses, norms = zip(*steps, strict=True)
+        found.append((sum(losses) / 2, loss(examples.validation).item(), sum(norms) / 2))
+    return found
+
+
+def test_rewards_are_those_of_a_loop_by_hand(make_env: Any, make_model: Any):
+    env = make_env()
+    _, before = env.reset()
+    played = [env.step(action) for action in (4, 3, 1)]
+    wanted = by_hand(env.run.examples, make_model(), [(4e-3, "adamw", 2), (8e-3, "adamw", 2), (4e-3, "adamw", 2)])
+    losses = [loss for _, loss, _ in wanted]
+    assert before["validation_loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert [reward for _, reward, *_ in played] == pytest.approx(
+        [math.log(a / b) for a, b in itertools.pairwise(losses)], abs=1e-5
+    )
     assert losses[-1] < losses[0]
+    for (*_, info), (train, _, norm) in zip(played, wanted[1:], strict=True):
+        assert (info["train_loss"], info["gradient_norm"]) == pytest.approx((train, norm), rel=1e-4)
+
+
+def test_a_change_of_optimizer_and_batch_size_is_that_of_a_loop_by_hand(make_env: Any, make_model: Any):
+    """Moments begin anew with another optimizer and go on with the same one; no row is drawn twice or left out."""
+    env = make_env(multipliers=(1.0,), optimizers=["adamw", "sgd"], batch_factors=(1, 2), segments=4)
+    env.reset()
+    segments = [("adamw", 2), ("sgd", 1), ("sgd", 2), ("adamw", 1)]
+    infos = []
+    for name, factor in segments:
+        sought = (name, factor)
+        action = next(n for n, each in enumerate(env.changes) if (each.optimizer, each.batch_factor) == sought)
+        infos.append(env.step(action)[-1])
+    wanted = by_hand(env.run.examples, make_model(), [(1e-3, name, 2 * factor) for name, factor in segments])
+    for info, (train, validation, norm) in zip(infos, wanted[1:], strict=True):
+        found = (info["train_loss"], info["validation_loss"], info["gradient_norm"])
+        assert found == pytest.approx((train, validation, norm), rel=1e-4)
 
 
 def test_data_come_in_epochs_of_their_own_order():
