@@ -49,6 +49,14 @@ def test_states_are_segment_rate_and_trend():
     assert Discretisation(loss_changes=()).of(env)(env.step(0)[0]) == (2, -2, 0, 0, 0)
 
 
+def test_the_change_of_the_loss_is_relative_to_the_loss():
+    """It falls by a quarter twice: by 25% of 1, and by 33% of 0.75."""
+    env = enumerated_env(hand_tree(([0.0], [0.1, 0.5], [0.2, 1.0, 0.55, 1.0])))
+    state_of = Discretisation(loss_changes=(-0.2, -0.3)).of(env)
+    env.reset()
+    assert [state_of(env.step(1)[0])[-1] for _ in range(2)] == [1, 0]
+
+
 def test_a_table_of_the_whole_environment_has_45_pairs_of_segment_and_rate():
     """Multipliers are powers of two from -2 to 2: after k segments there are 4k + 1 rates."""
     env = enumerated_env("translate")
@@ -95,6 +103,15 @@ def test_q_learning_finds_the_values_of_dynamic_programming():
     assert table.q[start] == pytest.approx([1.0, 0.6], abs=0.02)
     state_of = Discretisation().of(env)
     assert play(env, lambda observation: table.best(state_of(observation))).actions == BEST
+
+
+@pytest.mark.parametrize("kind", ["q_learning", "sarsa"])
+def test_nothing_follows_the_end_of_an_episode(kind: Any):
+    """However much an agent hopes for from states that it has not seen, the last reward is the last."""
+    settings = TabularSettings(exploration=(1.0, 1.0), rate=1.0, optimism=5.0)
+    table = train_table(kind, enumerated_env(hand_tree()), 400, settings=settings)
+    assert table.q[(1, -1, 0, 0, 0)] == pytest.approx([0.1, 0.9])
+    assert table.q[(1, 1, 0, 0, 0)] == pytest.approx([0.05, 0.1])
 
 
 def test_sarsa_learns_the_value_of_the_policy_that_acts():
