@@ -201,13 +201,12 @@ def test_a_curve_is_looked_at_by_multiples_and_when_training_has_ended():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dqn", "a2c"])
-def test_a_training_that_ends_within_an_episode_is_looked_at(name: str):
+def test_a_training_that_ends_within_an_episode_is_looked_at():
     from textrl_agents.finetune.sb3_agents import train_sb3
 
     curve = LearningCurve(enumerated_env("translate"), 7)
-    agent = train_sb3(name, enumerated_env("translate"), 7, curve=curve)
-    assert [point.segments for point in curve.points] == [agent.num_timesteps]
+    train_sb3("dqn", enumerated_env("translate"), 7, curve=curve)
+    assert [point.segments for point in curve.points] == [7]
 
 
 def test_looking_at_a_curve_changes_nothing():

@@ -201,6 +201,11 @@ def equal(prompts: list[str], completions: list[str], **columns: Any) -> list[fl
         ({"reward": None, "objective": "awr"}, ConfigError, "awr needs a reward"),
         ({"objective": "filter", "threshold": 7.0}, ConfigError, "separates nothing"),
         ({"max_length": 4096}, ConfigError, "exceeds the model's 128 positions"),
+        ({"arguments": {"fooo": 1}}, UnknownName, "unknown setting of pretrain 'fooo'"),
+        ({"arguments": {"weight_decay": "abc"}}, ConfigError, "weight_decay of pretrain must be a number, got 'abc'"),
+        ({"arguments": {"max_grad_norm": float("nan")}}, ConfigError, "max_grad_norm of pretrain must be a number"),
+        ({"arguments": {"adam_beta1": 7}}, ConfigError, "refuses its settings .* Invalid beta parameter"),
+        ({"arguments": {"optim": "adan"}}, ConfigError, "refuses its settings .*adan"),
     ],
 )
 def test_bad_input_leaves_nothing(
@@ -282,7 +287,7 @@ def test_a_folder_that_is_taken_is_refused(make_model: Callable[..., Any], tiny_
         ({"epochs": 0}, ConfigError, "epochs must be"),
         ({"tokens": 0}, ConfigError, "tokens must be"),
         ({"heldout_share": 1}, ConfigError, "would hold out every document"),
-        ({"arguments": {"num_train_epochs": 2}}, ConfigError, "num_train_epochs is called 'epochs' here"),
+        ({"arguments": {"num_train_epochs": 2}}, ConfigError, "but the setting 'epochs' here"),
         ({"arguments": {"gradient_accumulation_steps": 0}}, ConfigError, "gradient_accumulation_steps must be"),
     ],
 )

@@ -110,6 +110,7 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
         (tmp_path / "a.csv", "not a .txt or .jsonl file"),
         (tmp_path / "bytes.txt", "is not UTF-8"),
         ([], "holds no documents"),
+        ("", "the corpus has no name"),
         ([" ", "\n"], "holds no documents"),
         (3, "must be a file, a folder"),
         ({"text": "a"}, "must be a file, a folder"),

@@ -135,6 +135,20 @@ def test_bad_input_leaves_no_folder(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"fooo": 1}, "unknown setting of sft 'fooo'"),
+        ({"weight_decay": "abc"}, "weight_decay of sft must be a number, got 'abc'"),
+        ({"adam_beta1": 7}, "Invalid beta parameter"),
+    ],
+)
+def test_arguments_that_the_trainer_refuses_leave_no_folder(given: dict[str, Any], match: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        train_sft(ROWS, out=tmp_path / "run", settings=SFTSettings(trl=given))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty"):

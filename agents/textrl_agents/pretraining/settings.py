@@ -93,7 +93,7 @@ class PretrainSettings:
             )
         for name in self.arguments:
             if name in OURS:
-                raise ConfigError(f"{name} is called {OURS[name]!r} here; give that instead")
+                raise ConfigError(f"{name} is no further argument, but the setting {OURS[name]!r} here; give that")
         check_whole("gradient_accumulation_steps", self.accumulated, 1)
 
     @property

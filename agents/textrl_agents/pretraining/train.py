@@ -15,12 +15,14 @@ from textrl_agents.pretraining.documents.corpus import read_corpus
 from textrl_agents.pretraining.documents.scores import score_documents
 from textrl_agents.pretraining.folder import PretrainingFolder
 from textrl_agents.pretraining.objectives import OBJECTIVES
-from textrl_agents.pretraining.run import PretrainingRun, PretrainResult
+from textrl_agents.pretraining.run import REFUSED, PretrainingRun, PretrainResult
 from textrl_agents.pretraining.settings import PretrainSettings
+from textrl_agents.pretraining.trainer import PRETRAIN
 from textrl_agents.runs.atomic import foreign_names, locked_folder
 from textrl_agents.runs.run_folder import PRETRAINING_FILE, RunFolder
 from textrl_agents.training.extras import require
 from textrl_agents.training.terminal import progress_bar
+from textrl_agents.trl.trainer import check_settings
 from textrl_env.errors import ConfigError
 from textrl_env.rewards import make_reward
 
@@ -53,6 +55,7 @@ def pretrain(
     require("matplotlib", "trl")
     if reward is None and OBJECTIVES[settings.objective].by_score:
         raise ConfigError(f"the objective {settings.objective} needs a reward that says what is good; give one")
+    check_settings(PRETRAIN, settings.arguments, refused=REFUSED)
     run = RunFolder(out)
     check_folder = _require_begun if resume else _require_free
     check_folder(run)

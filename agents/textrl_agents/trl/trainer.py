@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,8 +11,9 @@ from dataclasses import fields
 from typing import Any
 
 import datasets
+import torch
 from huggingface_hub import constants
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl.import_utils import TRLExperimentalWarning
 
 from textrl_agents.algorithms.algorithm import load_object
@@ -21,6 +23,7 @@ from textrl_agents.training.divergence import GradientGuard, RewardRange
 from textrl_agents.training.terminal import errors_only
 from textrl_env import TextGenVectorEnv, user_values
 from textrl_env.errors import ConfigError
+from textrl_env.foreign_text import shown
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.storage.pretrained import quiet_loading
 
@@ -88,6 +91,31 @@ def check_names(
     decided = {*FIXED, *GIVEN, *refused}
     known = [name for name in _field_names(load_trl(algorithm.config_class)) if name not in decided]
     user_values.check_names(f"setting of {algorithm.name}", settings, [*known, *ours])
+
+
+def check_settings(algorithm: TRLAlgorithm, settings: Mapping[str, Any], *, refused: Iterable[str]) -> None:
+    """Raise ConfigError for settings that no training could have, as long as nothing is written.
+
+    settings: the user's. refused: see `check_names`.
+    """
+    check_names(algorithm, settings, refused=refused)
+    config_class = load_trl(algorithm.config_class)
+    defaults = {field.name: field.default for field in fields(config_class)}
+    for name, value in settings.items():
+        if value is not None and _is_number(defaults[name]) and not (_is_number(value) and not math.isnan(value)):
+            raise ConfigError(f"{name} of {algorithm.name} must be a number, got {shown(value)}")
+    with trl_session() as scratch:
+        fixed = {"output_dir": scratch, "use_cpu": True, **FIXED}
+        try:
+            made = config_class(**{name: value for name, value in fixed.items() if name in defaults}, **settings)
+            optimizer_class, named = Trainer.get_optimizer_cls_and_kwargs(made)
+            optimizer_class([torch.nn.Parameter(torch.zeros(1))], **named)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{algorithm.name} refuses its settings {dict(settings)}: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def trl_arguments(

@@ -57,6 +57,8 @@ def _items(source: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(source, str) and source.startswith(PREFIX):
         yield from _numbered(load_prompt_dataset(source), source)
     elif isinstance(source, (str, Path)):
+        if source == "":  # which would be the folder that one is in
+            raise PromptError("the corpus has no name; give a file, a folder, a data set or 'grammar'")
         path = user_path(source)
         yield from _files(path) if path.is_dir() else _file(path)
     elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):

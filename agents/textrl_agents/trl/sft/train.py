@@ -26,7 +26,14 @@ from textrl_agents.trl.sft.log import SFTLog
 from textrl_agents.trl.sft.rows import EncodedExamples, encode_examples
 from textrl_agents.trl.sft.samples import Sample, SampledPrompts
 from textrl_agents.trl.sft.settings import OURS, SFTSettings
-from textrl_agents.trl.trainer import StopOnDivergence, build_trainer, train_in_place, trl_arguments, trl_session
+from textrl_agents.trl.trainer import (
+    StopOnDivergence,
+    build_trainer,
+    check_settings,
+    train_in_place,
+    trl_arguments,
+    trl_session,
+)
 from textrl_env.errors import ConfigError
 from textrl_env.models import CausalLMActorCritic, load_model
 from textrl_env.text.prompt_splits import prompt_item, split_places
@@ -102,6 +109,7 @@ def train_sft(
     """
     settings = settings or SFTSettings()
     require("matplotlib")
+    check_settings(SFT, settings.trl, refused=REFUSED)
     run = RunFolder(out)
     check_folder = _require_begun if resume else _require_free
     check_folder(run)
