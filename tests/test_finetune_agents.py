@@ -433,6 +433,20 @@ def test_what_is_said_of_a_schedule_elsewhere(interval: Any, verdict: str):
     assert _verdict(Elsewhere("story", value, value, value, value, value)).startswith(verdict)
 
 
+def test_schedules_elsewhere_are_compared_order_by_order():
+    """The best constant rate there is one for all orders, however much another would gain in one of them."""
+    from textrl_agents.benchmark.finetune.findings import _elsewhere
+
+    result = {"learned": [[1.0, 3.0], [2.0, 2.0], [4.0, 2.0]], "constant": [[1.0, 0.5], [1.0, 3.0], [1.5, 2.5]]}
+    found = _elsewhere("story", result, 0)
+    means = {name: getattr(found, name).value for name in ("learned", "constant", "hindsight")}
+    assert means == pytest.approx({"learned": 7 / 3, "constant": 3.5 / 3, "hindsight": 2.0})
+    assert found.over_constant.value == pytest.approx((1.0 + 1.0 + 1.5) / 3)
+    assert found.over_hindsight.value == pytest.approx((1.5 - 1.0 + 0.5) / 3)
+    spread = np.std([1.0, 1.0, 1.5], ddof=1) / np.sqrt(3) * 4.302653
+    assert found.over_constant.interval == pytest.approx((3.5 / 3 - spread, 3.5 / 3 + spread), abs=1e-5)
+
+
 def test_the_first_look_that_stays_near():
     from textrl_agents.benchmark.finetune.findings import Learned
 
