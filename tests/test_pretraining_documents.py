@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from textrl_agents.pretraining.control_tokens import ControlTokens
+from textrl_agents.pretraining.data import divide, encode_heldout
 from textrl_agents.pretraining.documents.corpus import read_corpus
 from textrl_agents.pretraining.documents.grammar_corpus import (
     RUDE_TOPICS,
@@ -24,6 +26,7 @@ from textrl_agents.pretraining.documents.scores import ScoredDocument, score_doc
 from textrl_agents.pretraining.documents.segments import SEGMENTS, cut
 from textrl_agents.pretraining.documents.thresholds import threshold_of
 from textrl_agents.pretraining.rows import DocumentEncoder, Markers
+from textrl_agents.pretraining.settings import PretrainSettings
 from textrl_env.errors import ConfigError, InvalidScore, PromptError, RewardRaised, UnknownName
 from textrl_env.language.insults import find_insults
 from textrl_env.language.phrases import words_of
@@ -207,6 +210,20 @@ def test_a_reward_that_cannot_score_a_part_of_a_text(reward: Any, error: type[Ex
 def test_thresholds(given: dict[str, float], wanted: float) -> None:
     how: dict[str, Any] = {"threshold": None, "quantile": None, **given}
     assert threshold_of([0.0, 1.0, 0.0, 1.0], scored="pieces", **how) == pytest.approx(wanted)
+
+
+def test_what_scores_just_the_threshold_is_good(tiny_tokenizer: Any) -> None:
+    """A document that is filtered, a piece that is marked, and the share that is reported."""
+    documents = [ScoredDocument((word, " b"), scores) for word, scores in
+                 (("low", (0.0, 0.0)), ("middle", (0.0, 1.0)), ("high", (1.0, 1.0)))]  # fmt: skip
+    settings = PretrainSettings(objective="filter", threshold=0.5, heldout_share=0)
+    corpus = divide(documents, settings)
+    assert [document.segments[0] for document in corpus.kept] == ["middle", "high"]
+    assert (corpus.good_share, corpus.of_pieces) == (pytest.approx(2 / 3), False)
+    corpus = divide(documents, dataclasses.replace(settings, objective="unlikelihood", threshold=1.0))
+    assert (corpus.good_share, corpus.of_pieces) == (0.5, True)
+    rows = encode_heldout(corpus._replace(heldout=corpus.kept), tiny_tokenizer, max_length=50).rows
+    assert [[row.good[1], row.good[-1]] for row in rows] == [[False, False], [False, True], [True, True]]
 
 
 def test_a_threshold_that_separates_nothing_is_refused() -> None:
