@@ -22,7 +22,7 @@ from textrl_agents.pretraining.settings import PretrainSettings
 from textrl_agents.pretraining.train import pretrain
 from textrl_agents.runs.atomic import locked_folder
 from textrl_agents.runs.run_folder import load_policy
-from textrl_env.errors import ConfigError, InvalidScore, PromptError, UnknownName
+from textrl_env.errors import ConfigError, InvalidScore, PromptError, TextRLError, UnknownName
 from textrl_env.language.insults import find_insults
 
 CORPUS = [
@@ -155,6 +155,27 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(
         assert resumed.loss_before == whole.loss_before
         with pytest.raises(ConfigError, match="is complete, or has no checkpoints"):
             run(make_model, tiny_tokenizer, out, resume=True, **settings)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_costs_the_newest_checkpoint_alone(
+    make_model: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path, disk: Callable[[str], Path]
+) -> None:
+    """Full while the model is written, and while the optimizer's state is; with room again the run goes on."""
+    settings = {"objective": "mle", "checkpoints": 4, "samples": 0}
+    run(make_model, tiny_tokenizer, tmp_path / "whole", **settings)
+    out = disk("size=100k") / "run"
+    causes = set()
+    for size, resume in (("size=100k", False), ("size=200k", True), ("size=600k", True)):
+        disk(size)
+        with pytest.raises(TextRLError, match=r"in .* cannot be written: .*Those before are unchanged") as raised:
+            run(make_model, tiny_tokenizer, out, resume=resume, **settings)
+        causes.add(type(raised.value.__cause__).__name__)
+    assert {"SafetensorError", "RuntimeError"} <= causes
+    disk("size=50m")
+    assert run(make_model, tiny_tokenizer, out, resume=True, **settings).finished
+    expected, found = weights(tmp_path / "whole"), weights(out)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl.import_utils import TRLExperimentalWarning
 
@@ -22,7 +23,7 @@ from textrl_agents.algorithms.registry import find_algorithm
 from textrl_agents.training.divergence import GradientGuard, RewardRange
 from textrl_agents.training.terminal import errors_only
 from textrl_env import TextGenVectorEnv, user_values
-from textrl_env.errors import ConfigError
+from textrl_env.errors import ConfigError, TextRLError
 from textrl_env.foreign_text import shown
 from textrl_env.models import CausalLMActorCritic
 from textrl_env.models.storage.pretrained import quiet_loading
@@ -187,9 +188,18 @@ class StopOnDivergence(TrainerCallback):
 
 
 def train_in_place(trainer: Any, policy: CausalLMActorCritic, checkpoint: str | None = None) -> None:
-    """Run the trainer, from the start or a checkpoint of its own. The policy is then as it was, with other weights."""
+    """Run the trainer, from the start or a checkpoint of its own. The policy is then as it was, with other weights.
+
+    Raises TextRLError where a checkpoint cannot be written.
+    """
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch, which writes the optimizer's state, tells of a full disk in an error of no type of its own.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        folder = trainer.args.output_dir
+        raise TextRLError(f"a checkpoint in {folder} cannot be written: {error}. Those before are unchanged") from error
     finally:
         model = policy.model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
