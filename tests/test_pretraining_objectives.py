@@ -13,11 +13,17 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from textrl_agents.pretraining.data import Corpus, EncodedCorpus
+from textrl_agents.pretraining.documents.scores import ScoredDocument
+from textrl_agents.pretraining.folder import PretrainingFolder
 from textrl_agents.pretraining.losses import LOSSES, MOST_WEIGHT, Tokens, Weights, awr, mle, rwr, unlikelihood
 from textrl_agents.pretraining.objectives import OBJECTIVES
-from textrl_agents.pretraining.rows import PretrainingRow, collate
+from textrl_agents.pretraining.rows import DocumentEncoder, PretrainingRow, collate
+from textrl_agents.pretraining.run import PretrainingRun
+from textrl_agents.pretraining.settings import PretrainSettings
 from textrl_agents.pretraining.trainer import PretrainingTrainer, log_mean_weight
 from textrl_agents.pretraining.validation import validation_loss
+from textrl_agents.runs.run_folder import RunFolder
 from textrl_env.models import CausalLMActorCritic
 
 P = (0.5, 0.1, 0.8)  # of three tokens
@@ -65,6 +71,25 @@ def test_large_scores_do_not_overflow() -> None:
     of = Tokens(torch.tensor([-1.0, -1.0]), torch.tensor(scores), torch.tensor([True, True]), None)
     wanted = [2 / (1 + math.exp(-1)), 2 * math.exp(-1) / (1 + math.exp(-1))]
     assert rwr(of, Weights(0, 1.0, scale)).tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_run_gives_its_objective_what_it_weighs_by(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """The weights of RWR have a mean of 1 over the corpus's tokens, and every alpha is the objective's own or given."""
+    documents = [ScoredDocument(("the soup.", " hello room"), (3.0, -1.0)), ScoredDocument(("a",), (0.5,))]
+    rows = DocumentEncoder(tiny_tokenizer, max_length=50).encode(documents, threshold=None)
+
+    def weights(objective: str, **settings: Any) -> Weights:
+        chosen = PretrainSettings(objective=objective, **settings)
+        corpus = Corpus(documents, [], None, False, 2, None)
+        run = PretrainingRun(corpus, PretrainingFolder(RunFolder(tmp_path)), chosen, None, None)
+        return run._weights(EncodedCorpus(rows, rows))
+
+    found = weights("rwr", beta=0.7)
+    assert np.mean(np.exp(rows.scores / 0.7 - found.log_scale)) == pytest.approx(1.0)
+    assert weights("unlikelihood") == Weights(1.0, 1.0)
+    assert weights("unlikelihood", alpha=0.0) == Weights(0.0, 1.0)
+    assert weights("awr", beta=0.2) == Weights(0.5, 0.2)
+    assert weights("awr", alpha=0.9) == Weights(0.9, 1.0)
 
 
 def test_advantage_weighted_regression_by_hand() -> None:
