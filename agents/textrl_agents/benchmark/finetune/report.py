@@ -142,7 +142,8 @@ def _ppo(findings: Findings) -> TableBlock:
     return TableBlock(
         ("learning rate", "share of the optimum"),
         rows,
-        f"Stock SB3 PPO on the task exact, {findings.plan.ppo_seeds} seeds; an episode is five segments of three rollouts.",
+        f"Stock SB3 PPO on the task exact, {findings.plan.ppo_seeds} seeds; an episode is five segments of three "
+        "rollouts.",
     )
 
 
