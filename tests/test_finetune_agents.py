@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from textrl_agents.finetune.learning_curve import LearningCurve, play
 from textrl_agents.finetune.random_search import random_search
 from textrl_agents.finetune.tabular import Table, TabularSettings, train_table
 from textrl_env.errors import ConfigError, TextRLError, TrainingDiverged, UnknownName
-from textrl_env.finetune import FineTuneEnv
+from textrl_env.finetune import FineTuneEnv, Measurement, Settings
 from textrl_env.finetune.replay import enumerated_env
 from textrl_env.finetune.schedule_tree import ScheduleTree
 
@@ -171,18 +173,18 @@ def test_settings_that_cannot_be(settings: dict[str, Any], match: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dqn", "ppo", "a2c"])
-def test_sb3_learns_in_it(name: str):
+@pytest.mark.parametrize(("name", "settings"), [("dqn", {"learning_starts": 40}), ("ppo", {}), ("a2c", {})])
+def test_sb3_learns_in_it(name: str, settings: dict[str, Any]):
     from textrl_agents.finetune.sb3_agents import CLASSES, train_sb3
 
-    curves = [LearningCurve(enumerated_env(hand_tree()), 200) for _ in range(2)]
+    curves = [LearningCurve(enumerated_env(hand_tree()), 100) for _ in range(2)]
     state = torch.get_rng_state()
     for curve in curves:
-        agent = train_sb3(name, enumerated_env(hand_tree()), 400, seed=1, curve=curve)
+        agent = train_sb3(name, enumerated_env(hand_tree()), 200, seed=1, curve=curve, **settings)
         torch.set_rng_state(state)
     assert type(agent) is CLASSES[name]
     assert curves[0].as_json() == curves[1].as_json()
-    assert curves[0].points[-1].segments == 400
+    assert curves[0].points[-1].segments == 200
     with pytest.raises(UnknownName):
         train_sb3("dqm", enumerated_env(hand_tree()), 10)
 
@@ -232,10 +234,13 @@ def test_rllib_learns_in_it(ray_cluster: None):
 # --- PPO as the run ---------------------------------------------------------------------------------------
 
 
+SMALL_PPO: dict[str, Any] = {"rollouts": 1, "arguments": {"n_envs": 8, "n_steps": 10, "batch_size": 40, "n_epochs": 2}}
+
+
 def small_ppo(**arguments: Any) -> Any:
     from textrl_agents.finetune.ppo_run import PPORun
 
-    return PPORun(rollouts=1, arguments={"n_envs": 8, "n_steps": 10, "batch_size": 40}, **arguments)
+    return PPORun(**SMALL_PPO, **arguments)
 
 
 @pytest.mark.slow
@@ -340,21 +345,64 @@ def test_what_a_step_costs_is_measured_against_the_same_work(monkeypatch: pytest
 # --- the benchmark ----------------------------------------------------------------------------------------
 
 
+class ByRate:
+    """A run whose score rises by how near its rate is to 1e-3, and by twice as much in order 2."""
+
+    settings = Settings({"learning_rate": 1e-4}, "adamw", 4)
+
+    def begin(self, order_seed: int) -> Measurement:
+        self.order, self.score = order_seed, 0.0
+        return Measurement(0.0, 1.0, 1.0, 1.0)
+
+    def train(self, settings: Settings) -> Measurement:
+        self.score += self.order / (1 + abs(math.log10(settings.dials["learning_rate"]) + 3))
+        return Measurement(self.score, 1.0, 1.0, 1.0)
+
+
+def test_schedules_are_tried_in_other_orders(monkeypatch: pytest.MonkeyPatch):
+    from textrl_agents.benchmark.finetune import work
+    from textrl_agents.benchmark.finetune.plan import FineTunePlan
+
+    made: list[Any] = []
+    monkeypatch.setattr(work, "SupervisedRun", lambda *data, **settings: made.append((data, settings)) or ByRate())
+    still, rising = (2,) * 5, (3,) * 5
+    found = work.transfer("story", [still, rising, still], FineTunePlan(orders=2))
+    assert made == [
+        (("story",), {"device": "cpu", "steps": 4, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-4})
+    ]
+    gains = [sum(1 / (1 + abs(math.log10(rate) + 3)) for rate in rates)
+             for rates in ([1e-4] * 5, [1e-4 * 2**power for power in range(1, 6)])]  # fmt: skip
+    first = [gains[0], gains[1], gains[0]]
+    assert found["learned"] == [pytest.approx(first), pytest.approx([2 * gain for gain in first])]
+    assert [len(row) for row in found["constant"]] == [13, 13]
+    constant = dict(zip(found["rates"], found["constant"][1], strict=True))
+    assert constant[1e-4] == pytest.approx(2 * gains[0])
+
+
 @pytest.mark.slow
 def test_the_benchmark_from_plan_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """All jobs but PPO's in the pool; that one, whose run is made small, in this process."""
-    from textrl_agents.benchmark.finetune.jobs import Job, perform
+    """One job in the pool; the others, with small runs, in this process, where nothing has to be imported again."""
+    from textrl_agents.benchmark.finetune import work
+    from textrl_agents.benchmark.finetune.jobs import perform, stages
     from textrl_agents.benchmark.finetune.plan import FineTunePlan
     from textrl_agents.benchmark.finetune.run import run_finetune
     from textrl_agents.finetune import ppo_run
 
     small = {"agents": ("q_learning", "a2c", "random_search"), "unknown": ("story",), "segments": 200, "every": 50}
-    plan = FineTunePlan(**small, seeds=3, orders=1, ppo_episodes=1, ppo_seeds=1)
+    plan = FineTunePlan(**small, seeds=3, orders=3, ppo_episodes=1, ppo_seeds=1)
     out = tmp_path / "out"
+    jobs = [job for stage in stages(plan) for job in stage]
+    assert len(jobs) == 1 + 9 + 2
+    left = next(job for job in jobs if job.agent == "a2c")
     with plan.holding(out), monkeypatch.context() as patch:
-        patch.setattr(ppo_run, "PPORun", small_ppo)
-        perform(Job("ppo"), plan, out)
+        patch.setattr(ppo_run, "PPORun", functools.partial(ppo_run.PPORun, **SMALL_PPO))
+        patch.setattr(work, "SupervisedRun", lambda *data, **settings: ByRate())
+        for job in jobs:
+            if job != left:
+                perform(job, plan, out)
+    assert not left.is_done(out)
     findings = run_finetune(plan, out, progress=False)
+    assert left.is_done(out)
     assert len(findings.ppo[0]["actions"]) == 5
     assert all(-1 <= share <= 1 for share in (findings.ppo[0]["share"], *findings.ppo[0]["constant"]))
     assert [(each.agent, each.data) for each in findings.learned] == [(agent, "translate") for agent in plan.agents]
