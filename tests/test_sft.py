@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from textrl_agents.runs.run_folder import load_policy
 from textrl_agents.trl.sft import SFTSettings, train_sft
 from textrl_agents.trl.sft.heldout import heldout_loss
 from textrl_agents.trl.sft.rows import TokenRow
-from textrl_env.errors import ConfigError, ModelError, PromptError, UnknownName
+from textrl_agents.trl.trainer import train_in_place
+from textrl_env.errors import ConfigError, ModelError, PromptError, RewardTimeout, TextRLError, UnknownName
+from textrl_env.models import CausalLMActorCritic
 from textrl_env.text.prompts import PromptSet
 
 ANSWER = " warm and good"
@@ -147,6 +150,30 @@ def test_arguments_that_the_trainer_refuses_leave_no_folder(given: dict[str, Any
     with pytest.raises(ConfigError, match=match):
         train_sft(ROWS, out=tmp_path / "run", settings=SFTSettings(trl=given))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "raised", "seen"),
+    [
+        ("steps", OSError("disk"), TextRLError),
+        ("no", OSError("disk"), OSError),  # nothing of ours was written
+        ("steps", RewardTimeout("late"), RewardTimeout),  # an OSError too, and no file's
+        ("steps", RuntimeError("shapes differ"), RuntimeError),
+    ],
+)
+def test_errors_of_a_trainer_keep_their_kind(
+    strategy: str, raised: Exception, seen: type[Exception], make_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    class Fails:
+        args = SimpleNamespace(save_strategy=strategy, output_dir="checkpoints")
+
+        def train(self, resume_from_checkpoint: Any) -> None:
+            raise raised
+
+    policy = CausalLMActorCritic(make_model("llama"), tiny_tokenizer, max_length=32)
+    with pytest.raises(seen) as caught:
+        train_in_place(Fails(), policy)
+    assert type(caught.value) is seen
 
 
 def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -194,9 +194,12 @@ def train_in_place(trainer: Any, policy: CausalLMActorCritic, checkpoint: str | 
     """
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except TextRLError:
+        raise  # some, such as RewardTimeout, are OSErrors too
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch, which writes the optimizer's state, tells of a full disk in an error of no type of its own.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        is_of_a_file = not isinstance(error, RuntimeError) or "inline_container" in str(error)
+        if trainer.args.save_strategy == "no" or not is_of_a_file:
             raise
         folder = trainer.args.output_dir
         raise TextRLError(f"a checkpoint in {folder} cannot be written: {error}. Those before are unchanged") from error
