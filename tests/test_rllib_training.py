@@ -98,6 +98,20 @@ def test_resumed_from_the_middle_it_ends_the_same(finished: Path, tmp_path: Path
         assert torch.equal(weights(tmp_path / "run")[name], tensor), name
 
 
+def test_resumed_in_mid_dialogue_it_ends_the_same(tmp_path: Path) -> None:
+    """Fragments of 4 tokens cut every episode: turn environments and what was said in them come from the checkpoint."""
+    changes = {"task": "exact_turns", "timesteps": 256, "save_every": 128, "eval_every": 0, "eval_episodes": 0}
+    whole = settings(tmp_path / "whole", **changes, samples=0, algorithm={"rollout_fragment_length": 4})
+    train(whole, progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    middle, checkpoint = RunFolder(tmp_path / "run").checkpoints()[0]
+    assert 0 < middle < 256
+    resume(checkpoint, progress=False)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(tmp_path / "run")[name], tensor), name
+
+
 def test_what_was_not_written_at_the_end_is_written_by_resume(finished: Path, tmp_path: Path) -> None:
     """CHECKS 55: killed between the last checkpoint and `policy/`."""
     shutil.copytree(finished, tmp_path / "run")

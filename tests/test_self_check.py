@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from letter_dialogue import LetterDialogue, letter_dialogue
 from torch import nn
 
 from textrl_agents.check import self_check
@@ -52,6 +53,21 @@ def test_each_check_passes_on_a_sound_model(checked: CheckedTask, name: str):
 def test_other_families(tiny_task: Task, make_model: Any, tiny_tokenizer: Any, family: str, name: str):
     checked = CheckedTask(tiny_task, model=make_model(family), tokenizer=tiny_tokenizer, device="cpu")
     assert run_check(name, checked).ok
+
+
+class TimesOut(LetterDialogue):
+    """Ends after three turns, and is cut off after the second where it has nothing to say."""
+
+    def step(self, action: str) -> Any:
+        reply, score, is_over, *_ = super().step(action)
+        return reply, score, is_over, self.turn == 2 and not reply, {}
+
+
+@pytest.mark.parametrize("name", [IDENTITY, VECTOR])
+def test_a_turn_environment_that_times_out(name: str):
+    """What it cuts off is paid as what ends, and begins anew in both environments."""
+    result = run_check(name, CheckedTask(letter_dialogue(TimesOut), device="cpu"))
+    assert result.ok, result
 
 
 def test_half_precision_has_a_limit_of_its_own(tiny_task: Task):

@@ -202,6 +202,8 @@ def test_calls_are_answered_and_the_rest_goes_to_the_turn_environment() -> None:
     assert env.system_prompt is not None
     assert env.system_prompt.startswith("Be brief.\n\nYou can call")
     assert env.tools is None
+    inner.system_prompt = "Be kind."  # as an episode's own may be
+    assert env.system_prompt.startswith("Be kind.\n\nYou can call")
     with pytest.raises(ResetNeeded):
         env.step("hello")
     assert env.reset(seed=1, city="Oslo")[0] == "Oslo?"

@@ -186,3 +186,37 @@ def test_the_hint_after_a_signal_names_the_flag_that_is_needed(evil: str, tmp_pa
     assert resume_command("runs/a", {"reward": "length"}) == "textrl train --resume runs/a"
     assert resume_command("my runs/a", {}) == "textrl train --resume 'my runs/a'"
     assert resume_command("runs/a", {"reward": evil}) == "textrl train --resume runs/a --trust"
+
+
+@pytest.fixture
+def evil_turns(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A turn environment by its import path, in a module that leaves the marker when it is imported."""
+    (tmp_path / "evil_turns.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n\n\nclass Game:\n"
+        "    def reset(self, seed=None):\n        return 'go', {}\n\n"
+        "    def step(self, action):\n        return '', 0.0, True, False, {}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil_turns", raising=False)
+    return "evil_turns:Game"
+
+
+def test_a_turn_environment_that_a_foreign_folder_names(
+    trained: Path, evil_turns: str, marker: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "foreign"
+    shutil.copytree(trained, folder)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "env": {"turns": evil_turns}}))
+    result = textrl("eval", folder, "--episodes", 4)
+    assert result.exit_code == 2
+    assert "Python that would be run: turns: evil_turns:Game" in result.stderr
+    with pytest.raises(ConfigError, match=r"Python that would be run: env\.turns: evil_turns:Game"):
+        resume(folder, timesteps=320, trust=False)
+    assert not marker.exists()
+
+
+def test_turn_environments_that_ship_are_not_python_of_the_folder() -> None:
+    for name in ("guess", "textarena:GuessTheNumber-v0", "gem:game:GuessTheNumber-v0", "exact_turns"):
+        assert python_named_in({"env": {"turns": name}, "task": name}) == []
+    assert python_named_in({"env": {"turns": "os:abort"}}) == ["env.turns: os:abort"]

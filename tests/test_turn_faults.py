@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import sys
 import threading
 from collections.abc import Callable
@@ -250,6 +252,33 @@ def test_an_answer_is_kept_while_the_reward_fails(make_env: Any):
     env.step(np.array([60, 60]))
     with pytest.raises(ResetNeeded, match="has answered another text"):
         env.step(np.array([END, 60]))
+
+
+def test_an_answer_that_is_kept_is_saved_and_copied(make_env: Any):
+    """A step that failed is repeated after a restart, or in a copy: the turn environment is asked once all the same."""
+    working = False
+
+    def judge(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        if not working:
+            raise ValueError("down")
+        return [1.0] * len(prompts)
+
+    env = make_env(lambda: CountingGame(turns=2), rows=2, reward=judge)
+    env.reset(seed=0)
+    env.step(np.array([END, END]))
+    with pytest.raises(RewardRaised):
+        env.step(np.array([END, END]))
+    restored = make_env(lambda: CountingGame(turns=2), rows=2, reward=judge)
+    restored.load_state_dict(json.loads(json.dumps(env.state_dict(), default=np.ndarray.tolist)))
+    copied = copy.deepcopy(env)
+    working = True
+    wanted = env.step(np.array([END, END]))
+    assert wanted[2].all()
+    for other in (restored, copied):
+        got = other.step(np.array([END, END]))
+        np.testing.assert_allclose(got[1], wanted[1])
+        assert [game.told for game in other._mdp.turns._envs] == [["", ""]] * 2
+        assert got[4]["turns"].tolist() == wanted[4]["turns"].tolist()
 
 
 def test_answers_do_not_depend_on_the_number_of_threads(make_env: Any):

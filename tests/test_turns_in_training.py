@@ -16,6 +16,7 @@ from test_environment_tokens import by_prefix, gae, moved
 
 from textrl_agents.evaluation.evaluation import evaluate, paired_difference
 from textrl_agents.rollout import collect
+from textrl_agents.runs.config import TrainConfig
 from textrl_agents.sb3 import TextVecEnv, make_agent
 from textrl_agents.sb3.checkpoint import load_checkpoint, save_checkpoint
 from textrl_agents.training.rlhf_metrics import rlhf_metrics
@@ -358,6 +359,37 @@ def test_an_evaluation_says_how_many_turns_and_how_many_succeeded():
     assert paired_difference(found, other)["score"].mean == 0
 
 
+class SaysLate(LetterDialogue):
+    """Ends well after two turns, and goes on where the last letter is an "e"."""
+
+    def step(self, action: str) -> Any:
+        reply, score, *_ = super().step(action)
+        is_over = self.turn == 2 and self.last != "e"
+        return reply, score, is_over, False, {"success": True} if is_over else {}
+
+
+def test_an_episode_that_a_limit_ends_has_not_succeeded():
+    """Were those left out that nobody judged, the share of the others would be that of all."""
+    core = CausalLMActorCritic(*letter_model(), max_length=16)
+    env = TextGenVectorEnv(4, letter_dialogue(SaysLate, max_turns=3), autoreset_mode="SAME_STEP", kl_mode="deferred")
+    found = evaluate(core, env=env, episodes=24, seed=0)
+    judged = [each for each in found.episodes if each.success is not None]
+    assert 0 < len(judged) < 24
+    assert all(each.success for each in judged)
+    assert found["success"].mean == len(judged) / 24
+    assert paired_difference(found, found)["success"].mean == 0
+    assert found.to_json()["success"]["mean"] == len(judged) / 24
+
+
+def test_tables_are_refused():
+    """A table's states would leave out what the turn environment hides."""
+    for name in ("q_learning", "sarsa"):
+        with pytest.raises(ConfigError, match=f"{name} keeps a table of states.*task 'letter dialogue' has several"):
+            make_agent(name, env_kwargs={"task": letter_dialogue(), "device": "cpu"}, n_envs=2)
+        with pytest.raises(ConfigError, match="has several turns"):
+            TrainConfig.of({"lib": "sb3", "algo": name, "task": "exact", "env": {"turns": "guess"}}).resolved()
+
+
 def test_metrics_of_rollouts_with_several_turns():
     """Shares that sum to 1, and parts that only some episodes have."""
     record = {"action": "a", "reply": "b", "role": "user", "score": 1.0, "score_parts": {}, "tokens": 1}
@@ -374,7 +406,8 @@ def test_metrics_of_rollouts_with_several_turns():
         each.kl, each.log_probs, each.score = np.zeros(1), np.zeros(1), 1.0
     found = rlhf_metrics(episodes, "deferred")
     assert found["rollout/turns"] == 2
-    assert found["rollout/success"] == 0.5
+    assert found["rollout/success"] == pytest.approx(1 / 3), "one that was cut off has not succeeded"
+    assert "rollout/success" not in rlhf_metrics(episodes[2:], "deferred")
     shares = {name: found[f"rollout/{name}_share"] for name in ("eos", "stop", "length", "env", "turns", "truncated")}
     assert shares == pytest.approx({"eos": 0, "stop": 0, "length": 0, "env": 1 / 3, "turns": 1 / 3, "truncated": 1 / 3})
     assert found["objective/score_parts/bonus"] == 1.0

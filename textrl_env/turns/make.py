@@ -21,6 +21,15 @@ FAMILIES = ("textarena", "gem")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
+def named_module(name: str) -> str | None:
+    """The module that `make_turn_env_factory(name)` would import, of "package.module:Class"; None where it is no path.
+
+    Importing a module runs it, so a name that comes from elsewhere is to be asked about first.
+    """
+    family, colon, _ = name.partition(":")
+    return family if colon and family not in FAMILIES and _DOTTED.fullmatch(name) else None
+
+
 def make_turn_env_factory(value: Any) -> Callable[[], TurnEnv]:
     """Return what makes turn environments, one at each call, from any of these:
 
@@ -77,7 +86,7 @@ def _named(name: str) -> Callable[[], Any]:
     if name in BUILT_IN:
         made: Callable[[], Any] = importlib.import_module(f"textrl_env.turns.built_in.{name}").TURNS
         return made
-    family, colon, rest = name.partition(":")
+    family, _, rest = name.partition(":")
     if family == "textarena" and rest:
         from textrl_env.turns.foreign.textarena import TextArenaTurns, check_textarena
 
@@ -88,8 +97,8 @@ def _named(name: str) -> Callable[[], Any]:
 
         check_gem()
         return functools.partial(GemTurns, rest)
-    if colon and family not in FAMILIES and _DOTTED.fullmatch(name):
-        return _of_module(name, family, rest)
+    if (module := named_module(name)) is not None:
+        return _of_module(name, module, rest)
     raise UnknownName("turn environment", name, (*BUILT_IN, "textarena:<id>", "gem:<id>", "package.module:Class"))
 
 

@@ -108,6 +108,7 @@ class TurnRows:
                 "records": copy.deepcopy(self.records[row]),
                 "env": self._state(row) if running[row] and not self._lost[row] else None,
                 "lost": bool(self._lost[row]),
+                "answered": self._waiting(row),
             }
             for row in range(len(self._envs))
         ]
@@ -145,6 +146,9 @@ class TurnRows:
         for row, entry in enumerate(state):
             self.records[row] = copy.deepcopy(list(entry["records"]))
             self._lost[row] = envs[row] is None
+            if envs[row] is not None and entry.get("answered") is not None:  # an older state has none
+                text, answer = entry["answered"]
+                self._answered[row] = text, Reply(**copy.deepcopy(answer))
 
     def close(self) -> None:
         """Close all turn environments; rows need a reset before they can be asked again."""
@@ -237,6 +241,13 @@ class TurnRows:
             except Exception as error:
                 logging.getLogger(__name__).warning("%s.close() raised: %s", turn_env_name(env), message_of(error))
 
+    def _waiting(self, row: int) -> list[Any] | None:
+        """The text and the answer of a step that was not carried out, as JSON has them."""
+        if row not in self._answered:
+            return None
+        text, answer = self._answered[row]
+        return [text, copy.deepcopy(answer._asdict())]
+
     def _state(self, row: int) -> str | None:
         env = self._envs[row]
         if not _is_savable(env):
@@ -265,6 +276,7 @@ class TurnRows:
                     name = turn_env_name(env)
                     raise ConfigError(f"{name!r} has no get_state() and cannot be copied: {error}") from error
             twin._lost[row] = False
+        twin._answered = copy.deepcopy(self._answered, memo)
         return twin
 
 

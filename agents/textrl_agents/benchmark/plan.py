@@ -68,12 +68,12 @@ PRESETS = {
         budgets={"exact": 262_144, "exact_turns": 262_144, "calculator": 98_304},
     ),
     "turns": Preset(
-        "a critic against baselines from groups on tasks of several turns, at equal tokens",
-        tasks=("exact_turns", "guess", "calculator", "clarify", "safe_chat"),
+        "a critic against baselines from groups on two tasks of several turns, at equal tokens; half an hour of a core",
+        tasks=("exact_turns", "guess"),
         seeds=5,
         eval_episodes=256,
-        budget=98_304,
-        budgets={"exact_turns": 262_144},
+        budget=24_576,
+        budgets={"exact_turns": 131_072},
         algos=("reference", "ppo", "rloo", "grpo"),
     ),
 }

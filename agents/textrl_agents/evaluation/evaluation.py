@@ -20,7 +20,7 @@ from textrl_agents.evaluation.heldout_env import EVAL_ROWS, heldout_env
 from textrl_agents.policy import Policy
 from textrl_agents.rollout import collect
 from textrl_agents.training.random_state import own_generator
-from textrl_agents.training.rlhf_metrics import finish_shares
+from textrl_agents.training.rlhf_metrics import finish_shares, successes
 from textrl_env import Task, TextGenVectorEnv
 from textrl_env.arguments import EnvArguments
 from textrl_env.errors import ConfigError
@@ -37,8 +37,9 @@ MEASURES: dict[str, Callable[[Trajectory], float | None]] = {
     "length": len,  # tokens, with EOS
     "entropy": lambda episode: episode.surprisal,  # nats; its mean is the entropy of a response's distribution
     "turns": lambda episode: None if episode.turns is None else len(episode.turns),
-    "success": lambda episode: None if episode.success is None else float(episode.success),
 }
+NAMES = (*MEASURES, "success")
+"""What may be measured. A success is known of a set of episodes, see `successes`."""
 
 
 class Statistic(NamedTuple):
@@ -71,7 +72,7 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` measured. `statistics` has one entry for each of `MEASURES` that every episode has: a gold score,
+    """What `evaluate` measured. `statistics` has one entry for each of `NAMES` that the episodes have: a gold score,
     turns and success are not those of every task.
 
     task: its name, or what was asked and judged instead. split: which prompts were answered, "train", "validation",
@@ -103,9 +104,7 @@ class Evaluation:
             deterministic=deterministic,
             kl_coef=env.kl_penalty.coef,
             statistics={
-                name: Statistic.of(_column(episodes, name))
-                for name in MEASURES
-                if all(MEASURES[name](episode) is not None for episode in episodes)
+                name: Statistic.of(column) for name in NAMES if (column := _column(episodes, name)) is not None
             },
             finish_reasons=finish_shares(episodes),
             distinct_1=_distinct(texts),
@@ -197,9 +196,10 @@ def paired_difference(before: Evaluation, after: Evaluation) -> dict[str, Statis
             "use the same task, prompts, seed, episodes and num_envs for both"
         )
     return {
-        name: Statistic.of(_column(after.episodes, name) - _column(before.episodes, name))
+        name: Statistic.of(later - earlier)
         for name in before.statistics
-        if name in after.statistics
+        if (earlier := _column(before.episodes, name)) is not None
+        and (later := _column(after.episodes, name)) is not None
     }
 
 
@@ -210,12 +210,14 @@ def _as_sample(episode: Trajectory) -> dict[str, Any]:
         "finish_reason": episode.finish_reason,
         "score": episode.score,
         "score_parts": dict(episode.score_parts),
-        **{name: measure(episode) for name, measure in MEASURES.items() if name not in ("turns", "success")},
+        **{name: measure(episode) for name, measure in MEASURES.items() if name != "turns"},
     } | ({} if episode.turns is None else {"turns": episode.turns, "success": episode.success})
 
 
-def _column(episodes: Sequence[Trajectory], name: str) -> np.ndarray:
-    return np.array([MEASURES[name](episode) for episode in episodes], dtype=np.float64)
+def _column(episodes: Sequence[Trajectory], name: str) -> np.ndarray | None:
+    """A measure of each episode, float64 [N]; None where not all of them have it."""
+    found = successes(episodes) if name == "success" else [MEASURES[name](episode) for episode in episodes]
+    return None if not found or None in found else np.array(found, dtype=np.float64)
 
 
 def _distinct(groups: Iterable[Iterable[Any]]) -> float:

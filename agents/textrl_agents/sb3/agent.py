@@ -152,6 +152,8 @@ def _environment(
         if algorithm.kind == "responses":
             env_kwargs = {"group_size": arguments.get("group_size", 1), **env_kwargs}
         vec_env = TextVecEnv(env, n_envs, **env_kwargs)
+    if vec_env.env.rules.turns is not None:
+        algorithm.check_turns(vec_env.env.task.name)
     if algorithm.kind == "responses":
         check_whole_responses(vec_env, arguments.get("group_size", 1))
     if not algorithm.reports_log_probs and vec_env.env.rules.kl_mode != "cross_entropy":

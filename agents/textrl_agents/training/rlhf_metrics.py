@@ -20,6 +20,16 @@ def finish_shares(episodes: Sequence[Trajectory]) -> dict[str, float]:
     return {name: reasons[name] / len(episodes) for name in FINISH_REASONS + several * TURN_FINISH_REASONS}
 
 
+def successes(episodes: Sequence[Trajectory]) -> list[float]:
+    """Whether each episode ended well, 1 or 0; nothing where no turn environment says so of any.
+
+    One that a limit or a time-out ended, before its turn environment could judge it, did not end well.
+    """
+    if all(episode.success is None for episode in episodes):
+        return []
+    return [float(bool(episode.success)) for episode in episodes]
+
+
 def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, float]:
     """Return means over `episodes`, which are whole and have their KL charged.
 
@@ -51,8 +61,7 @@ def rlhf_metrics(episodes: Sequence[Trajectory], kl_mode: str) -> dict[str, floa
         columns[f"score_parts/{name}"] = np.array([episode.score_parts.get(name, 0.0) for episode in episodes])
     metrics |= {f"objective/{name}": float(column.mean()) for name, column in columns.items()}
     turns = [len(episode.turns) for episode in episodes if episode.turns is not None]
-    judged = [episode.success for episode in episodes if episode.success is not None]
-    for name, found in (("turns", turns), ("success", judged)):
+    for name, found in (("turns", turns), ("success", successes(episodes))):
         if found:
             metrics[f"rollout/{name}"] = float(np.mean(found))
     return metrics | {f"rollout/{reason}_share": share for reason, share in finish_shares(episodes).items()}

@@ -1,9 +1,9 @@
 """Python and servers that a folder's settings name: run or asked only where the user of the folder says so.
 
 A run's `config.yaml` and a benchmark's `benchmark.yaml` are plain data. Yet some settings name code: a reward in a
-file, a plug-in, a class of RLlib by its import path, a Ray cluster. And a reward's server gets all prompts and
-responses, and a token out of an environment variable. A folder may come from anyone. What the user names in a call, by
-a flag or in the file of `--config` needs no permission.
+file, a turn environment or a class of RLlib by its import path, a plug-in, a Ray cluster. And a reward's server gets
+all prompts and responses, and a token out of an environment variable. A folder may come from anyone. What the user
+names in a call, by a flag or in the file of `--config` needs no permission.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from textrl_agents.training.optimizers import KNOWN_PACKAGES
 from textrl_env.errors import ConfigError
 from textrl_env.foreign_text import shown, visible
 from textrl_env.rewards.make import file_and_function, is_address
+from textrl_env.turns.make import named_module
 
 # A plug-in is a file to run. The others make Ray run what they name, or accept functions from whoever is at an address.
 _CODE = (
@@ -72,8 +73,14 @@ def _named(value: Any, place: tuple[str, ...]) -> Iterator[str]:
             yield f"{where}: {shown(f'{in_file[0].absolute()}:{in_file[1]}', 300)}"
         elif is_address(value) and "reward" in place:
             yield f"{where}: {shown(value, 300)}"
-        elif _IMPORT_PATH.fullmatch(value) and set(_OF_LIBRARIES) & set(place):
+        elif _is_import_path(value, place):
             yield f"{where}: {value}"
+
+
+def _is_import_path(value: str, place: tuple[str, ...]) -> bool:
+    if "turns" in place:
+        return named_module(value) is not None
+    return bool(_IMPORT_PATH.fullmatch(value) and set(_OF_LIBRARIES) & set(place))
 
 
 def _kinds(named: list[str]) -> str:

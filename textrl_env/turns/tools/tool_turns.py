@@ -51,12 +51,18 @@ class ToolTurns:
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"tools must be at least one, each with a name of its own; got {shown(names)}")
         self.tools: list[dict[str, Any]] | None = [tool.schema for tool in self._tools] if form == "template" else None
-        told = (describe_tools(self._tools) if form == "plain" else None) if instructions is None else instructions
-        said = [part for part in (getattr(turns, "system_prompt", None), told) if part]
-        self.system_prompt: str | None = "\n\n".join(said) or None
+        self._told = (
+            (describe_tools(self._tools) if form == "plain" else None) if instructions is None else instructions
+        )
         self._role = "tool" if form == "template" else "user"
         self.calls = 0
         self._running = False
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What `turns` has for this episode, and how the tools are called."""
+        said = [part for part in (getattr(self.turns, "system_prompt", None), self._told) if part]
+        return "\n\n".join(said) or None
 
     @property
     def reset(self) -> Callable[..., tuple[str, dict[str, Any]]]:

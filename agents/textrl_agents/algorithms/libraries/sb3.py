@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from textrl_agents.algorithms.algorithm import CELL_TRAINER, Algorithm, load_object
+from textrl_env.errors import ConfigError
 
 Kind = Literal["critic", "responses", "value", "table"]
 
@@ -94,6 +95,14 @@ class SB3Algorithm(Algorithm):
     def buffers(self) -> Mapping[str, str]:
         """The buffers that make_agent gives it: argument of its class -> place of the buffer's class."""
         return _BUFFERS.get(self.kind, {})
+
+    def check_turns(self, task: str) -> None:
+        """Raise ConfigError for a table: a turn environment hides part of the state, and its answers are many."""
+        if self.kind == "table":
+            raise ConfigError(
+                f"{self.name} keeps a table of states, each a prompt with one response so far, and an episode of task "
+                f"{task!r} has several turns. Train it by an algorithm with a model, such as ppo"
+            )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise UnknownName for an argument that neither the algorithm's class nor `make_agent` takes."""

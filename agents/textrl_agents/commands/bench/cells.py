@@ -49,7 +49,11 @@ Budget = Annotated[
     int | None, typer.Option(min=1, help="Tokens that a cell may generate in training. Default: the preset's, by task.")
 ]
 PresetName = Annotated[
-    str | None, typer.Option(help="quick (minutes) or default (hours): what other flags leave open. Default: default.")
+    str | None,
+    typer.Option(
+        help="quick (minutes), turns (half an hour of a core) or default (hours): what other flags leave open. "
+        "Default: default."
+    ),
 ]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Cells side by side. Default: one a core, and one alone on a GPU.")
