@@ -72,7 +72,7 @@ PRESETS = {
         tasks=("exact_turns", "guess"),
         seeds=5,
         eval_episodes=256,
-        budget=24_576,
+        budget=12_288,
         budgets={"exact_turns": 131_072},
         algos=("reference", "ppo", "rloo", "grpo"),
     ),

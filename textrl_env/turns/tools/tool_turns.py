@@ -51,9 +51,8 @@ class ToolTurns:
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"tools must be at least one, each with a name of its own; got {shown(names)}")
         self.tools: list[dict[str, Any]] | None = [tool.schema for tool in self._tools] if form == "template" else None
-        self._told = (
-            (describe_tools(self._tools) if form == "plain" else None) if instructions is None else instructions
-        )
+        described = describe_tools(self._tools) if form == "plain" else None
+        self._told = described if instructions is None else instructions
         self._role = "tool" if form == "template" else "user"
         self.calls = 0
         self._running = False
