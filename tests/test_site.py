@@ -13,8 +13,12 @@ from documents import DOCS, ROOT, anchors, blocks, command_lines, documents, inc
 
 from generators.write import parts
 from textrl_agents.algorithms.registry import algorithm_names, built_in_names, find_algorithm
+from textrl_agents.benchmark.leaderboard import cell_of
 from textrl_agents.benchmark.plan import PRESETS
+from textrl_agents.benchmark.results import ResultsFile
 from textrl_agents.cli import app
+from textrl_agents.reports.blocks import mean_text
+from textrl_agents.reports.statistics import IntervalEstimate
 from textrl_agents.runs.config import TrainConfig
 from textrl_agents.training.settings_file import parse_assignments
 from textrl_env.rewards.make import check_reward_name
@@ -126,6 +130,25 @@ def test_the_table_of_the_readme_is_of_the_benchmark_page():
     measured = (DOCS / "benchmark.md").read_text().splitlines()
     assert len(rows) > 5
     assert [row for row in rows if row not in measured] == []
+
+
+def test_the_table_of_several_turns_is_of_the_leaderboard():
+    board = ResultsFile(DOCS / "leaderboard.jsonl").read().lines
+    page = (DOCS / "turns.md").read_text(encoding="utf-8")
+    for algorithm in ("GRPO", "PPO", "RLOO"):
+        runs = [
+            line["metrics"] for line in board if (line["algorithm"], line["task"]) == (algorithm.lower(), "exact_turns")
+        ]
+        assert len(runs) == 5
+        columns = (("normalized", 3), ("score", 2), ("kl", 2))
+        means = [mean_text(IntervalEstimate.of([run[key] for run in runs]), digits) for key, digits in columns]
+        assert f"| {algorithm} | {' | '.join(means)} |" in page
+
+
+def test_every_line_of_the_leaderboard_can_be_run_again():
+    lines = ResultsFile(DOCS / "leaderboard.jsonl").read().lines
+    assert len(lines) >= 40
+    assert [cell_of(line).configuration for line in lines] == [line["configuration"] for line in lines]
 
 
 def test_tasks_and_blocks_are_found():
