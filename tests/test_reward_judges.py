@@ -15,6 +15,7 @@ import pytest
 
 from textrl_env.errors import ConfigError, MissingExtra, UnknownName
 from textrl_env.rewards import check_reward, make_reward
+from textrl_env.rewards.built_in.no_personal_data import find_personal_data
 
 SCHEMA = {
     "type": "object",
@@ -31,6 +32,8 @@ JUDGES = (
     "language:language=de,log=true",
     "json_schema",
     "code_style",
+    "no_personal_data",
+    "no_personal_data:region=DE",
 )
 PACKAGES = {
     "vader": ("vaderSentiment.vaderSentiment", "vaderSentiment"),
@@ -38,6 +41,7 @@ PACKAGES = {
     "language": ("py3langid.langid", "py3langid"),
     "json_schema": ("jsonschema", "jsonschema"),
     "code_style": ("pycodestyle", "pycodestyle"),
+    "no_personal_data": ("phonenumbers", "phonenumberslite"),
 }
 HOSTILE = {
     "empty": "",
@@ -142,6 +146,7 @@ def test_arguments_behind_a_name():
         ("language:language=5", UnknownName, "unknown language 5"),
         ("language:language=fr,log=False", ConfigError, "log must be true or false, got 'False'"),
         ("code_style:max_line_length=0", ConfigError, "max_line_length must be a whole number >= 1"),
+        ("no_personal_data:region=XX", UnknownName, "unknown region 'XX'"),
         ("json_schema:schema=/no/such/file.json", ConfigError, "/no/such/file.json' cannot be read"),
     ],
 )
@@ -170,6 +175,33 @@ def test_readability_is_the_formula_between_easy_and_hard():
     )
     assert score("readability", text) == 1.0 > score("readability", hard) == 0.0
     assert score("readability", "Cat. Dog. Hen.") == 0.0, "too short to be called easy"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("write to Ann.Lee+x@mail.example.co.uk, or not", [("email", "Ann.Lee+x@mail.example.co.uk")]),
+        ("call 650-253-0000 now", [("phone", "650-253-0000")]),  # Google's own, of its documentation
+        ("call +44 20 7946 0958", [("phone", "+44 20 7946 0958")]),  # Ofcom's range for drama
+        ("card 4111 1111 1111 1111.", [("card", "4111 1111 1111 1111")]),  # the test number of card schemes
+        ("to DE89 3704 0044 0532 0130 00 AND more", [("iban", "DE89 3704 0044 0532 0130 00")]),  # of the registry
+        ("to GB82WEST12345698765432", [("iban", "GB82WEST12345698765432")]),
+        ("card 4111 1111 1111 1112", []),  # a wrong check digit
+        ("to DE88 3704 0044 0532 0130 00", []),
+        ("in 1999 we had 12345 apples and 3.50 @ the market; id 20231105", []),
+        ("the soup was good", []),
+        ("", []),
+    ],
+)
+def test_personal_data_is_found_by_its_form_and_its_check_digits(text: str, found: list[tuple[str, str]]):
+    assert list(find_personal_data(text)) == found
+    assert score("no_personal_data", text) == float(not found)
+
+
+def test_phone_numbers_without_a_country_are_of_the_region():
+    assert score("no_personal_data:region=DE", "ruf 030 901820 an") == 0.0
+    assert score("no_personal_data", "ruf 030 901820 an") == 1.0
+    assert make_reward("no_personal_data", region=None)(prompts=[""], completions=["call 650-253-0000"]) == [1.0]
 
 
 def test_language_is_wanted_by_argument_or_by_column():
