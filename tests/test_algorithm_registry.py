@@ -87,11 +87,6 @@ def test_no_code_asks_for_an_algorithm_by_its_name() -> None:
         assert not comparison.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_readme_lists_each() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in built_in_names() if f"`{name}`" not in readme] == []
-
-
 @pytest.mark.parametrize(
     ("name", "library", "found"),
     [
