@@ -6,6 +6,7 @@ reference; the KL is charged before advantages are computed; padding has no part
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,11 +75,11 @@ class PackEpisodes(ConnectorV2):
         batch[DEFAULT_MODULE_ID] = as_tensors(columns, core.device)
         return batch
 
+    @abstractmethod
     def _columns(
         self, trajectories: list[Trajectory], packed: PackedEpisodes, core: CausalLMActorCritic, metrics: Any
     ) -> dict[str, Any]:
         """Columns [B, W] of the train batch, and OBS."""
-        raise NotImplementedError
 
     def charge(
         self, episodes: Sequence[Any], core: CausalLMActorCritic, metrics: Any = None
